@@ -1,0 +1,196 @@
+"""Texts to token ids and back: byte-level subwords, one token for each special token.
+
+`CalicoTokenizer` holds the small model's tokenizer and a full-size Llama's alike: every id is asked for by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from calico.errors import CheckpointError, InputError
+from calico.language import (
+    BOS,
+    EOS,
+    IMAGE,
+    IMAGE_TAGS,
+    PAD,
+    PHRASE_CLOSE,
+    PHRASE_OPEN,
+    SEG,
+    SPECIAL_PATTERN,
+    SPECIAL_TOKENS,
+)
+from calico.language.answers import LEADS, NONES, OBJECTS_LEADS
+from calico.language.questions import REQUESTS, TARGETS, canonical_question, varied_question
+from calico.language.words import DRAWN_OBJECTS, DRAWN_PARTS, OTHER_NAMES, pseudo_word
+from calico.values import SubTask
+
+VOCAB_SIZE = 768
+_SPACED_SPECIAL = re.compile(rf"\s*({SPECIAL_PATTERN.pattern})")
+_WORD_IN_PHRASE = re.compile(r"\s*\S+")
+
+
+def _added(token: str) -> AddedToken:
+    # lstrip: the space before a special token belongs to it, so "dog </p>" and "dog</p>" are the same tokens.
+    return AddedToken(token, lstrip=True, rstrip=False, normalized=False, special=True)
+
+
+def fold_spaces(text: str) -> str:
+    """The form in which texts with equal tokens are equal: one space before each special token, none doubled."""
+    return " ".join(_SPACED_SPECIAL.sub(r" \1", text).split())
+
+
+def tokenizer_corpus(seed: int = 0) -> Iterator[str]:
+    """Texts that the small model's tokenizer is trained on: questions, answers, names, and many invented names.
+
+    Drawn names come often enough to be one token or two; the rest teaches syllables for names never seen.
+    """
+    rng = np.random.default_rng(seed)
+    for sub_task in SubTask:
+        answers = [lead for pair in LEADS[sub_task] + OBJECTS_LEADS for lead in pair] + list(NONES[sub_task])
+        for _ in range(300):
+            yield canonical_question(sub_task, 2, ["leg"]).text
+            yield varied_question(sub_task, int(rng.integers(2, 9)), rng).text
+            yield f"USER: x ASSISTANT: {rng.choice(answers)}"
+    for name in (*DRAWN_OBJECTS, *DRAWN_PARTS):
+        yield from [f"{PHRASE_OPEN} the {name} {PHRASE_CLOSE}"] * 24
+        yield from [f"{PHRASE_OPEN} a {name} {PHRASE_CLOSE}", f"{name}, {name}"] * 2
+    for name in OTHER_NAMES:
+        yield from [f"{PHRASE_OPEN} the {name} {PHRASE_CLOSE}"] * 3
+    for _ in range(3000):
+        yield f"{PHRASE_OPEN} the {pseudo_word(rng)} {PHRASE_CLOSE}"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
+    """A byte-level BPE. Texts are split at the special tokens first, so that no merge reaches into one."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[_added(token) for token in SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    pieces = (piece.rstrip() for text in texts for piece in SPECIAL_PATTERN.split(text))
+    tokenizer.train_from_iterator((piece for piece in pieces if piece), trainer)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """ids: the prompt's tokens, beginning-of-sequence first. image_positions: indices into ids of each image's tokens."""
+
+    ids: list[int]
+    image_positions: list[list[int]]
+
+
+class CalicoTokenizer:
+    """A `tokenizers.Tokenizer` with the special tokens of co-segmentation. Stateless after birth: safe under threads.
+
+    Raises CheckpointError where a special token is missing. Llama's tokenizer has no padding token: `<unk>` serves.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, source: str = "tokenizer") -> None:
+        self._tokenizer = tokenizer
+        self._source = source
+        kind = (json.loads(tokenizer.to_str())["pre_tokenizer"] or {}).get("type")
+        self._byte_level = kind == "ByteLevel"
+        self.pad_id = self._id(PAD)
+        self.bos_id = self._id(BOS)
+        self.eos_id = self._id(EOS)
+        self.image_id = self._id(IMAGE)
+        self.seg_id = self._id(SEG)
+        self.phrase_open_id = self._id(PHRASE_OPEN)
+        self.phrase_close_id = self._id(PHRASE_CLOSE)
+        self.image_tag_ids = tuple(self._id(tag) for tag in IMAGE_TAGS)
+        self.special_ids = frozenset(self._id(token) for token in SPECIAL_TOKENS)
+
+    def _id(self, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        if found is None and token == PAD:
+            found = self._tokenizer.token_to_id("<unk>")
+        if found is None:
+            raise CheckpointError(
+                f"{self._source}: special token {token!r} is missing; "
+                "use the tokenizer.json saved with the checkpoint, or add the tokens with `add_missing=True`"
+            )
+        return found
+
+    @classmethod
+    def train(cls, texts: Iterable[str] | None = None, vocab_size: int = VOCAB_SIZE) -> CalicoTokenizer:
+        """The small model's tokenizer, from `tokenizer_corpus()` unless texts are given."""
+        return cls(train_tokenizer(tokenizer_corpus() if texts is None else texts, vocab_size))
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, add_missing: bool = False) -> CalicoTokenizer:
+        """Read a `tokenizer.json`. add_missing: append the special tokens that it lacks (a plain Vicuna's, say)."""
+        try:
+            tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such file; expected the checkpoint's tokenizer.json") from None
+        except Exception as error:  # the library raises plain Exception for malformed files
+            raise CheckpointError(f"{path}: not a readable tokenizer.json ({error}); save the checkpoint again") from error
+        if add_missing:
+            lacking = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+            tokenizer.add_special_tokens([_added(token) for token in lacking])
+        return cls(tokenizer, str(path))
+
+    def save(self, path: str | Path) -> None:
+        self._tokenizer.save(str(path))
+
+    def __len__(self) -> int:
+        """Size of the vocabulary, special tokens included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def ids(self, text: str, *, dropout: float = 0.0, rng: np.random.Generator | None = None) -> list[int]:
+        """Token ids, without beginning and end of sequence.
+
+        dropout: chance of a cut at each letter boundary of a name between `<p>` and `</p>`. Cut names are spelled in
+        smaller pieces, so that a model learns to spell; like BPE dropout, but repeatable from `rng`.
+        """
+        if not dropout:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        if rng is None or not self._byte_level:
+            raise InputError("dropout needs a random generator and a byte-level tokenizer; pass rng, or dropout=0")
+        ids: list[int] = []
+        for piece in re.split(f"({re.escape(PHRASE_OPEN)}[^<]*)", text):
+            if not piece.startswith(PHRASE_OPEN):
+                ids += self.ids(piece)
+                continue
+            ids.append(self.phrase_open_id)
+            article, *name = _WORD_IN_PHRASE.findall(piece[len(PHRASE_OPEN) :].rstrip()) or [""]
+            words = name if article.strip() in {"a", "an", "the"} else [article, *name]
+            if words is name:
+                ids += self.ids(article)
+            for word in words:
+                start = 0
+                first = len(word) - len(word.lstrip()) + 1
+                for cut in range(first, len(word)):
+                    if rng.random() < dropout:
+                        ids += self.ids(word[start:cut])
+                        start = cut
+                ids += self.ids(word[start:])
+        return ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of some ids, special tokens included, spaces folded."""
+        return fold_spaces(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False))
+
+    def encode_prompt(self, prompt: str, num_image_tokens: int) -> EncodedPrompt:
+        """Ids of a rendered prompt, with each `<image>` widened to `num_image_tokens` positions."""
+        ids, image_positions = [self.bos_id], []
+        for token in self.ids(prompt):
+            if token == self.image_id:
+                image_positions.append(list(range(len(ids), len(ids) + num_image_tokens)))
+                ids += [token] * num_image_tokens
+            else:
+                ids.append(token)
+        return EncodedPrompt(ids, image_positions)
