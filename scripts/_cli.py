@@ -178,19 +178,19 @@ def progress() -> Progress:
 
     Columns: description, bar, done/total, elapsed, remaining. `task.fields["note"]` is shown at the end.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich import progress as bars
 
-    class Note(TextColumn):
-        def render(self, task: Any) -> Any:
+    class Note(bars.TextColumn):
+        def render(self, task: bars.Task) -> Any:
             task.fields.setdefault("note", "")
             return super().render(task)
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+    return bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
         Note("{task.fields[note]}"),
         console=console(),
     )

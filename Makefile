@@ -1,0 +1,58 @@
+# make test   environment, install, the tests: all that a fresh clone needs
+# make demo   a real Label Studio with pre-annotated groups; `make demo-stop`, `make demo-clean`
+# make check  the tests that need a Label Studio or a browser as well
+# make lint   ruff and mypy
+#
+# TORCH is what pip is given for torch. PyPI's torch on Linux is the CUDA build (several GB); for the CPU build:
+#   make TORCH="torch --index-url https://download.pytorch.org/whl/cpu" test
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+BIN   := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: help install test check lint demo demo-stop demo-clean clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+install: $(READY)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, got %d.%d; try: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by itself, so that its index does not serve the other packages.
+$(VENV)/.torch: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@touch $@
+
+$(READY): pyproject.toml $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not host and not browser and not postgres' $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+demo: $(READY)
+	@$(BIN)/calico demo
+
+demo-stop:
+	@test ! -x $(BIN)/calico || $(BIN)/calico demo --stop
+
+demo-clean:
+	@test ! -x $(BIN)/calico || $(BIN)/calico demo --clean
+
+clean: demo-clean
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

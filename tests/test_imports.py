@@ -1,0 +1,145 @@
+"""The arrows between the packages: `scripts` -> `backend` -> `calico`, and no torch where none is needed.
+
+A string is an import too (`importlib.import_module("backend.app")`, `[python, "-m", "scripts.train"]`), so string
+constants are looked at as well, docstrings excepted.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("calico", "backend", "scripts")
+
+#: May not be named by the package: not in an import, not in a string.
+FORBIDDEN = {"calico": {"backend", "scripts"}, "backend": {"scripts"}}
+
+#: Outside packages that `calico` leaves to `backend` (or to nobody).
+NO_HTTP = {"flask", "waitress", "httpx", "requests", "sqlalchemy", "label_studio_sdk", "label_studio_ml"}
+UNSAFE = {"pickle", "dill", "cloudpickle", "shelve"}
+
+#: Import no torch, by themselves or through what they import.
+TORCH_FREE = ("errors", "values", "correspondence", "masks", "reconcile", "language", "metrics", "coco")
+
+MODULE_PATH = re.compile(rf"(?:^|-m\s+)((?:{'|'.join(PACKAGES)})(?:\.\w*)*)(?=$|\s)")
+
+
+def modules_of(package: str) -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
+
+
+ALL_MODULES = [path for package in PACKAGES for path in modules_of(package)]
+
+
+def imports_in(tree: ast.AST, path: Path) -> set[str]:
+    """Dotted names that a module imports; relative ones resolved."""
+    package = path.with_suffix("").parts if path.name == "__init__.py" else path.with_suffix("").parts[:-1]
+    package = tuple(part for part in package if part != "__init__")
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            source = ".".join(base + ([node.module] if node.module else []))
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def strings_in(tree: ast.AST) -> set[str]:
+    """Module paths of our packages in string constants (and in the constant pieces of f-strings)."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return {
+        match
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+        for match in MODULE_PATH.findall(node.value)
+    }
+
+
+def named_by(source: str, path: Path) -> set[str]:
+    tree = ast.parse(source, str(path))
+    return imports_in(tree, path) | strings_in(tree)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import backend.app", {"backend.app"}),
+        ("from backend import app", {"backend.app"}),
+        ("def f():\n    from scripts.train import main", {"scripts.train.main"}),
+        ("from . import masks", {"calico.masks"}),
+        ("from ..backend import app", {"backend.app"}),
+        ("run([python, '-m', 'scripts.train'])", {"scripts.train"}),
+        ("run('python -m backend --port 1')", {"backend"}),
+        ("import_module(f'scripts.{verb}')", {"scripts."}),
+        ("def f():\n    'like backend.app'", set()),
+        ("message = 'the backend is away'", set()),
+        ("import torch.backends.mkldnn", {"torch.backends.mkldnn"}),
+    ],
+)
+def test_the_reader_finds_what_a_module_names(source: str, expected: set[str]) -> None:
+    assert named_by(source, Path("calico/example.py")) == expected
+
+
+def test_there_is_something_to_read() -> None:
+    assert {path.parts[0] for path in ALL_MODULES} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("path", ALL_MODULES, ids=str)
+def test_no_arrow_runs_back(path: Path) -> None:
+    package = path.parts[0]
+    named = named_by((ROOT / path).read_text(encoding="utf-8"), path)
+    top = {name.partition(".")[0] for name in named}
+    assert not top & FORBIDDEN.get(package, set()), f"{path} names what stands above it"
+    assert not top & UNSAFE, f"{path}: no pickle, it runs code from files"
+    if package == "calico":
+        assert not top & NO_HTTP, f"{path}: HTTP, databases and Label Studio are the backend's"
+    if package == "scripts" and path.name != "__main__.py":  # which dispatches
+        others = {name for name in named if name.startswith("scripts.")}
+        assert all(name.startswith("scripts._cli") for name in others), f"{path} names another script: {others}"
+
+
+def torch_free_modules() -> list[str]:
+    found = []
+    for name in TORCH_FREE:
+        if (ROOT / "calico" / f"{name}.py").exists():
+            found.append(f"calico.{name}")
+        found += [".".join(p.with_suffix("").parts).removesuffix(".__init__") for p in modules_of(f"calico/{name}")]
+    return found
+
+
+def test_values_language_and_metrics_import_no_torch() -> None:
+    modules = torch_free_modules()
+    assert {"calico.values", "calico.masks", "calico.reconcile", "calico.language", "calico.metrics"} <= set(modules)
+    # A None in sys.modules makes any import of it an ImportError, however deep.
+    code = f"""
+import importlib, sys
+for heavy in ("torch", "transformers", "peft", "accelerate"):
+    sys.modules[heavy] = None
+for module in {modules!r}:
+    importlib.import_module(module)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_listing_the_verbs_imports_none_of_them() -> None:
+    code = (
+        "import sys, scripts.__main__ as m; m.main([]); "
+        "print(sorted(k for k in sys.modules if k.startswith(('scripts.', 'torch', 'flask'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['scripts.__main__', 'scripts._cli']"
