@@ -1,0 +1,1 @@
+"""The Label Studio ML backend: requests come in, `calico` segments, predictions go out."""

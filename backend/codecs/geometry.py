@@ -1,0 +1,136 @@
+"""Outlines of masks and masks of outlines, by one rule: a pixel belongs to a shape that holds its centre.
+
+Points are (x, y) in pixels of the image, (0, 0) the upper left corner of the upper left pixel. An outline that was not
+simplified gives its mask back exactly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def fill_polygon(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:
+    """P x 2 points in pixels -> HxW bool, by the even-odd rule; what lies outside the image is cut off."""
+    mask = np.zeros((height, width), np.bool_)
+    x0, y0 = np.asarray(points_xy, np.float64).T
+    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    # Every edge crosses the rows whose centre lies in [top, bottom); behind each crossing the row toggles.
+    top = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    bottom = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    counts = bottom - top
+    if not counts.any():
+        return mask
+    edge = np.repeat(np.arange(counts.size), counts)
+    rows = np.arange(edge.size) - np.repeat(np.cumsum(counts) - counts, counts) + top[edge]
+    x = x0[edge] + (rows + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
+    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    order = np.lexsort((columns, rows))
+    rows, columns = rows[order], columns[order]
+    for row, start, stop in zip(rows[::2].tolist(), columns[::2].tolist(), columns[1::2].tolist(), strict=True):
+        mask[row, start:stop] ^= True
+    return mask
+
+
+def fill_rectangle(
+    x: float, y: float, box_width: float, box_height: float, rotation_degrees: float, height: int, width: int
+) -> np.ndarray:
+    """A box of upper left corner (x, y), turned clockwise about that corner, in pixels -> HxW bool."""
+    corners = np.array([[0, 0], [box_width, 0], [box_width, box_height], [0, box_height]], np.float64)
+    return fill_polygon(_turned(corners, rotation_degrees) + (x, y), height, width)
+
+
+def fill_ellipse(
+    x: float, y: float, radius_x: float, radius_y: float, rotation_degrees: float, height: int, width: int
+) -> np.ndarray:
+    """An ellipse of centre (x, y), turned clockwise about it, in pixels -> HxW bool."""
+    angle = np.linspace(0, 2 * np.pi, 720, endpoint=False)
+    rim = np.stack([radius_x * np.cos(angle), radius_y * np.sin(angle)], 1)
+    return fill_polygon(_turned(rim, rotation_degrees) + (x, y), height, width)
+
+
+def _turned(points_xy: np.ndarray, degrees: float) -> np.ndarray:
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return points_xy @ np.array([[cos, sin], [-sin, cos]])
+
+
+def polygons_of_mask(mask: np.ndarray, tolerance: float = 0.7) -> tuple[list[np.ndarray], float]:
+    """HxW bool -> (outer outlines, P x 2 points each, one per 4-connected piece; their IoU with the mask).
+
+    tolerance: how far in pixels an outline may be simplified (Douglas-Peucker); a piece that would vanish keeps its
+    exact outline. Holes are lost: one polygon cannot hold them.
+    """
+    filled = np.zeros_like(mask)
+    outlines = []
+    for outline in _outlines(mask):
+        simple = _simplified(outline, tolerance)
+        shape = fill_polygon(simple, *mask.shape) if len(simple) > 2 else None
+        if shape is None or not shape.any():
+            simple, shape = outline, fill_polygon(outline, *mask.shape)
+        outlines.append(simple)
+        filled |= shape
+    union = int((filled | mask).sum())
+    return outlines, (int((filled & mask).sum()) / union if union else 1.0)
+
+
+def _outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """The outer boundary of every 4-connected piece, along pixel edges, corners only, clockwise as seen."""
+    height, width = mask.shape
+    padded = np.pad(mask, 1)
+    stride = width + 1  # corners are numbered row by row, (height + 1) x (width + 1) of them
+    # Edges run with the mask on their right: rightwards on top of a pixel, downwards at its right side, and so on.
+    # 0 right, 1 down, 2 left, 3 up; each by the number of the corner where it starts.
+    inside, above, left = padded[1:, 1:], padded[:-1, 1:], padded[1:, :-1]
+    starts = (
+        np.flatnonzero(inside & ~above),
+        np.flatnonzero(~inside & left),
+        np.flatnonzero(~inside & above) + 1,
+        np.flatnonzero(inside & ~left) + stride,
+    )
+    steps = (1, stride, -1, -stride)
+    todo = {corner * 4 + direction for direction in range(4) for corner in starts[direction].tolist()}
+    outlines = []
+    for first in (starts[0] * 4).tolist():
+        if first not in todo:
+            continue
+        corners, at = [], first
+        while at in todo:
+            todo.discard(at)
+            corner, direction = at >> 2, at & 3
+            corners.append(corner)
+            corner += steps[direction]
+            # Right turn before straight before left: pieces that touch at a corner stay apart.
+            for turn in (1, 0, 3):
+                at = corner << 2 | (direction + turn) & 3
+                if at in todo or at == first:
+                    break
+        y, x = np.divmod(np.array(corners), stride)
+        points = np.stack([x, y], 1).astype(np.float64)
+        ahead, behind = np.roll(points, -1, 0) - points, points - np.roll(points, 1, 0)
+        area = (points[:, 0] * np.roll(points[:, 1], -1) - np.roll(points[:, 0], -1) * points[:, 1]).sum()
+        if area > 0:
+            outlines.append(points[(ahead != behind).any(1)])
+    return outlines
+
+
+def _simplified(points: np.ndarray, tolerance: float) -> np.ndarray:
+    """Douglas-Peucker on a closed outline, split at its two most distant points from the first."""
+    if tolerance <= 0 or len(points) < 5:
+        return points
+    far = int(np.argmax(((points - points[0]) ** 2).sum(1)))
+    closed = np.concatenate([points, points[:1]])
+    keep = np.zeros(len(closed), np.bool_)
+    keep[[0, far]] = True
+    stack = [(0, far), (far, len(closed) - 1)]
+    while stack:
+        a, b = stack.pop()
+        if b - a < 2:
+            continue
+        base, inner = closed[b] - closed[a], closed[a + 1 : b] - closed[a]
+        length = float(np.hypot(*base))
+        offset = np.hypot(*inner.T) if length == 0 else np.abs(base[0] * inner[:, 1] - base[1] * inner[:, 0]) / length
+        worst = int(np.argmax(offset))
+        if offset[worst] > tolerance:
+            middle = a + 1 + worst
+            keep[middle] = True
+            stack += [(a, middle), (middle, b)]
+    return points[keep[:-1]]

@@ -1,0 +1,213 @@
+"""`CoSegmentation` -> a Label Studio prediction.
+
+A region is one label row with its mask, then rows of the same id for its name (`<TextArea>`) and for common or unique
+(`<Choices>`), which need no geometry of their own. `meta.text` holds the object's name, and second the part's name where
+nothing else in the row can hold it. Parts that correspond are joined by "same part" relations, image to image.
+Label Studio stores whatever it is sent, so every prediction is validated here before it is answered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.codecs import brush_rle
+from backend.codecs.config import ImageControls, LabelingConfig, role
+from backend.codecs.geometry import polygons_of_mask
+from backend.codecs.labels import THRESHOLD, MatchKind, Similarity, label_of_region, lexical_similarity
+from calico.errors import InputError
+from calico.values import CoSegmentation, PartRegion, Problem, normalize_name
+
+
+@dataclass(frozen=True)
+class EncodedPrediction:
+    """prediction: one entry of `/predict`'s results. problems: what found no place in it, and doubtful matches."""
+
+    prediction: dict[str, Any]
+    problems: tuple[Problem, ...] = ()
+
+
+def encode_prediction(
+    coseg: CoSegmentation,
+    config: LabelingConfig,
+    *,
+    model_version: str,
+    task_id: int | str | None = None,
+    task_data: Mapping[str, Any] | None = None,
+    similarity: Similarity = lexical_similarity,
+    threshold: float = THRESHOLD,
+) -> EncodedPrediction:
+    """Encode a group for a project's config.
+
+    task_id goes into the region ids. task_data brings dynamic labels. similarity, threshold: for names that have no
+    label; a match by them is marked `similar_label`, no match is `no_label`. `InputError` where the group does not fit.
+    """
+    if config.num_images not in (None, len(coseg.sizes_hw)):
+        raise InputError(
+            f"the config shows {config.num_images} images, the group has {len(coseg.sizes_hw)}; use a config for that many"
+        )
+    rows: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    scores: list[float] = []
+    first_id: dict[tuple[str, int], str] = {}
+    # Objects first: the editor draws later rows on top.
+    for region in sorted(coseg.regions, key=lambda r: (r.image, r.kind != "object")):
+        controls = config.controls(region.image)
+        labels = config.known_labels(region.image, task_data)
+        match = label_of_region(region, labels, config.vocabulary, similarity=similarity, threshold=threshold)
+        where = f"{region.kind} {region.name!r} of image {region.image + 1}"
+        if match is None:
+            known = ", ".join(label.value for label in labels)
+            problems.append(Problem("no_label", f"{where}: no label of the config means it (labels: {known})", region.image))
+            continue
+        if not region.mask.any():
+            problems.append(Problem("empty_mask", f"{where}: its mask is empty, so there is nothing to show", region.image))
+            continue
+        if match.kind is MatchKind.SIMILAR:
+            problems.append(Problem("similar_label", f"{where}: matched to the similar label {match.label!r}", region.image))
+        region_rows = _region_rows(region, controls, match.label, match.kind is MatchKind.SIMILAR, config.layout, task_id, problems)
+        rows += region_rows
+        scores.append(float(region.score))
+        first_id[region.correspondence_id, region.image] = region_rows[0]["id"]
+    rows += _relation_rows(coseg, first_id, config.relation)
+    prediction = {
+        "model_version": model_version,
+        "score": round(sum(scores) / len(scores), 4) if scores else 0.0,
+        "result": rows,
+    }
+    validate_prediction(prediction, config, task_data=task_data)
+    return EncodedPrediction(prediction, tuple(problems))
+
+
+def region_id(task_id: int | str | None, region: PartRegion, piece: int = 0) -> str:
+    """16 hexadecimal digits: the same region of the same task gets the same id."""
+    key = json.dumps([task_id if task_id is None else str(task_id), *region.key, piece])
+    return hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest()[:16]
+
+
+def _region_rows(
+    region: PartRegion,
+    controls: ImageControls,
+    label: str,
+    is_similar: bool,
+    layout: str,
+    task_id: int | str | None,
+    problems: list[Problem],
+) -> list[dict[str, Any]]:
+    height, width = region.mask.shape
+    if controls.geometry == "brush":
+        shapes: list[dict[str, Any]] = [{"format": "rle", "rle": brush_rle.encode(region.mask)}]
+    else:
+        outlines, iou = polygons_of_mask(region.mask)
+        shapes = [{"points": (points / (width, height) * 100).tolist(), "closed": True} for points in outlines]
+        if iou < 1:
+            message = f"{region.kind} {region.name!r} of image {region.image + 1}: its polygons keep IoU {iou:.3f} of the mask"
+            problems.append(Problem("polygon_iou", message, region.image))
+
+    notes: list[str] = []
+    says_name = controls.text is not None or role(label) is None
+    if region.part_name is not None:
+        notes = [region.object_name] if says_name and not is_similar else [region.object_name, region.part_name]
+    elif not says_name or is_similar:
+        notes = [region.object_name]
+
+    rows = []
+    for piece, shape in enumerate(shapes):
+        base = {
+            "id": region_id(task_id, region, piece),
+            "to_name": controls.image,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "origin": "prediction",
+        }
+        if layout == "B":
+            base["item_index"] = region.image
+        tag = controls.region_tag.lower()
+        main = {**base, "from_name": controls.region, "type": tag, "value": dict(shape), "score": round(float(region.score), 4)}
+        if notes:
+            main["meta"] = {"text": notes}
+        rows.append(main)
+        if tag.endswith("labels"):
+            main["value"][tag] = [label]
+        else:
+            rows.append({**base, "from_name": controls.labels_name, "type": "labels", "value": {"labels": [label]}})
+        if controls.text is not None:
+            rows.append({**base, "from_name": controls.text, "type": "textarea", "value": {"text": [region.name]}})
+        if controls.choices is not None and region.part_name is not None:
+            value = next((v for v in controls.choice_values if normalize_name(v).split(" ")[0] == region.occurrence), None)
+            if value is not None:
+                rows.append({**base, "from_name": controls.choices, "type": "choices", "value": {"choices": [value]}})
+    return rows
+
+
+def _relation_rows(
+    coseg: CoSegmentation, first_id: Mapping[tuple[str, int], str], relation: str | None
+) -> list[dict[str, Any]]:
+    if relation is None:
+        return []
+    ids: dict[str, list[str]] = defaultdict(list)
+    for region in sorted(coseg.regions, key=lambda r: r.image):
+        found = first_id.get((region.correspondence_id, region.image))
+        if region.part_name is not None and found is not None and found not in ids[region.correspondence_id]:
+            ids[region.correspondence_id].append(found)
+    return [
+        {"type": "relation", "from_id": a, "to_id": b, "direction": "bi", "labels": [relation]}
+        for chain in ids.values()
+        for a, b in zip(chain, chain[1:], strict=False)
+    ]
+
+
+def validate_prediction(
+    prediction: Mapping[str, Any], config: LabelingConfig, *, task_data: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse what Label Studio would store and its editor break on. `InputError` names the row and the fault."""
+    if not _is_score(prediction.get("score")):
+        raise InputError(f"prediction: score must be a number from 0 to 1, got {prediction.get('score')!r}")
+    seen: set[tuple[str, str]] = set()
+    place_of: dict[str, tuple[str, int | None]] = {}
+    relations = []
+    for row in prediction["result"]:
+        if row["type"] == "relation":
+            relations.append(row)
+            continue
+        owner = f"row {row.get('id')!r} ({row.get('type')})"
+        to_name, from_name, item_index = row["to_name"], row["from_name"], row.get("item_index")
+        image = config.image_of(to_name, item_index)
+        if image is None:
+            raise InputError(f"{owner}: to_name {to_name!r} is no <Image> of the config")
+        controls = config.controls(image)
+        if from_name not in {controls.region, controls.labels_name, controls.text, controls.choices}:
+            raise InputError(f"{owner}: from_name {from_name!r} is no control of {to_name!r}")
+        if (row["id"], from_name) in seen:
+            raise InputError(f"{owner}: two rows of {from_name!r} have this id")
+        seen.add((row["id"], from_name))
+        if place_of.setdefault(row["id"], (to_name, item_index)) != (to_name, item_index):
+            raise InputError(f"{owner}: its id is on two images")
+        if not _is_score(row.get("score", 0.0)):
+            raise InputError(f"{owner}: score must be a number from 0 to 1, got {row['score']!r}")
+        value = row["value"]
+        if from_name == controls.labels_name:
+            known = {label.value for label in config.known_labels(image, task_data)}
+            given = value.get(row["type"], [])
+            if not given or not set(given) <= known:
+                raise InputError(f"{owner}: labels {given} are not among the config's ({', '.join(sorted(known))})")
+        if from_name == controls.choices and not set(value["choices"]) <= set(controls.choice_values):
+            raise InputError(f"{owner}: choices {value['choices']} are not among {controls.choice_values}")
+        if "rle" in value:
+            num_values = int.from_bytes(bytes(value["rle"][:4]), "big")
+            if num_values != 4 * row["original_width"] * row["original_height"]:
+                raise InputError(f"{owner}: its RLE is not of a {row['original_width']} x {row['original_height']} image")
+    for row in relations:
+        unknown = {row["from_id"], row["to_id"]} - set(place_of)
+        if unknown:
+            raise InputError(f"relation {row['from_id']} -> {row['to_id']}: no region has id {', '.join(sorted(unknown))}")
+
+
+def _is_score(score: Any) -> bool:
+    return isinstance(score, (int, float)) and not isinstance(score, bool) and math.isfinite(score) and 0 <= score <= 1
