@@ -1,0 +1,142 @@
+"""Loose images -> groups to be looked at together: by folder, by file-name pattern, or by similarity.
+
+A source is a string (a path or an address) and stays as it is. What finds no group becomes a `Problem`, it is never
+dropped silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from calico.errors import InputError
+from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, Problem
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class SourceGroup:
+    """Sources that belong together, and the name of what they share (folder, pattern, or the first one's)."""
+
+    name: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Every source given is in exactly one group or in `left_over`; problems say why those found no group."""
+
+    groups: tuple[SourceGroup, ...]
+    left_over: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def find_images(folder: Path) -> list[str]:
+    """Image files in a folder and its sub-folders, by suffix, in natural order; what starts with a dot is left out."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of images; check the path")
+    found = [
+        path.as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise InputError(f"{folder}: no images in it; expected files that end in {suffixes}")
+    return sorted(found, key=natural_order)
+
+
+def natural_order(text: str) -> list[tuple[str, int, str]]:
+    """Sort key that puts `img2` before `img10`."""
+    pieces = re.findall(r"(\D*)(\d*)", text)
+    return [(letters.lower(), int(digits or -1), letters + digits) for letters, digits in pieces]
+
+
+def by_folder(sources: Iterable[str], group_size: int | None = None) -> Grouping:
+    """Images of one folder belong together."""
+    return by_key(((source, PurePosixPath(source).parent.as_posix()) for source in sources), group_size)
+
+
+def by_pattern(sources: Iterable[str], pattern: str, group_size: int | None = None) -> Grouping:
+    """Images whose paths have the same text where the pattern's parentheses stand belong together.
+
+    pattern: a regular expression, searched in the whole source. `([^/]+)_\\d+\\.jpg$` joins `car_1.jpg` and `car_2.jpg`.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"pattern {pattern!r}: not a regular expression ({error})") from None
+    if not expression.groups:
+        raise InputError(f"pattern {pattern!r}: no parentheses; put them around what the images of a group share")
+    keyed, left_over, problems = [], [], []
+    for source in sources:
+        if found := expression.search(source):
+            keyed.append((source, " ".join(part or "" for part in found.groups())))
+        else:
+            left_over.append(source)
+            problems.append(Problem("no_match", f"{source}: the pattern {pattern!r} does not match it"))
+    grouping = by_key(keyed, group_size)
+    return Grouping(grouping.groups, (*left_over, *grouping.left_over), (*problems, *grouping.problems))
+
+
+def by_key(keyed: Iterable[tuple[str, str]], group_size: int | None = None) -> Grouping:
+    """Sources of one key belong together, in the order given.
+
+    keyed: (source, key). group_size: cut each key's sources into groups of exactly that many; None takes them whole.
+    """
+    _check_size(group_size)
+    members: dict[str, list[str]] = {}
+    for source, key in keyed:
+        members.setdefault(key, []).append(source)
+    groups, left_over, problems = [], [], []
+    for key, sources in members.items():
+        size = group_size or len(sources)
+        for start in range(0, len(sources), size):
+            chunk = sources[start : start + size]
+            if len(chunk) == size and MIN_GROUP_SIZE <= size <= MAX_GROUP_SIZE:
+                groups.append(SourceGroup(key, tuple(chunk)))
+                continue
+            wanted = group_size or f"{MIN_GROUP_SIZE} to {MAX_GROUP_SIZE}"
+            left_over += chunk
+            problems.append(Problem("group_size", f"{key}: {len(chunk)} images left, a group has {wanted}"))
+    return Grouping(tuple(groups), tuple(left_over), tuple(problems))
+
+
+def by_similarity(sources: Sequence[str], features: np.ndarray, group_size: int) -> Grouping:
+    """Groups of exactly `group_size` nearest neighbours.
+
+    features: N x D float, one row per source, any scale; compared by cosine. The image farthest from the mean of those
+    left takes its nearest neighbours, and so on: outliers choose first, since they have the fewest choices (the MDAV
+    heuristic of Domingo-Ferrer and Mateo-Sanz, 2002). O(N^2 D / group_size) time, O(N D) memory.
+    """
+    _check_size(group_size)
+    if features.ndim != 2 or len(features) != len(sources):
+        raise InputError(f"expected one row of features per image, got {features.shape} for {len(sources)} images")
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = (features / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    left = np.arange(len(sources))
+    groups = []
+    while len(left) >= group_size:
+        rows = unit[left]
+        rim = int(np.argmin(rows @ rows.mean(axis=0)))
+        closeness = rows @ rows[rim]
+        closeness[rim] = np.inf
+        chosen = np.sort(np.argsort(-closeness, kind="stable")[:group_size])
+        members = tuple(sources[i] for i in left[chosen])
+        groups.append((int(left[chosen[0]]), SourceGroup(PurePosixPath(members[0]).stem, members)))
+        left = np.delete(left, chosen)
+    left_over = tuple(sources[i] for i in left)
+    problems = [Problem("group_size", f"{source}: left over, a group has {group_size} images") for source in left_over]
+    return Grouping(tuple(group for _, group in sorted(groups, key=lambda item: item[0])), left_over, tuple(problems))
+
+
+def _check_size(group_size: int | None) -> None:
+    if group_size is not None and not MIN_GROUP_SIZE <= group_size <= MAX_GROUP_SIZE:
+        raise InputError(f"group size: expected {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE}, got {group_size}")
