@@ -1,0 +1,86 @@
+"""Config -> model. The only place that reads `CalicoConfig`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import (
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    InstructBlipQFormerConfig,
+    InstructBlipQFormerModel,
+    InstructBlipVisionConfig,
+    InstructBlipVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SamConfig,
+    SamMaskDecoderConfig,
+    SamPromptEncoderConfig,
+    SamVisionConfig,
+)
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder, SamVisionEncoder
+
+from calico.model.calico import CalicoModel
+from calico.model.cam import CorrespondenceAdaptation
+from calico.model.cem import CorrespondenceExtraction
+from calico.model.config import CalicoConfig, EncoderConfig
+from calico.model.encoders import ConvGrounding, ConvTokens, SamGrounding, TransformerTokens
+from calico.model.qformer import QFormer
+from calico.model.segmentation import PixelDecoder, SegmentationProjection
+
+
+def build(config: CalicoConfig) -> CalicoModel:
+    """A model with fresh weights. Under `torch.device("meta")` it takes no memory."""
+    llm = LlamaForCausalLM(LlamaConfig(**config.llm))
+    qformer_config = InstructBlipQFormerConfig(**config.qformer)
+    qformer_config._attn_implementation = "sdpa"
+    queries = nn.Parameter(torch.randn(config.num_queries, qformer_config.hidden_size) * 0.02)
+    llm_size = llm.config.hidden_size
+    return CalicoModel(
+        global_encoder=_token_encoder(config.global_encoder),
+        qformer=QFormer(InstructBlipQFormerModel(qformer_config), queries),
+        image_projection=nn.Linear(qformer_config.hidden_size, llm_size),
+        llm=llm,
+        semantic_encoder=_token_encoder(config.semantic_encoder),
+        cem=CorrespondenceExtraction(
+            config.global_encoder.hidden_size, config.semantic_encoder.hidden_size, config.cem_num_heads
+        ),
+        cams=nn.ModuleList(CorrespondenceAdaptation(llm_size, qformer_config.hidden_size) for _ in config.cam_layers),
+        cam_layers=config.cam_layers,
+        grounding_encoder=_grounding_encoder(config.grounding_encoder),
+        seg_projection=SegmentationProjection(llm_size, config.grounding_encoder.hidden_size),
+        pixel_decoder=_pixel_decoder(config),
+    )
+
+
+def _token_encoder(config: EncoderConfig) -> nn.Module:
+    if config.kind == "conv":
+        return ConvTokens(config.hidden_size, **config.options)
+    if config.kind == "eva_clip":
+        return TransformerTokens(InstructBlipVisionModel(InstructBlipVisionConfig(**config.options)))
+    if config.kind == "dinov2":
+        dinov2 = Dinov2WithRegistersConfig(**config.options)
+        return TransformerTokens(Dinov2WithRegistersModel(dinov2), num_skipped=1 + dinov2.num_register_tokens)
+    raise ValueError(f"unknown token encoder {config.kind!r}, expected conv, eva_clip or dinov2")
+
+
+def _grounding_encoder(config: EncoderConfig) -> nn.Module:
+    if config.kind == "conv":
+        return ConvGrounding(config.hidden_size, **config.options)
+    if config.kind == "sam":
+        return SamGrounding(SamVisionEncoder(SamVisionConfig(**config.options)))
+    raise ValueError(f"unknown grounding encoder {config.kind!r}, expected conv or sam")
+
+
+def _pixel_decoder(config: CalicoConfig) -> PixelDecoder:
+    size = config.grounding_encoder.hidden_size
+    image_size = config.grounding_encoder.image_size
+    # SAM draws its position frequencies with standard deviation 1; the library's default is half the width of its encoder.
+    vision = SamVisionConfig(hidden_size=size, num_pos_feats=size // 2, scale=1.0, image_size=image_size)
+    prompt = SamPromptEncoderConfig(
+        hidden_size=size, image_size=image_size, patch_size=4 * image_size // config.num_mask_grid
+    )
+    decoder = SamMaskDecoderConfig(**config.mask_decoder)
+    decoder._attn_implementation = "sdpa"  # chosen by `SamModel` when it builds its own
+    sam = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    return PixelDecoder(SamPromptEncoder(sam), SamMaskDecoder(decoder))

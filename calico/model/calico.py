@@ -1,0 +1,168 @@
+"""CALICO: a large vision-language model for part-focused semantic co-segmentation (CVPR 2025, arXiv 2412.19331).
+
+Images are encoded once (`encode`), then any number of prompts read them: `forward` for training, with the answer given;
+`calico.model.generation` writes the answer. Both send every [SEG] through `segment`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from calico.model.cam import CamHooks, CorrespondenceAdaptation, ImageSlots
+from calico.model.cem import CorrespondenceExtraction
+from calico.model.encoders import GroundingFeatures
+from calico.model.qformer import QFormer
+from calico.model.segmentation import MaskLogits, PixelDecoder, SegmentationProjection, seg_state_positions
+
+
+class Pixels(NamedTuple):
+    """Normalised inputs of the three branches, each I x 3 x S x S with its own S."""
+
+    global_view: Tensor
+    semantic_view: Tensor
+    grounding_view: Tensor
+
+
+class ImageFeatures(NamedTuple):
+    """What prompts read of the images; all per image, so it can be cached by image content.
+
+    refined_tokens: I x T x D_g, X'_global after CEM, for CAM. image_tokens: I x Q x D, the language model's input for the
+    image. grounding: for the mask decoder.
+    """
+
+    refined_tokens: Tensor
+    image_tokens: Tensor
+    grounding: GroundingFeatures
+
+
+class EncoderStates(NamedTuple):
+    """The encoders' own outputs: global_tokens I x T x D_g, semantic_tokens I x S x D_s, query_states I x Q x D_q."""
+
+    global_tokens: Tensor
+    semantic_tokens: Tensor
+    query_states: Tensor
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """R rows of tokens over I encoded images, right-padded for training, left-padded for generation.
+
+    token_ids, attention_mask: R x L. slots: where the images stand. labels: R x L, the answer's tokens, -100 elsewhere.
+    seg_row, seg_position, seg_image: K each, every [SEG] of the answers and the index of its image.
+    """
+
+    token_ids: Tensor
+    attention_mask: Tensor
+    slots: ImageSlots
+    labels: Tensor | None = None
+    seg_row: Tensor | None = None
+    seg_position: Tensor | None = None
+    seg_image: Tensor | None = None
+
+
+class CalicoOutput(NamedTuple):
+    """answer_logits: A x V at the A positions that predict an answer token; answer_ids: A. masks: of the K [SEG]."""
+
+    answer_logits: Tensor
+    answer_ids: Tensor
+    masks: MaskLogits
+
+
+class CalicoModel(nn.Module):
+    """The whole model, put together by `calico.model.builder`."""
+
+    def __init__(
+        self,
+        *,
+        global_encoder: nn.Module,
+        qformer: QFormer,
+        image_projection: nn.Linear,
+        llm: LlamaForCausalLM,
+        semantic_encoder: nn.Module,
+        cem: CorrespondenceExtraction,
+        cams: nn.ModuleList,
+        cam_layers: tuple[int, ...],
+        grounding_encoder: nn.Module,
+        seg_projection: SegmentationProjection,
+        pixel_decoder: PixelDecoder,
+    ) -> None:
+        super().__init__()
+        self.global_encoder = global_encoder
+        self.qformer = qformer
+        self.image_projection = image_projection
+        self.llm = llm
+        self.semantic_encoder = semantic_encoder
+        self.cem = cem
+        self.cams = cams
+        self.cam_queries = nn.Parameter(qformer.queries.detach().clone())
+        self.grounding_encoder = grounding_encoder
+        self.seg_projection = seg_projection
+        self.pixel_decoder = pixel_decoder
+        self.cam_hooks = CamHooks(llm.model.layers, cam_layers, self._cams_in_order(), lambda: self.cam_queries, qformer)
+
+    def _cams_in_order(self) -> list[CorrespondenceAdaptation]:
+        return [cam for cam in self.cams if isinstance(cam, CorrespondenceAdaptation)]
+
+    @property
+    def num_image_tokens(self) -> int:
+        return self.qformer.queries.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.cam_queries.device
+
+    def encode(self, pixels: Pixels) -> ImageFeatures:
+        """All that depends on the images alone."""
+        return self.encode_with_states(pixels)[0]
+
+    def encode_with_states(self, pixels: Pixels) -> tuple[ImageFeatures, EncoderStates]:
+        """The language model's tokens use plain X_global, CAM uses X'_global (paper, section 4.2)."""
+        global_tokens = self.global_encoder(pixels.global_view)  # I x T x D_g
+        semantic_tokens = self.semantic_encoder(pixels.semantic_view)  # I x S x D_s
+        queries = self.qformer.queries.expand(len(global_tokens), -1, -1)
+        query_states = self.qformer(queries, global_tokens)  # I x Q x D_q
+        features = ImageFeatures(
+            refined_tokens=self.cem(global_tokens, semantic_tokens),
+            image_tokens=self.image_projection(query_states),  # I x Q x D
+            grounding=self.grounding_encoder(pixels.grounding_view),
+        )
+        return features, EncoderStates(global_tokens, semantic_tokens, query_states)
+
+    def embed(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
+        """R x L x D: token embeddings, each image's placeholders replaced by its tokens."""
+        embedded = self.llm.get_input_embeddings()(batch.token_ids)
+        index = (batch.slots.row[:, None], batch.slots.position)
+        return embedded.index_put(index, features.image_tokens[batch.slots.image].to(embedded.dtype))
+
+    def forward(self, features: ImageFeatures, batch: PromptBatch, chosen: Tensor | None = None) -> CalicoOutput:
+        """Training: the answer is part of the rows.
+
+        chosen: indices into the batch's [SEG]s whose masks are wanted; all where None.
+        """
+        if batch.labels is None or batch.seg_row is None or batch.seg_position is None or batch.seg_image is None:
+            raise ValueError("training needs a batch with labels and [SEG] positions; generation is calico.model.generation")
+        hidden = self.hidden_states(features, batch)  # R x L x D
+        predicts = batch.labels[:, 1:] != -100
+        logits = self.llm.get_output_embeddings()(hidden[:, :-1][predicts])
+        row, position, image = batch.seg_row, batch.seg_position, batch.seg_image
+        if chosen is not None:
+            row, position, image = row[chosen], position[chosen], image[chosen]
+        states = hidden[row, seg_state_positions(position)]  # K x D
+        return CalicoOutput(logits, batch.labels[:, 1:][predicts], self.segment(features.grounding, states, image))
+
+    def hidden_states(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
+        """R x L x D: the last layer's normalised states, CAM included, no cache."""
+        with self.cam_hooks.context(batch.slots, features.refined_tokens):
+            return self.llm.get_decoder()(
+                inputs_embeds=self.embed(features, batch), attention_mask=batch.attention_mask, use_cache=False
+            ).last_hidden_state
+
+    def segment(self, grounding: GroundingFeatures, states: Tensor, image: Tensor) -> MaskLogits:
+        """states: K x D of the [SEG]s, image: K, the encoded image each belongs to. Masks for all in one decoder call."""
+        prompts = self.seg_projection(states)  # K x C
+        return self.pixel_decoder(grounding.take(image), prompts[:, None])

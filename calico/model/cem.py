@@ -1,0 +1,25 @@
+"""Correspondence Extraction Module (paper, section 4.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class CorrespondenceExtraction(nn.Module):
+    """X'_global = X_global + Attention(query X_global, key = value = X_sem), each image over its own tokens.
+
+    Heads, residual and the zero-started output projection are ours: a new model starts as one without CEM.
+    """
+
+    def __init__(self, global_size: int, semantic_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(
+            global_size, num_heads, kdim=semantic_size, vdim=semantic_size, batch_first=True
+        )
+        nn.init.zeros_(self.attention.out_proj.weight)
+        nn.init.zeros_(self.attention.out_proj.bias)
+
+    def forward(self, global_tokens: Tensor, semantic_tokens: Tensor) -> Tensor:
+        """global_tokens: N x T x D_g, semantic_tokens: N x S x D_s. Returns N x T x D_g."""
+        attended, _ = self.attention(global_tokens, semantic_tokens, semantic_tokens, need_weights=False)
+        return global_tokens + attended

@@ -1,0 +1,119 @@
+"""A checkpoint folder: config.json, model.safetensors, tokenizer.json. Never a pickle; never a partial load by accident."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from calico.errors import CheckpointError
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
+from calico.model.calico import CalicoModel
+from calico.model.config import CalicoConfig
+
+EMBEDDED = Path(__file__).parent.parent / "weights" / "calico-tiny"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+
+
+def save_checkpoint(folder: Path, model: CalicoModel, config: CalicoConfig, tokenizer: CalicoTokenizer, dtype: torch.dtype = torch.float16) -> None:
+    """Writes all three files; each appears whole or not at all. Merge LoRA adapters first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
+        for name, tensor in model.state_dict().items()
+        if name not in tied_keys(model)
+    }
+    write_safetensors(folder / WEIGHTS, weights, {"preset": config.preset})
+    write_text(folder / CONFIG, config.to_json())
+    tokenizer.save(folder / TOKENIZER)
+
+
+def tied_keys(model: CalicoModel) -> set[str]:
+    """The output rows of a language model that shares them with its embedding are not stored twice."""
+    return {"llm.lm_head.weight"} if model.llm.config.tie_word_embeddings else set()
+
+
+def load_checkpoint(folder: Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[CalicoModel, CalicoConfig, CalicoTokenizer]:
+    """The model in evaluation mode. folder None: the embedded default.
+
+    Raises `CheckpointError` naming the file: missing, truncated, a pickle, or with keys that do not fit the config.
+    """
+    folder = EMBEDDED if folder is None else Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; a checkpoint is a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}")
+    config = CalicoConfig.from_file(folder / CONFIG)
+    weights = read_safetensors(folder / WEIGHTS)
+    tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)
+    with torch.device("meta"):
+        model = build(config)
+    check_keys(folder / WEIGHTS, model.state_dict(), weights, tied_keys(model), config.preset)
+    weights = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in weights.items()}
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.llm.tie_weights()
+    materialise_buffers(model, device)
+    return model.eval().requires_grad_(False), config, tokenizer
+
+
+def materialise_buffers(model: CalicoModel, device: torch.device | str) -> None:
+    """Buffers that no checkpoint holds (rotary frequencies) are computed anew where the model was built without memory."""
+    rotary = model.llm.get_decoder().rotary_emb
+    model.llm.get_decoder().rotary_emb = type(rotary)(config=model.llm.config).to(device)
+    for name, module in model.named_modules():
+        for key, buffer in list(module._buffers.items()):
+            if buffer is not None and buffer.is_meta:
+                if key not in module._non_persistent_buffers_set:
+                    raise CheckpointError(f"buffer {name}.{key} is in no checkpoint file; report this as a bug")
+                if key == "position_ids":  # of encoders that count their positions
+                    module._buffers[key] = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape).clone()
+                else:
+                    raise CheckpointError(f"buffer {name}.{key} cannot be computed anew; report this as a bug")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file, memory-mapped. A pickle or a truncated file is refused, nothing of it executed."""
+    if not path.is_file():
+        other = [p.name for p in path.parent.glob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"}]
+        hint = f"; {other[0]} may hold code and is not read" if other else ""
+        raise CheckpointError(f"{path}: no weights there{hint}; expected a {WEIGHTS} file")
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        raise CheckpointError(f"{path}: this is a pickle, which may hold code and is not read; convert it to safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({error}); copy it again") from None
+
+
+def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], optional: Iterable[str], preset: str) -> None:
+    """Every key in its place with its shape, or a `CheckpointError` that counts and names what does not fit."""
+    missing = sorted(set(expected) - set(found) - set(optional))
+    extra = sorted(set(found) - set(expected))
+    misshaped = sorted(k for k in set(expected) & set(found) if expected[k].shape != found[k].shape)
+    faults = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in (("missing", missing), ("unknown", extra), ("misshaped", misshaped)) if keys]
+    if faults:
+        raise CheckpointError(f"{path}: weights do not fit a {preset} model: {', '.join(faults)}; use the config.json written beside these weights")
+
+
+def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        save_file(dict(weights), temporary, metadata={"format": "pt", **metadata})
+        os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic: the file is there whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        file.write(text)
+    os.replace(file.name, path)

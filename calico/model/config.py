@@ -1,0 +1,125 @@
+"""Sizes of a CALICO model. Only the builder reads this; modules take numbers and modules.
+
+Presets: `calico-7b` has the paper's sizes; `calico-tiny` is the same architecture with compact convolutional encoders,
+small enough to be trained and served on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calico.errors import CheckpointError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """One image encoder.
+
+    kind: `conv` (tiny), or the library's own: `eva_clip`, `dinov2`, `sam`.
+    image_size: pixels of the square input. hidden_size: channels of what it gives.
+    options: keyword arguments of the library's config, or of the convolutional network.
+    """
+
+    kind: str
+    image_size: int
+    hidden_size: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CalicoConfig:
+    """Everything needed to build a model of one preset, written beside its weights."""
+
+    preset: str
+    global_encoder: EncoderConfig
+    semantic_encoder: EncoderConfig
+    grounding_encoder: EncoderConfig
+    num_queries: int  # Q-Former queries, so image tokens, per image
+    qformer: dict[str, Any]  # InstructBlipQFormerConfig
+    llm: dict[str, Any]  # LlamaConfig
+    cem_num_heads: int
+    cam_layers: tuple[int, ...]  # 0-based decoder layers that a CAM stands before
+    mask_decoder: dict[str, Any]  # SamMaskDecoderConfig
+    num_mask_grid: int  # side of the mask logits in pixels, four times the grounding embedding's
+    lora: dict[str, Any] = field(default_factory=lambda: {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05})
+    data_version: str = ""  # what the weights were trained on
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_file(cls, path: Path) -> CalicoConfig:
+        """Raises `CheckpointError` naming the file for anything that is not a config of this format."""
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no config there; a checkpoint folder holds config.json, model.safetensors and tokenizer.json") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path}: not readable as JSON ({error}); copy the checkpoint again") from None
+        known = {f.name for f in dataclasses.fields(cls)}
+        required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
+        if not isinstance(raw, dict) or (wrong := sorted((set(raw) - known) | (required - set(raw)))):
+            what = f"missing or unknown fields {', '.join(wrong)}" if isinstance(raw, dict) else f"a {type(raw).__name__}"
+            raise CheckpointError(f"{path}: not a CALICO config ({what}); expected one written by this version")
+        if raw.get("format_version") != FORMAT_VERSION:
+            raise CheckpointError(f"{path}: format {raw.get('format_version')}, expected {FORMAT_VERSION}; use the version of calico that wrote it")
+        try:
+            for name in ("global_encoder", "semantic_encoder", "grounding_encoder"):
+                raw[name] = EncoderConfig(**raw[name])
+            raw["cam_layers"] = tuple(raw["cam_layers"])
+            return cls(**raw)
+        except TypeError as error:
+            raise CheckpointError(f"{path}: not a CALICO config ({error})") from None
+
+
+def calico_7b() -> CalicoConfig:
+    """The paper's sizes: EVA-CLIP-g, InstructBLIP's Q-Former, Vicuna-7B, DINOv2 ViT-B/14 with registers, SAM ViT-H."""
+    return CalicoConfig(
+        preset="calico-7b",
+        global_encoder=EncoderConfig(
+            "eva_clip", 224, 1408,
+            {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16, "patch_size": 14, "image_size": 224, "qkv_bias": True},
+        ),
+        semantic_encoder=EncoderConfig(
+            "dinov2", 518, 768,
+            {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14, "image_size": 518, "num_register_tokens": 4},
+        ),
+        grounding_encoder=EncoderConfig(
+            "sam", 1024, 256,
+            {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "global_attn_indexes": [7, 15, 23, 31], "image_size": 1024, "patch_size": 16, "output_channels": 256, "mlp_dim": 5120},
+        ),
+        num_queries=32,
+        qformer={"vocab_size": 30523, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "cross_attention_frequency": 2, "encoder_hidden_size": 1408},
+        llm={"vocab_size": 32016, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": False},
+        cem_num_heads=16,
+        cam_layers=(11, 22),
+        mask_decoder={"hidden_size": 256},
+        num_mask_grid=256,
+    )  # fmt: skip
+
+
+def calico_tiny(vocab_size: int = 768) -> CalicoConfig:
+    """The embedded default's sizes: 128 px in, masks on a 128 x 128 grid."""
+    return CalicoConfig(
+        preset="calico-tiny",
+        global_encoder=EncoderConfig("conv", 128, 192, {"widths": [24, 48, 96, 192], "num_blocks": [0, 1, 1, 2]}),
+        semantic_encoder=EncoderConfig("conv", 128, 96, {"widths": [24, 48, 96], "num_blocks": [0, 0, 2]}),
+        grounding_encoder=EncoderConfig("conv", 128, 64, {"widths": [16, 32, 64, 128, 192], "num_blocks": [0, 1, 1, 1, 1]}),
+        num_queries=8,
+        qformer={"vocab_size": 4, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256, "cross_attention_frequency": 2, "encoder_hidden_size": 192, "max_position_embeddings": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        llm={"vocab_size": vocab_size, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 2048, "tie_word_embeddings": True},
+        cem_num_heads=4,
+        cam_layers=(1, 2),
+        mask_decoder={"hidden_size": 64, "mlp_dim": 256, "num_attention_heads": 4, "num_multimask_outputs": 0, "iou_head_hidden_dim": 64},
+        num_mask_grid=128,
+    )  # fmt: skip
+
+
+PRESETS = {"calico-7b": calico_7b, "calico-tiny": calico_tiny}

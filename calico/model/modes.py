@@ -1,0 +1,55 @@
+"""Which weights train. `paper`: what the paper trains (LoRA, mask decoder, CEM, CAM). `all`: everything, as the small model is born."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from calico.model.calico import CalicoModel
+
+MODES = ("paper", "all")
+PAPER_MODULES = ("cem.", "cams.", "cam_queries", "pixel_decoder.mask_decoder.")
+
+
+def add_lora(model: CalicoModel, lora: dict[str, Any]) -> None:
+    """LoRA on q_proj and v_proj of the language model only (paper, section 5)."""
+    inject_adapter_in_model(LoraConfig(target_modules=["q_proj", "v_proj"], **lora), model.llm)
+
+
+def merge_lora(model: CalicoModel) -> None:
+    """Fold the adapters into the language model's own weights; its outputs stay."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.llm.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.llm.get_submodule(parent), child, module.get_base_layer())
+
+
+def set_mode(model: CalicoModel, mode: str) -> None:
+    """Set `requires_grad` of every parameter; in mode `paper` call `add_lora` first."""
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}, expected one of {', '.join(MODES)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = mode == "all" or is_trained_in_paper(name)
+
+
+def is_trained_in_paper(name: str) -> bool:
+    return name.startswith(PAPER_MODULES) or ".lora_" in name
+
+
+def train_mode(model: CalicoModel, mode: str) -> None:
+    """Frozen encoders keep their running statistics and drop nothing."""
+    model.train(mode == "all")
+    if mode == "paper":
+        for module in (model.llm, model.cem, model.cams, model.pixel_decoder.mask_decoder):
+            module.train()
+
+
+def trained_share(model: nn.Module) -> tuple[int, int]:
+    """(number of trained weights, number of all weights)."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)

@@ -1,0 +1,88 @@
+"""The [SEG] path: the state that predicts a [SEG] becomes one sparse prompt for SAM's mask decoder (paper, section 4.4)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
+
+from calico.model.encoders import GroundingFeatures
+
+
+def seg_state_positions(seg_positions: Tensor) -> Tensor:
+    """Where the state of a [SEG] is read: one position before the token itself, the state that predicts it."""
+    return seg_positions - 1
+
+
+class SegmentationProjection(nn.Sequential):
+    """Hidden state -> 256-d prompt, as LISA's and GLaMM's `text_hidden_fcs`."""
+
+    def __init__(self, llm_size: int, prompt_size: int) -> None:
+        super().__init__(nn.Linear(llm_size, llm_size), nn.ReLU(inplace=True), nn.Linear(llm_size, prompt_size))
+
+
+class MaskLogits(NamedTuple):
+    """logits: K x S x S on the padded square frame of the grounding branch. iou: K, the decoder's own estimate."""
+
+    logits: Tensor
+    iou: Tensor
+
+
+class PixelDecoder(nn.Module):
+    """SAM's prompt encoder and mask decoder; any prompts of any images in one call, one row per prompt."""
+
+    def __init__(self, prompt_encoder: SamPromptEncoder, mask_decoder: SamMaskDecoder) -> None:
+        super().__init__()
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self._fine: tuple[Tensor, Tensor] | None = None
+        mask_decoder.upscale_conv1.register_forward_hook(lambda module, args, output: self._add_fine(output, 0))
+        mask_decoder.upscale_conv2.register_forward_hook(lambda module, args, output: self._add_fine(output, 1))
+
+    def _add_fine(self, upscaled: Tensor, level: int) -> Tensor:
+        return upscaled if self._fine is None else upscaled + self._fine[level]
+
+    def forward(self, features: GroundingFeatures, sparse: Tensor, mask_input: Tensor | None = None) -> MaskLogits:
+        """features: of K images (repeat an image for each of its prompts). sparse: K x P x C prompt tokens.
+
+        mask_input: K x 1 x S x S logits of an earlier mask on the same grid, or None for the no-mask embedding.
+        """
+        embedding = features.embedding
+        if mask_input is None:
+            dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        else:
+            dense = self.prompt_encoder.mask_embed(mask_input)
+        self._fine = features.fine
+        try:
+            masks, iou = self.mask_decoder(
+                image_embeddings=embedding,
+                image_positional_embeddings=self.position_codes(*embedding.shape[2:], embedding),
+                sparse_prompt_embeddings=sparse[:, None],
+                dense_prompt_embeddings=dense,
+                multimask_output=False,
+            )
+        finally:
+            self._fine = None
+        return MaskLogits(masks[:, 0, 0], iou[:, 0, 0])
+
+    def position_codes(self, height: int, width: int, like: Tensor) -> Tensor:
+        """1 x C x height x width codes of the cell centres of the grounding embedding."""
+        y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
+        x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # height x width x 2, (x, y)
+        return self.prompt_encoder.shared_embedding(grid[None, :, :, :]).permute(0, 3, 1, 2)
+
+    def point_prompts(self, points: Tensor, labels: Tensor) -> Tensor:
+        """points: K x P x 2 (x, y) in pixels of the full-size square frame; labels: K x P, 1 in, 0 out, -10 padding.
+
+        Returns K x (P + 1) x C: SAM adds a padding point where there is no box.
+        """
+        sparse, _ = self.prompt_encoder(points[:, None], labels[:, None], None, None)
+        return sparse[:, 0]
+
+    def box_prompts(self, boxes_xyxy: Tensor) -> Tensor:
+        """boxes_xyxy: K x 4 in pixels of the full-size square frame. Returns K x 2 x C."""
+        sparse, _ = self.prompt_encoder(None, None, boxes_xyxy[:, None], None)
+        return sparse[:, 0]

@@ -1,0 +1,1 @@
+"""Training: batches from annotated images, losses, auxiliary heads, the loop."""

@@ -1,0 +1,73 @@
+"""Heads that exist only while the small model is born: dense part classes and what an image shows, on its encoders' features.
+
+The paper's encoders come pretrained; ours start from nothing, and these losses are what makes them see within minutes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calico.model.calico import EncoderStates, ImageFeatures
+
+
+class AuxiliaryHeads(nn.Module):
+    """num_classes: object classes. num_parts: part names; dense classes are background, rest of object, then parts."""
+
+    def __init__(self, global_size: int, query_size: int, semantic_size: int, grounding_size: int, num_classes: int, num_parts: int) -> None:
+        super().__init__()
+        self.num_parts = num_parts
+        self.dense_grounding = nn.Conv2d(grounding_size, num_parts + 2, 1)
+        self.dense_semantic = nn.Linear(semantic_size, num_parts + 2)
+        self.pooled = nn.Linear(global_size, num_classes + num_parts)
+        self.queried = nn.Linear(query_size, num_classes + num_parts)
+        self.register_buffer("frequency", torch.full((num_parts + 2,), 1.0 / (num_parts + 2)))
+
+    def forward(
+        self, features: ImageFeatures, states: EncoderStates, class_ids: Tensor, part_ids: Tensor, presence: Tensor
+    ) -> dict[str, Tensor]:
+        """part_ids: I x S x S; class_ids: I; presence: I x num_parts. Returns the loss terms."""
+        weights = self._class_weights(part_ids)
+        grounding = self.dense_grounding(features.grounding.embedding)
+        grounding = F.interpolate(grounding, scale_factor=2, mode="bilinear", align_corners=False)
+        side = int(states.semantic_tokens.shape[1] ** 0.5)
+        semantic = self.dense_semantic(states.semantic_tokens).transpose(1, 2).unflatten(2, (side, side))
+        return {
+            "dense": dense_loss(grounding, part_ids, weights),
+            "dense_semantic": dense_loss(semantic, squeezed(part_ids), weights),
+            "pooled": self._shown(self.pooled(states.global_tokens.mean(1)), class_ids, presence),
+            "queried": self._shown(self.queried(states.query_states.mean(1)), class_ids, presence),
+        }
+
+    def _shown(self, logits: Tensor, class_ids: Tensor, presence: Tensor) -> Tensor:
+        num_classes = logits.shape[1] - self.num_parts
+        classes = F.cross_entropy(logits[:, :num_classes], class_ids, ignore_index=-100)
+        return classes + 2 * F.binary_cross_entropy_with_logits(logits[:, num_classes:], presence)
+
+    @torch.no_grad()
+    def _class_weights(self, part_ids: Tensor) -> Tensor:
+        """Rare parts weigh more: one over the square root of the running pixel share."""
+        counts = torch.bincount(part_ids[part_ids >= 0], minlength=self.num_parts + 2).float()
+        if self.training:
+            self.frequency.lerp_(counts / counts.sum(), 0.02)
+        weights = (self.frequency + 1e-4).rsqrt()
+        return weights / (weights * self.frequency).sum()
+
+
+def squeezed(part_ids: Tensor) -> Tensor:
+    """From the padded frame to the squeezed one of the semantic branch: each image's valid corner stretched to the square."""
+    size = part_ids.shape[1]
+    valid = part_ids != -100
+    heights, widths = valid.any(2).sum(1), valid.any(1).sum(1)
+    grid = torch.arange(size, device=part_ids.device)
+    rows = grid[None] * heights[:, None] // size  # I x S
+    columns = grid[None] * widths[:, None] // size
+    return part_ids[torch.arange(len(part_ids), device=part_ids.device)[:, None, None], rows[:, :, None], columns[:, None]]
+
+
+def dense_loss(logits: Tensor, part_ids: Tensor, weights: Tensor) -> Tensor:
+    """logits: I x C x h x w; part_ids: I x S x S, read at the cells' centres."""
+    stride = part_ids.shape[1] // logits.shape[2]
+    target = part_ids[:, stride // 2 :: stride, stride // 2 :: stride]
+    return F.cross_entropy(logits, target, weight=weights, ignore_index=-100)

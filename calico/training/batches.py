@@ -1,0 +1,303 @@
+"""One training step's data: images encoded once, many groups and clicks over them.
+
+A batch is a function of (seed, step, size) alone, so training resumes exactly and workers need no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calico.drawings import CLASSES, PART_NAMES
+from calico.language.answers import render_answer
+from calico.language.questions import canonical_question, render_prompt, varied_question
+from calico.language.tokenizer import CalicoTokenizer
+from calico.language.words import pseudo_word
+from calico.model.calico import Pixels, PromptBatch
+from calico.model.generation import Prompt, collate_prompts
+from calico.preprocessing import Preprocessor, fitted_part_map
+from calico.sampler import GroupPlan, choose_groups, draw_batch
+from calico.values import AnnotatedImage, Question, SubTask, truth_of
+
+PADDING = 255  # in part maps: outside the image
+MIN_CLICK_SHARE = 0.002  # of the image's area: smaller parts are not clicked on
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How much of what one step holds, at full size; `scale_images` more images at a smaller size."""
+
+    num_images: int = 24
+    num_groups: int = 26
+    num_points: int = 14
+    num_boxes: int = 10
+    candidate_share: float = 0.25  # of groups whose question lists the names to choose from
+    pseudo_share: float = 0.5  # of those, the share with one name replaced by an invented word
+    varied_share: float = 0.6  # of questions worded freely rather than canonically
+    dropout_share: float = 0.25  # of rows tokenised with BPE dropout
+
+
+@dataclass(frozen=True)
+class ClickBatch:
+    """Prompts drawn on the images: image K, value K (which part of its part map; 1 means the whole object).
+
+    points: K x P x 2 (x, y) in the grounding frame with labels K x P; or boxes: K x 4.
+    """
+
+    image: Tensor
+    value: Tensor
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    boxes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """pixels: of I images. part_maps: I x S x S uint8 as `AnnotatedImage.part_map`, padding 255.
+
+    seg_value: K, what each [SEG] means in its image's part map (1: the whole object). class_ids: I. part_ids: I x S x S
+    int64, the part's index in `PART_NAMES` + 2, for the dense auxiliary loss; -100 in the padding. presence: I x parts.
+    """
+
+    pixels: Pixels
+    prompts: PromptBatch
+    part_maps: Tensor
+    seg_value: Tensor
+    class_ids: Tensor
+    part_ids: Tensor
+    presence: Tensor
+    points: ClickBatch
+    boxes: ClickBatch
+
+    def to(self, device: torch.device) -> Self:
+        return _moved(self, device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if hasattr(value, "__dataclass_fields__"):
+        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_moved(item, device) for item in value))
+    return value
+
+
+class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
+    """`self[step]` is the batch of that step."""
+
+    def __init__(self, tokenizer_file: str, settings: BatchSettings, num_image_tokens: int, size: int, seed: int) -> None:
+        self.tokenizer_file = tokenizer_file
+        self.settings = settings
+        self.num_image_tokens = num_image_tokens
+        self.size = size
+        self.seed = seed
+        self._tokenizer: CalicoTokenizer | None = None
+
+    @property
+    def tokenizer(self) -> CalicoTokenizer:
+        if self._tokenizer is None:  # once per worker
+            self._tokenizer = CalicoTokenizer.from_file(self.tokenizer_file)
+        return self._tokenizer
+
+    def __getitem__(self, step: int) -> TrainingBatch:
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, step]))
+        images = draw_batch(int(rng.integers(2**62)), num_images=self.settings.num_images, size=self.size)
+        plans = choose_groups(images, rng, num_groups=self.settings.num_groups)
+        return build_batch(images, plans, self.settings, self.tokenizer, self.num_image_tokens, self.size, rng)
+
+
+def build_batch(
+    images: Sequence[AnnotatedImage],
+    plans: Sequence[GroupPlan],
+    settings: BatchSettings,
+    tokenizer: CalicoTokenizer,
+    num_image_tokens: int,
+    size: int,
+    rng: np.random.Generator,
+) -> TrainingBatch:
+    """Rows, targets and clicks for any annotated images, drawn or real."""
+    preprocess = Preprocessor(size, size, size)
+    pixels = [preprocess(image.image) for image in images]
+    part_maps = np.stack([fitted_part_map(image.part_map, size, PADDING) for image in images])
+    rows = [_row(images, plan, settings, tokenizer, num_image_tokens, rng) for plan in plans]
+    points, boxes = _clicks(part_maps, settings, rng)
+    return TrainingBatch(
+        pixels=Pixels(*(torch.from_numpy(np.stack(view)) for view in zip(*pixels, strict=True))),
+        prompts=_collate(rows, tokenizer),
+        part_maps=torch.from_numpy(part_maps),
+        seg_value=torch.tensor([value for row in rows for value in row.seg_values], dtype=torch.long),
+        class_ids=torch.tensor([CLASSES.index(i.object_name) if i.object_name in CLASSES else -100 for i in images]),
+        part_ids=torch.from_numpy(np.stack([_part_ids(i, m) for i, m in zip(images, part_maps, strict=True)])),
+        presence=torch.tensor([[float(name in i.part_names) for name in PART_NAMES] for i in images]),
+        points=points,
+        boxes=boxes,
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    prompt: Prompt  # question and answer
+    num_prompt_ids: int
+    seg_positions: list[int]
+    seg_images: list[int]
+    seg_values: list[int]
+
+
+def _row(
+    images: Sequence[AnnotatedImage],
+    plan: GroupPlan,
+    settings: BatchSettings,
+    tokenizer: CalicoTokenizer,
+    num_image_tokens: int,
+    rng: np.random.Generator,
+) -> _Row:
+    group = [images[i] for i in plan.indices]
+    candidates: tuple[str, ...] = ()
+    if rng.random() < settings.candidate_share:
+        if rng.random() < settings.pseudo_share:
+            group = with_invented_name(group, plan.sub_task, rng)
+        candidates = candidate_names(group, plan.sub_task, rng)
+    question = _question(plan.sub_task, len(group), candidates, settings, rng)
+    truth = truth_of(group)
+    answer = render_answer(truth, plan.sub_task)
+    dropout = 0.1 if rng.random() < settings.dropout_share else 0.0
+    prompt = tokenizer.encode_prompt(render_prompt(question.text, len(group)), num_image_tokens)
+    answer_ids = [*tokenizer.ids(answer.text, dropout=dropout, rng=rng), tokenizer.eos_id]
+    ids = [*prompt.ids, *answer_ids]
+    seg_positions = [len(prompt.ids) + i for i, token in enumerate(answer_ids) if token == tokenizer.seg_id]
+    values = [1 if key.kind == "object" else group[key.image].part_names.index(key.name) + 2 for key in answer.segs]
+    return _Row(
+        Prompt(ids, prompt.image_positions, plan.indices),
+        len(prompt.ids),
+        seg_positions,
+        [plan.indices[key.image] for key in answer.segs],
+        values,
+    )
+
+
+def _question(
+    sub_task: SubTask, num_images: int, candidates: tuple[str, ...], settings: BatchSettings, rng: np.random.Generator
+) -> Question:
+    if rng.random() < settings.varied_share:
+        return varied_question(sub_task, num_images, rng, candidates)
+    return canonical_question(sub_task, num_images, candidates)
+
+
+def with_invented_name(
+    group: Sequence[AnnotatedImage], sub_task: SubTask, rng: np.random.Generator
+) -> list[AnnotatedImage]:
+    """One name of the group, everywhere replaced by a pseudo-word, so that naming by copying is learnt."""
+    objects = sorted({image.object_name for image in group})
+    parts = sorted({name for image in group for name in image.part_names})
+    names = objects if sub_task is SubTask.COMMON_OBJECT or not parts else parts
+    old, new = names[int(rng.integers(len(names)))], pseudo_word(rng)
+    return [
+        replace(
+            image,
+            object_name=new if image.object_name == old else image.object_name,
+            part_names=tuple(new if name == old and old in parts else name for name in image.part_names),
+        )
+        for image in group
+    ]
+
+
+def candidate_names(group: Sequence[AnnotatedImage], sub_task: SubTask, rng: np.random.Generator) -> tuple[str, ...]:
+    """The names of the group and some that it does not show, shuffled."""
+    shown = {image.object_name for image in group}
+    others = [name for name in CLASSES if name not in shown]
+    names = sorted(shown) + [str(name) for name in rng.choice(others, int(rng.integers(1, 4)), replace=False)]
+    if sub_task is not SubTask.COMMON_OBJECT:
+        parts = {name for image in group for name in image.part_names}
+        others = [name for name in PART_NAMES if name not in parts]
+        names += sorted(parts) + [str(name) for name in rng.choice(others, int(rng.integers(1, 6)), replace=False)]
+    return tuple(names[i] for i in rng.permutation(len(names)))
+
+
+def _collate(rows: Sequence[_Row], tokenizer: CalicoTokenizer) -> PromptBatch:
+    batch = collate_prompts([row.prompt for row in rows], tokenizer.pad_id, torch.device("cpu"), left=False)
+    labels = torch.full_like(batch.token_ids, -100)
+    for number, row in enumerate(rows):
+        answer = slice(row.num_prompt_ids, len(row.prompt.ids))
+        labels[number, answer] = batch.token_ids[number, answer]
+    # The instruction ends where the answer starts, not at the end of the padded row.
+    slots = replace(batch.slots, instruction=torch.tensor([row.num_prompt_ids - 1 for row in rows]))
+    return replace(
+        batch,
+        slots=slots,
+        labels=labels,
+        seg_row=torch.tensor([number for number, row in enumerate(rows) for _ in row.seg_positions], dtype=torch.long),
+        seg_position=torch.tensor([position for row in rows for position in row.seg_positions], dtype=torch.long),
+        seg_image=torch.tensor([image for row in rows for image in row.seg_images], dtype=torch.long),
+    )
+
+
+def _part_ids(image: AnnotatedImage, part_map: np.ndarray) -> np.ndarray:
+    """Part map -> 0 background, 1 object without a part's name, 2 + index in PART_NAMES, -100 padding or unknown name."""
+    table = np.full(256, -100, np.int64)
+    table[:2] = 0, 1
+    for k, name in enumerate(image.part_names):
+        table[k + 2] = PART_NAMES.index(name) + 2 if name in PART_NAMES else -100
+    return table[part_map]
+
+
+def _clicks(
+    part_maps: np.ndarray, settings: BatchSettings, rng: np.random.Generator
+) -> tuple[ClickBatch, ClickBatch]:
+    """Points on parts (one to three a prompt, later ones in or just outside it) and tight boxes on parts and objects."""
+    size = part_maps.shape[1]
+    regions: list[tuple[int, int]] = []
+    for image, part_map in enumerate(part_maps):
+        areas = np.bincount(part_map.ravel(), minlength=256)
+        visible = areas[: PADDING].sum()
+        regions += [(image, v) for v in range(2, PADDING) if areas[v] >= max(4, MIN_CLICK_SHARE * visible)]
+    chosen = [regions[i] for i in rng.integers(len(regions), size=settings.num_points)]
+    num_points = 1 if rng.random() < 0.6 else int(rng.integers(2, 4))
+    points = np.zeros((len(chosen), num_points, 2), np.float32)
+    labels = np.ones((len(chosen), num_points), np.int64)
+    for row, (image, value) in enumerate(chosen):
+        inside = part_maps[image] == value
+        around = _dilated(inside, size // 10) & ~inside & (part_maps[image] != PADDING)
+        for column in range(num_points):
+            negative = column > 0 and rng.random() < 0.5 and bool(around.any())
+            labels[row, column] = 0 if negative else 1
+            where = np.flatnonzero(around if negative else inside)
+            y, x = divmod(int(rng.choice(where)), size)
+            points[row, column] = x, y
+    boxed = [regions[i] for i in rng.integers(len(regions), size=settings.num_boxes)]
+    boxed = [(image, 1 if rng.random() < 0.3 else value) for image, value in boxed]
+    boxes = np.zeros((len(boxed), 4), np.float32)
+    for row, (image, value) in enumerate(boxed):
+        mask = region_mask(part_maps[image], value)
+        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        jitter = rng.uniform(-0.5, 0.5, 4) * size / 64
+        boxes[row] = np.clip(np.array([xs[0], ys[0], xs[-1], ys[-1]]) + jitter, 0, size - 1)
+
+    def batch(pairs: list[tuple[int, int]], **kwargs: Tensor) -> ClickBatch:
+        image, value = (torch.tensor(column, dtype=torch.long) for column in zip(*pairs, strict=True))
+        return ClickBatch(image, value, **kwargs)
+
+    return (
+        batch(chosen, points=torch.from_numpy(points), labels=torch.from_numpy(labels)),
+        batch(boxed, boxes=torch.from_numpy(boxes)),
+    )
+
+
+def region_mask(part_map: np.ndarray, value: int) -> np.ndarray:
+    """value 1 means the whole object, all its parts included."""
+    return (part_map > 0) & (part_map != PADDING) if value == 1 else part_map == value
+
+
+def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
+    """A square dilation by `radius`, by two running maxima over cumulative counts."""
+    for axis in (0, 1):
+        padded = np.cumsum(np.pad(mask.astype(np.int32), [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)]), axis)
+        upper = np.take(padded, range(2 * radius + 1, padded.shape[axis]), axis)
+        lower = np.take(padded, range(padded.shape[axis] - 2 * radius - 1), axis)
+        mask = upper > lower
+    return mask

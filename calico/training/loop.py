@@ -1,0 +1,245 @@
+"""The training loop: phases of growing resolution, one cosine over the whole run, exact resume, files a person can look at.
+
+accelerate places it on whatever there is: `calico train` on a CPU or one GPU, `accelerate launch -m scripts.train` on several.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from calico.drawings import CLASSES, PART_NAMES
+from calico.errors import CheckpointError
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
+from calico.model.calico import CalicoModel
+from calico.model.checkpoint import TOKENIZER, load_checkpoint, save_checkpoint
+from calico.model.config import CalicoConfig
+from calico.model.modes import add_lora, merge_lora, set_mode, train_mode
+from calico.training.auxiliary import AuxiliaryHeads
+from calico.training.batches import BatchSettings, DrawingBatches, TrainingBatch
+from calico.training.curves import plot_curves
+from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
+from calico.training.step import TrainingStep
+
+logger = logging.getLogger(__name__)
+STATE = "state.pt"
+LOG = "log.jsonl"
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A share of the run at one input size. scale: how many times the images, groups and prompts of full size."""
+
+    share: float
+    size: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """One run. Its length is `minutes` of training time or `steps`, whichever is given; a resumed run keeps its settings."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    seed: int = 0
+    mode: str = "all"
+    learning_rate: float = 1.2e-3
+    warmup_steps: int = 80
+    weight_decay: float = 0.01
+    clip_norm: float = 2.0
+    precision: str = "no"  # or "bf16"
+    gradient_checkpointing: bool = False
+    phases: tuple[Phase, ...] = (Phase(0.35, 64, 2.0), Phase(0.65, 128))
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    max_seg_prompts: int = 44
+    weights: LossWeights = SMALL_MODEL_WEIGHTS
+    checkpoint_minutes: float = 3.0
+    log_steps: int = 20
+    num_workers: int = 1
+
+
+@dataclass
+class RunState:
+    """Where a run stands: what the next step needs beside weights and optimizer."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, over all starts
+    images: int = 0
+
+
+class Trainer:
+    """Builds or resumes a run in `folder`; `run` trains to its end and leaves a checkpoint in `folder/checkpoint`."""
+
+    def __init__(self, folder: Path, settings: TrainingSettings, config: CalicoConfig, tokenizer: CalicoTokenizer, start: Path | None = None) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.config = config
+        self.tokenizer = tokenizer
+        self.state = RunState()
+        torch.manual_seed(settings.seed)
+        self.accelerator = Accelerator(mixed_precision=settings.precision)
+        if start is None:
+            model = build(config)
+        else:
+            model, self.config, self.tokenizer = load_checkpoint(start)
+        if settings.mode == "paper":
+            add_lora(model, self.config.lora)
+        set_mode(model, settings.mode)
+        if settings.gradient_checkpointing:
+            model.llm.gradient_checkpointing_enable({"use_reentrant": False})
+            model.llm.enable_input_require_grads()
+        heads = None if settings.weights.auxiliary == 0 else auxiliary_heads(self.config)
+        size = self.config.grounding_encoder.image_size
+        self.bare = TrainingStep(model, heads, settings.weights, size, settings.max_seg_prompts)
+        trained = [p for p in self.bare.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
+        self.step_module, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(folder / TOKENIZER)
+        if (folder / STATE).exists():
+            self._resume()
+
+    @property
+    def model(self) -> CalicoModel:
+        return self.bare.model
+
+    @property
+    def progress(self) -> float:
+        """0 to 1 of the whole run."""
+        if self.settings.steps is not None:
+            return min(1.0, self.state.step / max(1, self.settings.steps))
+        return min(1.0, self.state.seconds / 60 / (self.settings.minutes or math.inf))
+
+    def run(self, on_step: Callable[[RunState, dict[str, float], float], None] | None = None) -> RunState:
+        """Trains until progress is 1. on_step: called after each step with the state, the terms and the progress."""
+        last_saved = self.state.seconds
+        window: list[dict[str, float]] = []
+        while self.progress < 1:
+            phase = self._phase()
+            batches = self._batches(phase)
+            while self.progress < 1 and self._phase() == phase:
+                started = time.monotonic()
+                batch = next(batches)
+                terms = self._one_step(batch)
+                self.state.step += 1
+                self.state.images += batch.pixels.global_view.shape[0] * self.accelerator.num_processes
+                self.state.seconds += time.monotonic() - started
+                window.append(terms)
+                if len(window) == self.settings.log_steps:
+                    self._log(window, phase)
+                    window = []
+                if on_step:
+                    on_step(self.state, terms, self.progress)
+                if self.state.seconds - last_saved > 60 * self.settings.checkpoint_minutes:
+                    self.save()
+                    last_saved = self.state.seconds
+        self.save()
+        self._export()
+        return self.state
+
+    def _one_step(self, batch: TrainingBatch) -> dict[str, float]:
+        # Dropout and the choice of prompts depend on the step alone, so a resumed run repeats an unbroken one.
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.state.step)
+        train_mode(self.model, self.settings.mode)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * self._rate()
+        result = self.step_module(batch.to(self.accelerator.device))
+        self.accelerator.backward(result.loss)
+        norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), self.settings.clip_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"step {self.state.step}: the gradient is not finite; lower --learning-rate or use --precision no")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"loss": float(result.loss.detach()), **result.terms}
+
+    def _rate(self) -> float:
+        warm = min(1.0, (self.state.step + 1) / self.settings.warmup_steps)
+        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+
+    def _phase(self) -> Phase:
+        reached = 0.0
+        for phase in self.settings.phases:
+            reached += phase.share
+            if self.progress < reached - 1e-9:
+                return phase
+        return self.settings.phases[-1]
+
+    def _batches(self, phase: Phase) -> Iterator[TrainingBatch]:
+        scaled = {name: round(value * phase.scale) for name, value in asdict(self.settings.batch).items() if name.startswith("num_")}
+        settings = BatchSettings(**(asdict(self.settings.batch) | scaled))
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        data = DrawingBatches(str(self.folder / TOKENIZER), settings, self.config.num_queries, phase.size, self.settings.seed)
+        steps = range(self.state.step * world + rank, 2**40, world)
+        loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=self.settings.num_workers)
+        return iter(loader)
+
+    def _log(self, window: list[dict[str, float]], phase: Phase) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        names = {name for terms in window for name in terms}
+        means = {name: sum(t[name] for t in window if name in t) / sum(name in t for t in window) for name in sorted(names)}
+        row = {**asdict(self.state), "size": phase.size, "rate": self._rate() * self.settings.learning_rate, **means}
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+
+    def save(self) -> None:
+        """Training state, atomically: weights, optimizer and where the run stands; and the curves so far."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "weights": self.bare.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "run": asdict(self.state),
+        }
+        temporary = self.folder / (STATE + ".new")
+        torch.save(state, temporary)
+        temporary.replace(self.folder / STATE)
+        plot_curves(self.folder / LOG, self.folder / "curves.png")
+        if self.settings.mode == "all":  # adapters would have to be merged, and training could not go on
+            self._export()
+
+    def _resume(self) -> None:
+        try:
+            state: dict[str, Any] = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
+            self.bare.load_state_dict(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.state = RunState(**state["run"])
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.folder / STATE}: not the state of this run ({str(error).splitlines()[0]}); use another --out") from None
+        self._forget_log_after(self.state.step)
+        logger.info("resumed %s at step %d, %.1f minutes", self.folder, self.state.step, self.state.seconds / 60)
+
+    def _forget_log_after(self, step: int) -> None:
+        log = self.folder / LOG
+        if log.exists():
+            rows = [line for line in log.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
+            log.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
+
+    def _export(self) -> None:
+        if self.accelerator.is_main_process:
+            if self.settings.mode == "paper":
+                merge_lora(self.model)
+            save_checkpoint(self.folder / CHECKPOINT, self.model, self.config, self.tokenizer)
+
+
+def auxiliary_heads(config: CalicoConfig) -> AuxiliaryHeads:
+    return AuxiliaryHeads(
+        config.global_encoder.hidden_size,
+        config.qformer["hidden_size"],
+        config.semantic_encoder.hidden_size,
+        config.grounding_encoder.hidden_size,
+        len(CLASSES),
+        len(PART_NAMES),
+    )

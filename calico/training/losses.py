@@ -1,0 +1,57 @@
+"""The paper's loss (supplement): 1.0 text cross-entropy + 2.0 mask term + 0.5 Dice; and the terms only the small model has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """text, mask, dice: the paper's. iou: the mask decoder's own quality estimate. auxiliary: each of the extra heads.
+
+    Mask losses are taken on the decoder's own grid: four times cheaper than at the image's size, and the target is exact there.
+    """
+
+    text: float = 1.0
+    mask: float = 2.0
+    dice: float = 0.5
+    iou: float = 0.0
+    auxiliary: float = 0.0
+    mask_term: str = "bce"  # or "focal"
+
+
+SMALL_MODEL_WEIGHTS = LossWeights(text=1.0, mask=4.0, dice=1.5, iou=0.5, auxiliary=2.0)
+
+
+def text_loss(logits: Tensor, targets: Tensor, num_segs: int) -> Tensor:
+    """Answer tokens only, logits A x V. Summed and divided by the number of [SEG], so that a name weighs the same in answers of any length."""
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, num_segs)
+
+
+def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor, term: str = "bce") -> Tensor:
+    """Mean per mask over the valid pixels, then over masks. logits, targets, valid: K x S x S."""
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if term == "focal":  # gamma 2, alpha 0.25
+        probability = logits.sigmoid()
+        right = probability * targets + (1 - probability) * (1 - targets)
+        losses = losses * (1 - right) ** 2 * (0.25 * targets + 0.75 * (1 - targets))
+    return ((losses * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).mean()
+
+
+def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """1 - Dice of the soft masks, mean over masks. logits, targets, valid: K x S x S."""
+    probability = logits.sigmoid() * valid
+    overlap = (probability * targets).sum((1, 2))
+    return (1 - (2 * overlap + 1) / (probability.sum((1, 2)) + targets.sum((1, 2)) + 1)).mean()
+
+
+@torch.no_grad()
+def mask_iou(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """IoU of each mask at logit 0: K."""
+    predicted, true = (logits > 0) & (valid > 0), targets > 0
+    union = (predicted | true).sum((1, 2))
+    return (predicted & true).sum((1, 2)) / union.clamp(min=1)

@@ -1,0 +1,84 @@
+"""Train a model on drawn objects: progress, log, curves, checkpoints, exact resume.
+
+    calico train --out runs/tiny --minutes 75
+
+The same command resumes a run that was stopped or killed; at most the last `--checkpoint-minutes` are done again.
+Several GPUs: `accelerate launch -m scripts.train ...`. The result is OUT/checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from calico.errors import InputError
+from scripts import _cli
+
+logger = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _cli.parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, help="length of the whole run in minutes of training")
+    length.add_argument("--steps", type=int, help="length of the whole run in steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from", dest="start", type=Path, help="checkpoint folder to start from instead of fresh weights")
+    parser.add_argument("--mode", choices=["all", "paper"], default="all", help="which weights train")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--num-images", type=int, help="images per step at full size")
+    parser.add_argument("--checkpoint-minutes", type=float, default=3.0)
+    return parser
+
+
+def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.drawings import VERSION
+    from calico.language.tokenizer import CalicoTokenizer
+    from calico.model.config import calico_tiny
+    from calico.training.loop import Trainer, TrainingSettings
+
+    if (args.minutes or args.steps or 0) <= 0:
+        raise InputError("--minutes and --steps are above 0")
+    settings = TrainingSettings(
+        minutes=args.minutes,
+        steps=args.steps,
+        seed=args.seed,
+        mode=args.mode,
+        precision=args.precision,
+        checkpoint_minutes=args.checkpoint_minutes,
+    )
+    if args.learning_rate:
+        settings = dataclasses.replace(settings, learning_rate=args.learning_rate)
+    if args.num_images:
+        settings = dataclasses.replace(settings, batch=dataclasses.replace(settings.batch, num_images=args.num_images))
+    tokenizer = CalicoTokenizer.train()
+    config = dataclasses.replace(calico_tiny(len(tokenizer)), data_version=VERSION)
+    trainer = Trainer(args.out, settings, config, tokenizer, args.start)
+    with _cli.progress() as bar:
+        task = bar.add_task("training", total=1000)
+
+        def show(state: Any, terms: dict[str, float], progress: float) -> None:
+            per_second = state.images / max(1e-9, state.seconds)
+            note = (
+                f"step {state.step}  loss {terms['loss']:.2f}  text {terms['text']:.2f}  "
+                f"IoU {terms['seg_iou']:.2f}/{terms['point_iou']:.2f}/{terms['box_iou']:.2f}  {per_second:.0f} images/s"
+            )
+            bar.update(task, completed=int(1000 * progress), note=note)
+
+        state = trainer.run(show)
+    report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
+    logger.info("trained %d steps on %d images in %.1f minutes; checkpoint in %s", state.step, state.images, state.seconds / 60, args.out / "checkpoint")
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    return _cli.run(build_parser(), handle, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
