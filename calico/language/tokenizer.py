@@ -27,8 +27,8 @@ from calico.language import (
     SPECIAL_PATTERN,
     SPECIAL_TOKENS,
 )
-from calico.language.answers import LEADS, NONES, OBJECTS_LEADS
-from calico.language.questions import REQUESTS, TARGETS, canonical_question, varied_question
+from calico.language.questions import canonical_question, varied_question
+from calico.language.wordings import LEADS, NONES, OBJECTS_LEADS
 from calico.language.words import DRAWN_OBJECTS, DRAWN_PARTS, OTHER_NAMES, pseudo_word
 from calico.values import SubTask
 
@@ -86,7 +86,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """ids: the prompt's tokens, beginning-of-sequence first. image_positions: indices into ids of each image's tokens."""
+    """ids: the prompt's tokens, `<s>` first. image_positions: for each image the indices of its tokens in ids."""
 
     ids: list[int]
     image_positions: list[list[int]]
@@ -137,7 +137,7 @@ class CalicoTokenizer:
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file; expected the checkpoint's tokenizer.json") from None
         except Exception as error:  # the library raises plain Exception for malformed files
-            raise CheckpointError(f"{path}: not a readable tokenizer.json ({error}); save the checkpoint again") from error
+            raise CheckpointError(f"{path}: not a tokenizer.json ({error}); save the checkpoint again") from error
         if add_missing:
             lacking = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
             tokenizer.add_special_tokens([_added(token) for token in lacking])
