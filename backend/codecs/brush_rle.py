@@ -22,11 +22,15 @@ _MAX_RUN = 1 << SIZES[-1]
 
 
 def encode(mask: np.ndarray) -> list[int]:
-    """HxW bool -> the bytes of the stream as integers 0 to 255, ready for JSON. Set pixels become 255 in all channels."""
+    """HxW bool -> the bytes of the stream as integers 0 to 255, for JSON. Set pixels become 255 in all channels."""
     if mask.ndim != 2 or mask.dtype != np.bool_ or mask.size == 0:
-        raise InputError(f"brush RLE: expected a bool HxW mask, got {mask.dtype} {mask.shape}; convert it with `mask > 0`")
+        raise InputError(
+            f"brush RLE: expected a bool HxW mask, got {mask.dtype} {mask.shape}; convert it with `mask > 0`"
+        )
     if 4 * mask.size >= 1 << 32:
-        raise InputError(f"brush RLE: the format holds up to {(1 << 30) - 1} pixels, got {mask.shape}; scale the image down")
+        raise InputError(
+            f"brush RLE: the format holds up to {(1 << 30) - 1} pixels, got {mask.shape}; scale the image down"
+        )
     flat = mask.ravel()
     ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
     lengths = 4 * np.diff(ends, prepend=0)
@@ -77,7 +81,9 @@ def decode(rle: Sequence[int] | np.ndarray, height: int, width: int) -> np.ndarr
     sizes = tuple((head >> 12 - 4 * k & 15) + 1 for k in range(4))
     max_bytes = 8 + num_values * (3 + max(sizes) + WORD) // 8
     if len(data) > max_bytes:
-        raise InputError(f"brush RLE: {len(data)} bytes cannot belong to an image of {height} x {width}; re-export the region")
+        raise InputError(
+            f"brush RLE: {len(data)} bytes cannot belong to an image of {height} x {width}; re-export the region"
+        )
 
     starts, repeats, size = _token_starts(data, sizes)
     padded = np.frombuffer(data + bytes(8), np.uint8)
@@ -87,7 +93,9 @@ def decode(rle: Sequence[int] | np.ndarray, height: int, width: int) -> np.ndarr
     # Behind the last run lies padding, which reads as tokens too; it is cut off here.
     if num_tokens > ends.size or ends[num_tokens - 1] != num_values:
         got = int(ends[min(num_tokens, ends.size) - 1]) if ends.size else 0
-        raise InputError(f"brush RLE: its runs hold {got} values where the header says {num_values}; the list is damaged")
+        raise InputError(
+            f"brush RLE: its runs hold {got} values where the header says {num_values}; the list is damaged"
+        )
     starts, repeats, size = starts[:num_tokens], repeats[:num_tokens], size[:num_tokens]
     lengths, ends = lengths[:num_tokens], ends[:num_tokens]
     value_at = starts + 3 + size
@@ -117,7 +125,9 @@ def _as_bytes(rle: Sequence[int] | np.ndarray) -> bytes:
     try:
         return bytes(rle if isinstance(rle, (list, tuple, bytes)) else rle.tolist())
     except (ValueError, TypeError) as error:
-        raise InputError("brush RLE: expected a list of integers 0 to 255, got other values; re-export the region") from error
+        raise InputError(
+            "brush RLE: expected a list of integers 0 to 255, got other values; re-export the region"
+        ) from error
 
 
 def _token_starts(data: bytes, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

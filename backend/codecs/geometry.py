@@ -74,9 +74,8 @@ def polygons_of_mask(mask: np.ndarray, tolerance: float = 0.7) -> tuple[list[np.
 
 def _outlines(mask: np.ndarray) -> list[np.ndarray]:
     """The outer boundary of every 4-connected piece, along pixel edges, corners only, clockwise as seen."""
-    height, width = mask.shape
     padded = np.pad(mask, 1)
-    stride = width + 1  # corners are numbered row by row, (height + 1) x (width + 1) of them
+    stride = mask.shape[1] + 1  # corners are numbered row by row, (height + 1) x (width + 1) of them
     # Edges run with the mask on their right: rightwards on top of a pixel, downwards at its right side, and so on.
     # 0 right, 1 down, 2 left, 3 up; each by the number of the corner where it starts.
     inside, above, left = padded[1:, 1:], padded[:-1, 1:], padded[1:, :-1]

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from enum import StrEnum
 from typing import NamedTuple
 
-from backend.codecs.config import Label, role
+from backend.codecs.controls import Label, role
 from calico.values import PartRegion, normalize_name
 
 THRESHOLD = 0.8
@@ -36,7 +36,11 @@ def lexical_similarity(a: str, b: str) -> float:
 
 
 def match_label(
-    names: Sequence[str], labels: Iterable[Label], *, similarity: Similarity = lexical_similarity, threshold: float = THRESHOLD
+    names: Sequence[str],
+    labels: Iterable[Label],
+    *,
+    similarity: Similarity = lexical_similarity,
+    threshold: float = THRESHOLD,
 ) -> LabelMatch | None:
     """The label that means one of `names` (normalised, best first), None where none does."""
     labels = list(labels)
@@ -73,7 +77,11 @@ def label_of_region(
     if region.part_name is None:
         names = [region.object_name]
     else:
-        names = [f"{region.object_name}:{region.part_name}", f"{region.object_name} {region.part_name}", region.part_name]
+        names = [
+            f"{region.object_name}:{region.part_name}",
+            f"{region.object_name} {region.part_name}",
+            region.part_name,
+        ]
     named = [label for label in labels if role(label.value) is None]
     found = match_label(names, named, similarity=similarity, threshold=threshold)
     return by_role.get("object") if found is None and region.part_name is None else found

@@ -1,8 +1,8 @@
 """`CoSegmentation` -> a Label Studio prediction.
 
 A region is one label row with its mask, then rows of the same id for its name (`<TextArea>`) and for common or unique
-(`<Choices>`), which need no geometry of their own. `meta.text` holds the object's name, and second the part's name where
-nothing else in the row can hold it. Parts that correspond are joined by "same part" relations, image to image.
+(`<Choices>`), which need no geometry of their own. `meta.text` holds the object's name, and second the part's name
+where nothing else in the row can hold it. Parts that correspond are joined by "same part" relations, image to image.
 Label Studio stores whatever it is sent, so every prediction is validated here before it is answered.
 """
 
@@ -14,10 +14,11 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from backend.codecs import brush_rle
-from backend.codecs.config import ImageControls, LabelingConfig, role
+from backend.codecs.controls import ImageControls, LabelingConfig, role
 from backend.codecs.geometry import polygons_of_mask
 from backend.codecs.labels import THRESHOLD, MatchKind, Similarity, label_of_region, lexical_similarity
 from calico.errors import InputError
@@ -49,7 +50,7 @@ def encode_prediction(
     """
     if config.num_images not in (None, len(coseg.sizes_hw)):
         raise InputError(
-            f"the config shows {config.num_images} images, the group has {len(coseg.sizes_hw)}; use a config for that many"
+            f"the config shows {config.num_images} images, the group has {len(coseg.sizes_hw)}; use one that fits"
         )
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
@@ -63,14 +64,22 @@ def encode_prediction(
         where = f"{region.kind} {region.name!r} of image {region.image + 1}"
         if match is None:
             known = ", ".join(label.value for label in labels)
-            problems.append(Problem("no_label", f"{where}: no label of the config means it (labels: {known})", region.image))
+            problems.append(
+                Problem("no_label", f"{where}: no label of the config means it (labels: {known})", region.image)
+            )
             continue
         if not region.mask.any():
-            problems.append(Problem("empty_mask", f"{where}: its mask is empty, so there is nothing to show", region.image))
+            problems.append(
+                Problem("empty_mask", f"{where}: its mask is empty, so there is nothing to show", region.image)
+            )
             continue
         if match.kind is MatchKind.SIMILAR:
-            problems.append(Problem("similar_label", f"{where}: matched to the similar label {match.label!r}", region.image))
-        region_rows = _region_rows(region, controls, match.label, match.kind is MatchKind.SIMILAR, config.layout, task_id, problems)
+            problems.append(
+                Problem("similar_label", f"{where}: matched to the similar label {match.label!r}", region.image)
+            )
+        region_rows = _region_rows(
+            region, controls, match.label, match.kind is MatchKind.SIMILAR, config.layout, task_id, problems
+        )
         rows += region_rows
         scores.append(float(region.score))
         first_id[region.correspondence_id, region.image] = region_rows[0]["id"]
@@ -106,7 +115,9 @@ def _region_rows(
         outlines, iou = polygons_of_mask(region.mask)
         shapes = [{"points": (points / (width, height) * 100).tolist(), "closed": True} for points in outlines]
         if iou < 1:
-            message = f"{region.kind} {region.name!r} of image {region.image + 1}: its polygons keep IoU {iou:.3f} of the mask"
+            message = (
+                f"{region.kind} {region.name!r} of image {region.image + 1}: polygons keep IoU {iou:.3f} of its mask"
+            )
             problems.append(Problem("polygon_iou", message, region.image))
 
     notes: list[str] = []
@@ -129,7 +140,13 @@ def _region_rows(
         if layout == "B":
             base["item_index"] = region.image
         tag = controls.region_tag.lower()
-        main = {**base, "from_name": controls.region, "type": tag, "value": dict(shape), "score": round(float(region.score), 4)}
+        main = {
+            **base,
+            "from_name": controls.region,
+            "type": tag,
+            "value": dict(shape),
+            "score": round(float(region.score), 4),
+        }
         if notes:
             main["meta"] = {"text": notes}
         rows.append(main)
@@ -140,7 +157,9 @@ def _region_rows(
         if controls.text is not None:
             rows.append({**base, "from_name": controls.text, "type": "textarea", "value": {"text": [region.name]}})
         if controls.choices is not None and region.part_name is not None:
-            value = next((v for v in controls.choice_values if normalize_name(v).split(" ")[0] == region.occurrence), None)
+            value = next(
+                (v for v in controls.choice_values if normalize_name(v).split(" ")[0] == region.occurrence), None
+            )
             if value is not None:
                 rows.append({**base, "from_name": controls.choices, "type": "choices", "value": {"choices": [value]}})
     return rows
@@ -159,7 +178,7 @@ def _relation_rows(
     return [
         {"type": "relation", "from_id": a, "to_id": b, "direction": "bi", "labels": [relation]}
         for chain in ids.values()
-        for a, b in zip(chain, chain[1:], strict=False)
+        for a, b in pairwise(chain)
     ]
 
 
@@ -202,11 +221,15 @@ def validate_prediction(
         if "rle" in value:
             num_values = int.from_bytes(bytes(value["rle"][:4]), "big")
             if num_values != 4 * row["original_width"] * row["original_height"]:
-                raise InputError(f"{owner}: its RLE is not of a {row['original_width']} x {row['original_height']} image")
+                raise InputError(
+                    f"{owner}: its RLE is not of a {row['original_width']} x {row['original_height']} image"
+                )
     for row in relations:
         unknown = {row["from_id"], row["to_id"]} - set(place_of)
         if unknown:
-            raise InputError(f"relation {row['from_id']} -> {row['to_id']}: no region has id {', '.join(sorted(unknown))}")
+            raise InputError(
+                f"relation {row['from_id']} -> {row['to_id']}: no region has id {', '.join(sorted(unknown))}"
+            )
 
 
 def _is_score(score: Any) -> bool:

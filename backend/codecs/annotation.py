@@ -1,0 +1,264 @@
+"""A Label Studio annotation -> `CoSegmentation`, and what an annotator did to a prediction.
+
+A part's object is its image's `object` region, else what its label says (`chair:leg`), else `meta.text`, else a
+problem. Regions of one name on one image are one `PartRegion`. Common and unique are computed from the names; a label
+or choice that says otherwise is a hint, and the disagreement a problem. Relations between different names override
+names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from backend.codecs.controls import Label, LabelingConfig, names_of_label, role
+from backend.codecs.rows import DrawnRegion, Relation, Size, mask_of_value, read_rows
+from calico.errors import InputError
+from calico.images import MAX_PIXELS
+from calico.values import CoSegmentation, NamedMask, Problem, RegionKey, normalize_name
+
+UNNAMED_OBJECT = "object"
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedAnnotation:
+    """row_ids: the ids of the rows that each region was read from. problems: also in the co-segmentation."""
+
+    cosegmentation: CoSegmentation
+    problems: tuple[Problem, ...]
+    row_ids: Mapping[RegionKey, tuple[str, ...]]
+
+
+class _Named(NamedTuple):
+    """A drawn region with what its label and text say. part is None for a whole object, owner where unknown."""
+
+    drawn: DrawnRegion
+    image: int
+    owner: str | None
+    part: str | None
+    says: str | None  # "common" or "unique", as labelled
+    mask: np.ndarray
+
+
+def decode_annotation(
+    annotation: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    config: LabelingConfig,
+    sizes_hw: Sequence[Size | None] | None = None,
+    *,
+    task_data: Mapping[str, Any] | None = None,
+) -> DecodedAnnotation:
+    """Decode an annotation (or a prediction, or a bare list of rows).
+
+    sizes_hw: (height, width) of each image of the group, None where its rows are to tell. task_data: brings dynamic
+    labels. A region that cannot be read becomes a problem. `InputError` where nothing can: no rows, an unknown size.
+    """
+    rows = annotation.get("result") if isinstance(annotation, Mapping) else annotation
+    found = read_rows(rows)  # type: ignore[arg-type]
+    problems = [Problem("malformed_row", fault) for fault in found.faults]
+    place: dict[str, int] = {}
+    for region in found.regions.values():
+        image = config.image_of(region.to_name, region.item_index)
+        if image is None:
+            problems.append(Problem("unknown_image", f"region {region.id}: no <Image> is named {region.to_name!r}"))
+        elif image < 0 or (sizes_hw is not None and image >= len(sizes_hw)):
+            problems.append(Problem("unknown_image", f"region {region.id}: the task has no image {image + 1}"))
+        else:
+            place[region.id] = image
+    sizes = _sizes(config, sizes_hw, found.regions, place)
+
+    named: list[_Named] = []
+    for key, image in place.items():
+        region = found.regions[key]
+        try:
+            labels = config.known_labels(image, task_data)
+            named.append(_named(region, image, labels, config.vocabulary, sizes[image], problems))
+        except InputError as error:
+            problems.append(Problem("unreadable_region", f"region {key} of image {image + 1}: {error}", image))
+    objects = _objects(named, problems)
+
+    masks: list[NamedMask] = []
+    key_of: dict[str, RegionKey] = {}
+    for item in named:
+        masks.append(NamedMask(item.image, objects[item.image], item.part, item.mask))
+        kind = "object" if item.part is None else "part"
+        key_of[item.drawn.id] = RegionKey(item.image, kind, item.part or objects[item.image])
+    relations = _relations(found.relations, key_of, config.relation, problems)
+    coseg = CoSegmentation.from_masks(sizes, masks, relations=relations)
+    for item in named:
+        computed = coseg.by_key[key_of[item.drawn.id]].occurrence
+        if item.says is not None and item.says != computed:
+            where = f"region {item.drawn.id}: {item.part!r} of image {item.image + 1}"
+            message = f"{where} is labelled {item.says}, the names of the group say {computed}"
+            problems.append(Problem("occurrence_disagrees", message, item.image))
+    coseg = CoSegmentation(coseg.sizes_hw, coseg.regions, coseg.answers, tuple(problems))
+    row_ids: dict[RegionKey, tuple[str, ...]] = {}
+    for row_id, region_key in key_of.items():
+        row_ids[region_key] = (*row_ids.get(region_key, ()), row_id)
+    return DecodedAnnotation(coseg, tuple(problems), row_ids)
+
+
+def _sizes(
+    config: LabelingConfig,
+    given: Sequence[Size | None] | None,
+    regions: Mapping[str, DrawnRegion],
+    place: Mapping[str, int],
+) -> list[Size]:
+    if given is None:
+        given = [None] * (config.num_images or max(place.values(), default=-1) + 1)
+    sizes: list[Size] = []
+    for image, size in enumerate(given):
+        told = (regions[key].size_hw for key, where in place.items() if where == image)
+        size = size or next((t for t in told if t is not None), None)
+        if size is None:
+            raise InputError(f"image {image + 1}: no row tells its size; pass the (height, width) of the image itself")
+        if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+            raise InputError(
+                f"image {image + 1}: its rows say {size} (height, width), the limit is {MAX_PIXELS} pixels"
+            )
+        sizes.append((int(size[0]), int(size[1])))
+    return sizes
+
+
+def _named(
+    drawn: DrawnRegion, image: int, labels: Sequence[Label], vocabulary: str, size_hw: Size, problems: list[Problem]
+) -> _Named:
+    """What a region is called, and its mask. `InputError` where it has no name or no area."""
+    if len(drawn.labels) > 1:
+        problems.append(Problem("several_labels", f"region {drawn.id}: labels {drawn.labels}, the first counts", image))
+    label = drawn.labels[0] if drawn.labels else None
+    says = role(label) if label is not None else None
+    note = drawn.notes[0] if drawn.notes else None
+    owner = note
+    part: str | None = drawn.text or (drawn.notes[1] if len(drawn.notes) > 1 else "")
+    if says == "object":
+        owner, part = drawn.text or note, None
+    elif label is not None and says is None:
+        # The label itself is the name; the config's own entry knows hints and which labels are objects.
+        entry = next((known for known in labels if known.value == label), Label(label))
+        labelled_owner, part = names_of_label(entry, labels)
+        owner = labelled_owner or owner
+    elif label is None and not part:
+        raise InputError("it has neither a label nor a name; label it or delete it")
+    if part is not None and not normalize_name(part):
+        raise InputError(f"it is labelled {label!r} but has no name; type the part's name in its text field")
+    if drawn.choices and part is not None:
+        says = role(drawn.choices[0]) or says
+    mask = drawn.mask(size_hw)
+    if not mask.any():
+        raise InputError("nothing of it is left on the image; draw it again or delete it")
+    return _Named(
+        drawn,
+        image,
+        normalize_name(owner) or None if owner else None,
+        None if part is None else normalize_name(part),
+        says if says in ("common", "unique") else None,
+        mask,
+    )
+
+
+def _objects(named: Sequence[_Named], problems: list[Problem]) -> dict[int, str]:
+    """The name of every image's object."""
+    objects: dict[int, str] = {}
+    for image in sorted({item.image for item in named}):
+        here = [item for item in named if item.image == image]
+        drawn = [item.owner for item in here if item.part is None and item.owner]
+        said = [item.owner for item in here if item.part is not None and item.owner]
+        ranked = [name for name, _ in Counter(drawn or said).most_common()]
+        if not ranked:
+            message = f"image {image + 1}: nothing names its object; draw an `object` region and type its name"
+            problems.append(Problem("no_object_name", message, image))
+        elif len(ranked) > 1:
+            message = (
+                f"image {image + 1}: objects {', '.join(map(repr, ranked))} are named, one expected; {ranked[0]!r} kept"
+            )
+            problems.append(Problem("several_objects", message, image))
+        objects[image] = ranked[0] if ranked else UNNAMED_OBJECT
+    return objects
+
+
+def _relations(
+    relations: Iterable[Relation], key_of: Mapping[str, RegionKey], wanted: str | None, problems: list[Problem]
+) -> list[tuple[RegionKey, RegionKey]]:
+    """The relations that say more than names do: between regions of different names."""
+    pairs = []
+    for relation in relations:
+        if relation.labels and wanted not in relation.labels:
+            continue  # of another meaning, for instance `is above`
+        first, second = key_of.get(relation.from_id), key_of.get(relation.to_id)
+        owner = f"relation {relation.from_id} -> {relation.to_id}"
+        if first is None or second is None:
+            problems.append(Problem("relation_without_region", f"{owner}: joins a region that is not there"))
+        elif first.kind != second.kind:
+            problems.append(
+                Problem("relation_of_kinds", f"{owner}: joins an object with a part, which cannot correspond")
+            )
+        elif first.name != second.name:
+            problems.append(
+                Problem("relation_overrides_names", f"{owner}: {first.name!r} and {second.name!r} correspond")
+            )
+            pairs.append((first, second))
+    return pairs
+
+
+class Change(StrEnum):
+    KEPT = "kept"
+    EDITED = "edited"
+    RELABELLED = "relabelled"
+    DELETED = "deleted"
+    ADDED = "added"
+
+
+@dataclass(frozen=True)
+class RegionChange:
+    """What became of one region. EDITED is about its mask, and wins where its names changed too (`is_relabelled`).
+
+    iou: of the predicted and the annotated mask; 0 where only one of them is there.
+    """
+
+    id: str
+    change: Change
+    iou: float
+    is_relabelled: bool = False
+
+
+def compare_with_prediction(
+    prediction_rows: Sequence[Mapping[str, Any]], annotation_rows: Sequence[Mapping[str, Any]]
+) -> tuple[RegionChange, ...]:
+    """Every region of the prediction, then those that were added. Geometry decides; `origin` is not read."""
+    predicted, annotated = read_rows(prediction_rows).regions, read_rows(annotation_rows).regions
+    changes = []
+    for key, before in predicted.items():
+        after = annotated.get(key)
+        if after is None:
+            changes.append(RegionChange(key, Change.DELETED, 0.0))
+            continue
+        iou = _iou(before, after)
+        is_relabelled = _naming(before) != _naming(after)
+        change = Change.EDITED if iou < 1 else Change.RELABELLED if is_relabelled else Change.KEPT
+        changes.append(RegionChange(key, change, iou, is_relabelled))
+    changes += [RegionChange(key, Change.ADDED, 0.0) for key in annotated if key not in predicted]
+    return tuple(changes)
+
+
+def _naming(region: DrawnRegion) -> tuple[Any, ...]:
+    return region.labels, normalize_name(region.text), region.choices
+
+
+def _iou(a: DrawnRegion, b: DrawnRegion) -> float:
+    if (a.to_name, a.item_index or 0) != (b.to_name, b.item_index or 0) or a.value is None or b.value is None:
+        return 1.0 if a.value is b.value else 0.0
+    shape_keys = ("rle", "points", "x", "y", "width", "height", "radiusX", "radiusY", "rotation")
+    if all(a.value.get(key) == b.value.get(key) for key in shape_keys):
+        return 1.0
+    size = a.size_hw or b.size_hw
+    if size is None:  # percent shapes compare on any raster; a brush as one long row
+        rle = a.value.get("rle") or b.value.get("rle")
+        size = (1000, 1000) if rle is None else (1, int.from_bytes(bytes(rle[:4]), "big") // 4)
+    first, second = mask_of_value(a.value, size), mask_of_value(b.value, size)
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 1.0
