@@ -7,118 +7,39 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Mapping
+import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
-from calico.errors import CalicoError, InputError
+from backend.processes import ChildProcess, ProcessError, free_port, run
+from calico.errors import InputError
 
 LABEL_STUDIO_VERSION = "1.23.2"
 START_TIMEOUT_S = 300.0  # the first start makes the database: 40 s on two idle cores
-STOP_TIMEOUT_S = 10.0
 
 
-class ProcessError(CalicoError):
-    """A child process that did not start or ended early."""
+def is_installed(venv: Path) -> bool:
+    """Whether the environment has all of Label Studio."""
+    # pip installs a package after all that it needs and writes RECORD last, so this file is the end of an installation.
+    record = f"lib/python*/site-packages/label_studio-{LABEL_STUDIO_VERSION}.dist-info/RECORD"
+    return (venv / "bin" / "label-studio").is_file() and any(venv.glob(record))
 
 
-def free_port(preferred: int, *, tries: int = 50) -> int:
-    """The first port at or above `preferred` that nothing on this machine listens on."""
-    for port in range(preferred, preferred + tries):
-        if not port_is_taken(port):
-            return port
-    raise ProcessError(f"ports {preferred} to {preferred + tries - 1} are all taken; end a program that listens on one")
-
-
-def port_is_taken(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
-
-
-class ChildProcess:
-    """A server in a process group of its own: a ctrl-C in the terminal does not reach it, `stop` ends all of it."""
-
-    def __init__(self, name: str, command: list[str], *, log: Path, env: Mapping[str, str], cwd: Path | None = None):
-        self.name = name
-        self.command = command
-        self.log = log
-        self.env = dict(env)
-        self.cwd = cwd
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.env,
-                cwd=self.cwd,
-                start_new_session=True,
-            )
-
-    def wait_until_ready(self, url: str, *, timeout_s: float, on_wait: Callable[[float], None] | None = None) -> None:
-        """Until GET `url` answers 200. on_wait: called with the seconds waited, about three times a second."""
-        started = time.monotonic()
-        with httpx.Client(trust_env=False, timeout=2.0) as http:
-            while (waited := time.monotonic() - started) < timeout_s:
-                if not self.running:
-                    raise ProcessError(f"{self.name} ended while starting: {self.last_line()} (see {self.log})")
-                try:
-                    if http.get(url).status_code == 200:
-                        return
-                except httpx.TransportError:
-                    pass  # not listening yet
-                if on_wait:
-                    on_wait(waited)
-                time.sleep(0.3)
-        raise ProcessError(f"{self.name} did not answer {url} within {timeout_s:.0f} s; see {self.log}")
-
-    def last_line(self) -> str:
-        """The last thing it said, usually the reason of its end."""
-        if not self.log.exists():
-            return "it said nothing"
-        lines = self.log.read_text(errors="replace").split("\n")
-        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
-
-    def stop(self) -> None:
-        """Ends the process group: politely, then for good. Harmless when it is not running."""
-        process = self._process
-        if process is None:
-            return
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, sign)
-            except ProcessLookupError:
-                break
-            try:
-                process.wait(STOP_TIMEOUT_S)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-        process.wait()
-        self._process = None
+def install(venv: Path, log: Path, note: Callable[[str], None]) -> None:
+    """Label Studio in an environment of its own, since it pins Django, opencv and more: 1 GB, a minute or two."""
+    note("making the environment")
+    shutil.rmtree(venv, ignore_errors=True)  # a part of an earlier attempt
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        run([sys.executable, "-m", "venv", str(venv)], file, note)
+        pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
+        run([*pip, f"label-studio=={LABEL_STUDIO_VERSION}"], file, note)
+    if not is_installed(venv):
+        raise ProcessError(f"Label Studio {LABEL_STUDIO_VERSION} did not install completely; see {log}")
 
 
 @dataclass(frozen=True)
@@ -153,7 +74,7 @@ class LabelStudioHost:
         self.preferred_port = port
         self.url = ""
         self.log = log or self.data_dir / "label-studio.log"
-        self._process: ChildProcess | None = None
+        self.process: ChildProcess | None = None
 
     def __enter__(self) -> LabelStudioHost:
         self.start()
@@ -161,10 +82,6 @@ class LabelStudioHost:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    @property
-    def process(self) -> ChildProcess | None:
-        return self._process
 
     def environment(self) -> dict[str, str]:
         """What it is started with: the caller's own Django and Label Studio settings do not leak in."""
@@ -191,23 +108,36 @@ class LabelStudioHost:
 
     def start(self, *, timeout_s: float = START_TIMEOUT_S, on_wait: Callable[[float], None] | None = None) -> str:
         """Its address, once it answers there."""
+        self.launch()
+        try:
+            self.wait(timeout_s=timeout_s, on_wait=on_wait)
+        except BaseException:
+            self.stop()
+            raise
+        return self.url
+
+    def launch(self) -> ChildProcess:
+        """Starts the process and does not wait for it."""
         if not self.executable.exists():
             raise InputError(f"{self.executable}: no such file; expected the `label-studio` of its environment")
         self.files_dir.mkdir(parents=True, exist_ok=True)
         port = free_port(self.preferred_port)
         command = [str(self.executable), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
-        self._process = ChildProcess("Label Studio", command, log=self.log, env=self.environment(), cwd=self.data_dir)
-        self._process.start()
+        self.process = ChildProcess("Label Studio", command, log=self.log, env=self.environment(), cwd=self.data_dir)
+        self.process.start()
         self.url = f"http://127.0.0.1:{port}"
-        try:
-            # Someone else may win the race for the port; the host then moves to the next one without a word, and what
-            # answers here is not ours, or nothing does: only our own token proves who it is.
-            self._process.wait_until_ready(f"{self.url}/health/", timeout_s=timeout_s, on_wait=on_wait)
-            self._check_account()
-        except BaseException:
-            self.stop()
-            raise
-        return self.url
+        return self.process
+
+    def wait(self, *, timeout_s: float = START_TIMEOUT_S, on_wait: Callable[[float], None] | None = None) -> None:
+        """Until it answers at `url`.
+
+        A program that takes the port in this very moment makes the host move to the next one without a word, and then
+        what answers is not ours, or nothing does: only our own token proves who it is.
+        """
+        if self.process is None:
+            raise ProcessError("Label Studio was not launched")
+        self.process.wait_until_ready(f"{self.url}/health/", timeout_s=timeout_s, on_wait=on_wait)
+        self._check_account()
 
     def _check_account(self) -> None:
         headers = {"Authorization": f"Token {self.account.token}"}
@@ -219,6 +149,6 @@ class LabelStudioHost:
             )
 
     def stop(self) -> None:
-        if self._process:
-            self._process.stop()
-            self._process = None
+        if self.process:
+            self.process.stop()
+            self.process = None
