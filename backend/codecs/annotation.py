@@ -259,6 +259,9 @@ def _iou(a: DrawnRegion, b: DrawnRegion) -> float:
     if size is None:  # percent shapes compare on any raster; a brush as one long row
         rle = a.value.get("rle") or b.value.get("rle")
         size = (1000, 1000) if rle is None else (1, int.from_bytes(bytes(rle[:4]), "big") // 4)
-    first, second = mask_of_value(a.value, size), mask_of_value(b.value, size)
+    try:
+        first, second = mask_of_value(a.value, size), mask_of_value(b.value, size)
+    except InputError:
+        return 0.0  # a mask that cannot be read is another one; decoding the annotation reports it
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 1.0

@@ -79,7 +79,7 @@ def decode(rle: Sequence[int] | np.ndarray, height: int, width: int) -> np.ndarr
     if head >> 16 & 31 != WORD - 1:
         raise InputError(f"brush RLE: expected words of {WORD} bits, got {(head >> 16 & 31) + 1}; re-export the region")
     sizes = tuple((head >> 12 - 4 * k & 15) + 1 for k in range(4))
-    max_bytes = 8 + num_values * (3 + max(sizes) + WORD) // 8
+    max_bytes = 16 + num_values * (3 + max(sizes) + WORD) // 8  # header and some padding, then only single values
     if len(data) > max_bytes:
         raise InputError(
             f"brush RLE: {len(data)} bytes cannot belong to an image of {height} x {width}; re-export the region"
