@@ -6,6 +6,8 @@ dropped silently.
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -53,15 +55,54 @@ def find_images(folder: Path) -> list[str]:
     return sorted(found, key=natural_order)
 
 
+def read_list(path: Path, image_column: str = "image", group_column: str | None = None) -> list[tuple[str, str]]:
+    """(source, group name) of every row of a CSV file with a header line, or of a JSON list of objects or strings.
+
+    group_column None: the group names are empty. A relative path in the list starts at the list's own folder; addresses
+    (`https://...`, `s3://...`, `/data/...`) stay as they are.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file or folder; check the path") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not readable as a list of images ({error}); expected UTF-8 CSV or JSON") from None
+    if not isinstance(rows, list) or not rows:
+        raise InputError(f"{path}: expected a list with at least one image; got {type(rows).__name__} without any")
+    found = []
+    for number, row in enumerate(rows, start=1):
+        row = {image_column: row} if isinstance(row, str) else row
+        for column in filter(None, (image_column, group_column)):
+            if not isinstance(row, dict) or not isinstance(row.get(column), str) or not row[column].strip():
+                known = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+                raise InputError(f"{path}: entry {number} has no text in {column!r} (it has: {known}); name the column")
+        source = row[image_column].strip()
+        if not is_address(source):
+            source = (path.parent / source).as_posix()
+        found.append((source, row[group_column].strip() if group_column else ""))
+    return found
+
+
+def is_address(source: str) -> bool:
+    """Whether a source is an address that a host resolves, and not a path on this machine."""
+    return "://" in source or source.startswith(("/data/", "data:"))
+
+
 def natural_order(text: str) -> list[tuple[str, int, str]]:
     """Sort key that puts `img2` before `img10`."""
     pieces = re.findall(r"(\D*)(\d*)", text)
     return [(letters.lower(), int(digits or -1), letters + digits) for letters, digits in pieces]
 
 
-def by_folder(sources: Iterable[str], group_size: int | None = None) -> Grouping:
-    """Images of one folder belong together."""
-    return by_key(((source, PurePosixPath(source).parent.as_posix()) for source in sources), group_size)
+def by_folder(sources: Iterable[str], group_size: int | None = None, *, root: str = "") -> Grouping:
+    """Images of one folder belong together. root: left out of the names of groups below it."""
+
+    def name(source: str) -> str:
+        folder = PurePosixPath(source).parent
+        return (folder.relative_to(root) if root and folder.is_relative_to(root) else folder).as_posix()
+
+    return by_key(((source, name(source)) for source in sources), group_size)
 
 
 def by_pattern(sources: Iterable[str], pattern: str, group_size: int | None = None) -> Grouping:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calico.errors import InputError
-from calico.grouping import Grouping, by_folder, by_key, by_pattern, by_similarity, find_images, natural_order
+from calico.grouping import Grouping, by_folder, by_key, by_pattern, by_similarity, find_images, natural_order, read_list
 
 
 def sources_of(grouping: Grouping) -> list[tuple[str, ...]]:
@@ -115,3 +115,46 @@ def test_similarity_names_what_is_left_over_and_takes_zero_rows() -> None:
 def test_similarity_wants_a_row_per_image() -> None:
     with pytest.raises(InputError, match="one row of features per image"):
         by_similarity(["a", "b"], np.ones((3, 2)), 2)
+
+
+def test_group_names_leave_the_root_out() -> None:
+    grouping = by_folder(["/data/photos/cars/1.jpg", "/data/photos/cars/2.jpg"], root="/data/photos")
+    assert [group.name for group in grouping.groups] == ["cars"]
+
+
+LISTS = {
+    "list.csv": "image,group\ncars/1.jpg,cars\nhttps://x.org/2.jpg,cars\n",
+    "list.json": '[{"image": "cars/1.jpg", "group": "cars"}, {"image": "https://x.org/2.jpg", "group": "cars"}]',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_are_read_and_paths_start_at_their_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(LISTS[name])
+    first = (tmp_path / "cars/1.jpg").as_posix()
+    assert read_list(tmp_path / name, "image", "group") == [(first, "cars"), ("https://x.org/2.jpg", "cars")]
+    assert read_list(tmp_path / name) == [(first, ""), ("https://x.org/2.jpg", "")]
+
+
+def test_a_json_list_of_addresses_will_do(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text('["/data/upload/1/a.jpg", "s3://bucket/b.jpg"]')
+    assert read_list(tmp_path / "list.json") == [("/data/upload/1/a.jpg", ""), ("s3://bucket/b.jpg", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list.csv", "file,group\na.jpg,x\n", r"entry 1 has no text in 'image' \(it has: file, group\)"),
+        ("list.csv", "image,group\na.jpg,x\n,y\n", "entry 2 has no text in 'image'"),
+        ("list.csv", "image,group\n", "at least one image"),
+        ("list.json", '{"image": "a"}', "expected a list"),
+        ("list.json", "[1]", "entry 1 has no text"),
+        ("list.json", "[", "not readable as a list"),
+        ("list.csv", None, "no such file or folder"),
+    ],
+)
+def test_a_bad_list_is_one_line_with_a_remedy(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_list(tmp_path / name, "image", "group")

@@ -1,0 +1,44 @@
+"""Groups of images -> Label Studio tasks for the configs of `write_config`; the way back is `task_images`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from calico.errors import InputError
+from calico.grouping import is_address
+
+
+def task_of(addresses: Sequence[str], layout: str, *, name: str = "") -> dict[str, Any]:
+    """One task, as the host imports it. layout: A gives the keys image1, image2, ...; B the list `images`.
+
+    name: what the images share, kept under the key `group`, which the data manager shows as a column.
+    """
+    data: dict[str, Any] = {"group": name} if name else {}
+    if layout == "A":
+        data |= {f"image{i}": address for i, address in enumerate(addresses, start=1)}
+    elif layout == "B":
+        data["images"] = list(addresses)
+    else:
+        raise InputError(f"layout: expected A or B, got {layout!r}")
+    return {"data": data}
+
+
+def task_address(source: str, folder: Path, *, prefix: str | None = None, document_root: Path | None = None) -> str:
+    """The address under which the host finds a source; what is an address already stays as it is.
+
+    prefix: the address of `folder`. Without it the host serves the file itself, from below its
+    LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, by default the folder above `folder` (the host wants a local-files storage
+    in a *sub*-folder of its root).
+    """
+    if is_address(source):
+        return source
+    root = folder.resolve() if prefix is not None else (document_root or folder.resolve().parent).resolve()
+    try:
+        relative = Path(source).resolve().relative_to(root).as_posix()
+    except ValueError:
+        option = "--prefix" if prefix is None else "another folder"
+        raise InputError(f"{source}: not below {root}, where the host would look; give {option}") from None
+    return f"{prefix.rstrip('/')}/{quote(relative)}" if prefix is not None else f"/data/local-files/?d={quote(relative)}"

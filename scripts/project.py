@@ -1,0 +1,164 @@
+"""Prepare and check a Label Studio project: its config, its grouped tasks, its connections.
+
+    calico project config --images K [--labels FILE] [--layout A|B] [--smart]
+    calico project groups FOLDER --by folder|pattern|similarity|column --out tasks.json [--group-size K]
+    calico project doctor --project ID [--backend URL]
+
+`calico project config --help` and so on say more. The host is LABEL_STUDIO_URL, its token LABEL_STUDIO_API_KEY.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from calico.errors import InputError
+from scripts import _cli
+
+logger = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _cli.parser(__doc__, shared=False)
+    actions = parser.add_subparsers(required=True, metavar="config|groups|doctor")
+
+    def action(name: str, handle: Any, text: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=text, description=text, parents=[_cli.shared_options()])
+        added.set_defaults(handle=handle)
+        return added
+
+    config = action("config", write_labeling_config, "Print a labeling config for groups of images.")
+    config.add_argument("--images", type=int, metavar="K", help="images of a group, 2 to 8 (layout A)")
+    config.add_argument("--labels", type=Path, metavar="FILE", help="a name per line: a fixed vocabulary")
+    config.add_argument("--layout", choices=["A", "B"], default="A", help="A: side by side; B: any size, a page each")
+    config.add_argument("--smart", action="store_true", help="add keypoint and rectangle tools that ask the backend")
+    config.add_argument("--geometry", choices=["brush", "polygon"], default="brush", help="polygons cannot hold holes")
+    config.add_argument("--out", type=Path, metavar="FILE", help="write to FILE instead of printing")
+
+    groups = action("groups", write_tasks, "Make grouped tasks from a folder of images, or a CSV or JSON list of them.")
+    groups.add_argument("source", type=Path, metavar="FOLDER", help="a folder, or a .csv or .json list")
+    groups.add_argument("--by", choices=["folder", "pattern", "similarity", "column"], default="folder")
+    groups.add_argument("--group-size", type=int, metavar="K", help="images of a group; without it, whole folders")
+    groups.add_argument("--pattern", metavar="REGEX", help=r"what a group shares in parentheses, e.g. '([^/]+)_\d+\.jpg$'")
+    groups.add_argument("--image-column", default="image", metavar="NAME", help="of a list (image)")
+    groups.add_argument("--group-column", default="group", metavar="NAME", help="of a list, for --by column (group)")
+    groups.add_argument("--layout", choices=["A", "B"], default="A", help="of the project's labeling config")
+    groups.add_argument("--prefix", metavar="URL", help="address of FOLDER, where a web server or a bucket has it")
+    groups.add_argument(
+        "--document-root",
+        type=Path,
+        metavar="DIR",
+        help="the host's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT (the folder above FOLDER)",
+    )
+    groups.add_argument("--checkpoint", type=Path, metavar="DIR", help="for --by similarity; without it, the embedded one")
+    groups.add_argument("--out", type=Path, metavar="FILE", required=True, help="the tasks, to be imported as JSON")
+
+    doctor = action("doctor", examine, "Check that host, backend, project and media really work together.")
+    doctor.add_argument("--project", type=int, metavar="ID", required=True)
+    doctor.add_argument("--backend", metavar="URL", help="as the host reaches it; without it, the project's own")
+    return parser
+
+
+def write_labeling_config(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.codecs.config import write_config
+
+    if args.layout == "A" and args.images is None:
+        raise InputError("layout A shows a fixed number of images: give --images K, or --layout B for groups of any size")
+    labels = None
+    if args.labels is not None:
+        try:
+            labels = args.labels.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--labels {args.labels}: not readable ({error}); expected a name per line") from None
+    xml = write_config(args.images, layout=args.layout, labels=labels, smart=args.smart, geometry=args.geometry)
+    if args.out is None:
+        print(xml, end="")
+    else:
+        args.out.write_text(xml, encoding="utf-8")
+    return {"command": args.command, "config": xml}
+
+
+def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.codecs.task_data import task_address, task_of
+    from calico.grouping import by_folder, by_key, by_pattern, by_similarity, find_images, read_list
+
+    if args.source.is_dir():
+        if args.by == "column":
+            raise InputError("--by column needs a CSV or JSON list, not a folder")
+        folder, keyed = args.source, [(source, "") for source in find_images(args.source)]
+    else:
+        folder = args.source.parent
+        keyed = read_list(args.source, args.image_column, args.group_column if args.by == "column" else None)
+    sources = [source for source, _ in keyed]
+
+    if args.by == "folder":
+        grouping = by_folder(sources, args.group_size, root=folder.as_posix())
+    elif args.by == "column":
+        grouping = by_key(keyed, args.group_size)
+    elif args.by == "pattern":
+        if args.pattern is None:
+            raise InputError("--by pattern needs --pattern REGEX")
+        grouping = by_pattern(sources, args.pattern, args.group_size)
+    else:
+        grouping = by_similarity(sources, features_of(sources, args.checkpoint), args.group_size or 2)
+
+    if args.layout == "A" and len(sizes := {len(group.sources) for group in grouping.groups}) > 1:
+        raise InputError(f"groups of {sorted(sizes)} images: layout A has a fixed size; give --group-size or --layout B")
+    tasks = [
+        task_of(
+            [task_address(source, folder, prefix=args.prefix, document_root=args.document_root) for source in group.sources],
+            args.layout,
+            name=group.name,
+        )
+        for group in grouping.groups
+    ]
+    if not tasks:
+        reason = f"; {grouping.problems[0].message}" if grouping.problems else ""
+        raise InputError(f"{args.source}: {len(sources)} images make no group{reason}")
+    _cli.write_json(args.out, tasks)
+    for problem in grouping.problems:
+        logger.warning("%s", problem.message)
+    print(f"{len(tasks)} groups of {len(sources) - len(grouping.left_over)} images, {len(grouping.left_over)} left over")
+    return {
+        "command": args.command,
+        "num_groups": len(tasks),
+        "num_images": len(sources),
+        "left_over": grouping.left_over,
+        "problems": [{"code": problem.code, "message": problem.message} for problem in grouping.problems],
+    }
+
+
+def features_of(sources: list[str], checkpoint: Path | None) -> Any:
+    from calico.features import image_features
+    from calico.grouping import is_address
+    from calico.images import load_image
+    from calico.segmenter import CoSegmenter
+
+    if remote := next(filter(is_address, sources), None):
+        raise InputError(f"--by similarity reads the images themselves: {remote} is not a file; group copies of them")
+    model = CoSegmenter.from_checkpoint(checkpoint)
+    images = (load_image(source) for source in _cli.track(sources, "reading images"))
+    return image_features(model.model, model.config, images)
+
+
+def examine(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.doctor import examine_project
+
+    checks = []
+    for check in examine_project(args.project, backend_url=args.backend):
+        print(check.line, flush=True)
+        checks.append(check)
+    report = {"command": args.command, "checks": [check.as_json() for check in checks]}
+    if num_failed := sum(not check.ok for check in checks):
+        raise _cli.Failed(f"{num_failed} of {len(checks)} checks failed", report)
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    return _cli.run(build_parser(), lambda args: args.handle(args), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
