@@ -51,7 +51,7 @@ def has_answer(sub_task: SubTask, objects: Sequence[str], parts: Sequence[frozen
 
 
 def _split(total: int, shares: Sequence[float], rng: np.random.Generator) -> list[int]:
-    """Integers that sum to total in these shares; what rounding leaves over goes by chance to the largest remainders."""
+    """Integers that sum to total in these shares; what rounding leaves over goes by chance, by remainder."""
     exact = np.asarray(shares) * total / sum(shares)
     counts = np.floor(exact).astype(int)
     rest = exact - counts
@@ -136,7 +136,9 @@ def choose_groups(
     for sub_task, count in zip(SubTask, _split(num_groups, (common_object_share, half, half), rng), strict=True):
         none = 0.5 if sub_task is SubTask.COMMON_OBJECT else none_share
         num_answered, num_none = _split(count, (1.0 - none, none), rng)
-        plans += [GroupPlan(choose(sub_task, answered), sub_task) for answered in [True] * num_answered + [False] * num_none]
+        plans += [
+            GroupPlan(choose(sub_task, answered), sub_task) for answered in [True] * num_answered + [False] * num_none
+        ]
     return [plans[k] for k in rng.permutation(len(plans))]
 
 
@@ -204,7 +206,9 @@ def draw_group(seed: int, *, group_size: int, size: int | None = None) -> list[A
     return group
 
 
-def evaluation_groups(seed: int, num_groups: int, group_size: int, *, size: int | None = None) -> Iterator[list[AnnotatedImage]]:
+def evaluation_groups(
+    seed: int, num_groups: int, group_size: int, *, size: int | None = None
+) -> Iterator[list[AnnotatedImage]]:
     """Held-out groups, see `draw_group`; the same for the same seed, whatever num_groups."""
     for number in range(num_groups):
         yield draw_group(stream_seed("eval", seed, number), group_size=group_size, size=size)

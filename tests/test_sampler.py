@@ -7,7 +7,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from calico.sampler import choose_groups, draw_batch, draw_group, evaluation_groups, has_answer, stream_seed, visible_parts
+from calico.sampler import (
+    choose_groups,
+    draw_batch,
+    draw_group,
+    evaluation_groups,
+    has_answer,
+    stream_seed,
+    visible_parts,
+)
 from calico.values import SubTask
 
 

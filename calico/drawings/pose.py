@@ -24,7 +24,11 @@ def place(shapes: Sequence[Primitive], rng: Random, size_hw: tuple[int, int], ma
     matrix = np.array([[c, -s], [s, c]]) @ np.array([[mirror * aspect, shear], [0.0, 1.0]])
     fill = rng.triangular(0.55, 0.96, 0.85)
     across, down = rng.random(), rng.random()
-    warp, waves, phases = rng.choice((0.0, 0.0, 0.012, 0.025)), (rng.uniform(2, 6), rng.uniform(2, 6)), (rng.uniform(0, 6), rng.uniform(0, 6))
+    warp, waves, phases = (
+        rng.choice((0.0, 0.0, 0.012, 0.025)),
+        (rng.uniform(2, 6), rng.uniform(2, 6)),
+        (rng.uniform(0, 6), rng.uniform(0, 6)),
+    )
 
     loops = [loop for shape in shapes for loop in (shape.outline, shape.hole) if loop is not None]
     points = np.concatenate(loops) @ matrix.T
@@ -42,4 +46,6 @@ def place(shapes: Sequence[Primitive], rng: Random, size_hw: tuple[int, int], ma
 
     ends = np.cumsum([len(loop) for loop in loops])[:-1]
     moved = iter(np.split(points, ends))
-    return [Primitive(shape.part, next(moved), None if shape.hole is None else next(moved), shape.tone) for shape in shapes]
+    return [
+        Primitive(shape.part, next(moved), None if shape.hole is None else next(moved), shape.tone) for shape in shapes
+    ]

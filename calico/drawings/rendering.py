@@ -30,7 +30,12 @@ def _occluder(rng: Random, shapes: Sequence[Primitive]) -> tuple[list[tuple[floa
 
 
 def render(
-    rng: Random, shapes: Sequence[Primitive], part_names: Sequence[str], style: Style, size_hw: tuple[int, int], difficulty: str
+    rng: Random,
+    shapes: Sequence[Primitive],
+    part_names: Sequence[str],
+    style: Style,
+    size_hw: tuple[int, int],
+    difficulty: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """An HxWx3 uint8 image and its HxW uint8 part map (0 = not the object, 1 = no part, k + 2 = part_names[k]).
 

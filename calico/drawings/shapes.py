@@ -35,7 +35,9 @@ def rect(part: str, x0: float, y0: float, x1: float, y1: float, tone: float = 1.
     return polygon(part, [(x0, y0), (x1, y0), (x1, y1), (x0, y1)], tone)
 
 
-def arc_points(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, num: int = 28) -> list[Point]:
+def arc_points(
+    cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, num: int = 28
+) -> list[Point]:
     """Points on an ellipse from angle start to stop (degrees, clockwise on screen, 0 = right)."""
     closed = abs(stop - start) >= 360.0
     angles = np.deg2rad(np.linspace(start, stop, num, endpoint=not closed))
@@ -79,7 +81,9 @@ def blob(part: str, points: Sequence[Point], tone: float = 1.0) -> Primitive:
     return polygon(part, curve(points, closed=True), tone)
 
 
-def stroke(part: str, points: Sequence[Point], width: float, end_width: float | None = None, tone: float = 1.0) -> Primitive:
+def stroke(
+    part: str, points: Sequence[Point], width: float, end_width: float | None = None, tone: float = 1.0
+) -> Primitive:
     """A thick polyline, its width changing evenly from start to end."""
     p = np.array(points, dtype=np.float64)
     step = np.diff(p, axis=0)

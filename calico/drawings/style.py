@@ -34,7 +34,11 @@ def shade(colour: Colour, factor: float) -> Colour:
     if factor <= 1.0:
         return (int(colour[0] * factor), int(colour[1] * factor), int(colour[2] * factor))
     rest = min(factor - 1.0, 1.0) * 0.6
-    return (int(colour[0] + (255 - colour[0]) * rest), int(colour[1] + (255 - colour[1]) * rest), int(colour[2] + (255 - colour[2]) * rest))
+    return (
+        int(colour[0] + (255 - colour[0]) * rest),
+        int(colour[1] + (255 - colour[1]) * rest),
+        int(colour[2] + (255 - colour[2]) * rest),
+    )
 
 
 def random_colour(rng: Random) -> Colour:
@@ -54,7 +58,7 @@ def _apart(rng: Random, others: Sequence[Colour], least: int) -> Colour:
 
 @dataclass(frozen=True)
 class Style:
-    """background: the flat or mean colour. fills: colour of each part. line_width: a share of the shorter side, 0 = none."""
+    """background: flat or mean colour. fills: colour of each part. line_width: a share of the shorter side, 0 = none."""
 
     background: Colour
     fills: dict[str, Colour]
@@ -74,18 +78,27 @@ def choose_style(rng: Random, parts: Sequence[str], difficulty: str) -> Style:
         return Style(paper, dict.fromkeys(names, tint), ink, rng.uniform(0.008, 0.022), True)
     background = (255, 255, 255) if rng.random() < 0.15 else random_colour(rng)
     palette = rng.choice(("parts", "parts", "parts", "two", "mono"))
-    base = _apart(rng, [background], 130)
+    base = _apart(rng, [background], 170)
     fills: dict[str, Colour] = {}
     if palette == "parts":
         for name in names:
-            fills[name] = _apart(rng, [background, *fills.values()], 100)
+            fills[name] = _apart(rng, [background, *fills.values()], 120)
     else:
-        second = base if palette == "mono" else _apart(rng, [background, base], 130)
+        second = base if palette == "mono" else _apart(rng, [background, base], 150)
         for name in names:
-            fills[name] = shade(rng.choice((base, second)), rng.uniform(0.75, 1.25))
+            colour = rng.choice((base, second))
+            fills[name] = shade(colour, rng.uniform(0.75, 1.25))
+            if _distance(fills[name], background) < 110:
+                fills[name] = colour
     usual = rng.random() < 0.5
     for name in names:
-        if name in _USUAL and usual and palette != "mono" and rng.random() < 0.8 and _distance(_USUAL[name], background) > 90:
+        if (
+            name in _USUAL
+            and usual
+            and palette != "mono"
+            and rng.random() < 0.8
+            and _distance(_USUAL[name], background) > 90
+        ):
             fills[name] = _USUAL[name]
     lined = rng.random() < (0.75 if palette != "parts" else 0.5)
     line = shade(base, 0.25) if rng.random() < 0.5 else (15, 15, 15)
@@ -99,7 +112,9 @@ def _random_shape(draw: ImageDraw.ImageDraw, rng: Random, width: int, height: in
     x, y = rng.uniform(-0.1, 1.1) * width, rng.uniform(-0.1, 1.1) * height
     colour, kind, aspect = random_colour(rng), rng.randrange(5), rng.uniform(0.4, 1.6)
     turn = rng.uniform(0, math.tau)
-    corner = [(x + size * math.cos(turn + a) / 2, y + size * aspect * math.sin(turn + a) / 2) for a in (0.0, 1.8, 3.1, 4.6)]
+    corner = [
+        (x + size * math.cos(turn + a) / 2, y + size * aspect * math.sin(turn + a) / 2) for a in (0.0, 1.8, 3.1, 4.6)
+    ]
     filled = rng.random() < 0.75
     line = max(1, int(size * 0.08))
     if kind == 0:
@@ -119,8 +134,10 @@ def paint_background(rng: Random, style: Style, size_wh: tuple[int, int], clutte
     """An RGB canvas: flat, a gradient, or clutter of random shapes."""
     kind = rng.random()
     if not style.line_art and kind < (0.6 if cluttered else 0.4):
-        corners = [shade(style.background, rng.uniform(0.7, 1.3)) for _ in range(4)]
-        canvas = Image.fromarray(np.array(corners, dtype=np.uint8).reshape(2, 2, 3)).resize(size_wh, Image.Resampling.BILINEAR)
+        corners = [shade(style.background, rng.uniform(0.8, 1.2)) for _ in range(4)]
+        canvas = Image.fromarray(np.array(corners, dtype=np.uint8).reshape(2, 2, 3)).resize(
+            size_wh, Image.Resampling.BILINEAR
+        )
     else:
         canvas = Image.new("RGB", size_wh, style.background)
     draw = ImageDraw.Draw(canvas)
@@ -142,13 +159,17 @@ def _pattern(rng: Random, height: int, width: int) -> np.ndarray:
     unit = np.float32(1.0 / min(height, width))
     kind, turn, amount = rng.randrange(4), rng.uniform(0, math.tau), np.float32(rng.uniform(0.12, 0.35))
     pitch, seed = rng.uniform(40, 130), rng.getrandbits(32)
-    along = x.astype(np.float32) * unit * np.float32(math.cos(turn)) + y.astype(np.float32) * unit * np.float32(math.sin(turn))
+    along = x.astype(np.float32) * unit * np.float32(math.cos(turn)) + y.astype(np.float32) * unit * np.float32(
+        math.sin(turn)
+    )
     if kind == 0:
         return 1 + 2 * amount * (along - along.mean())
     if kind == 1:
         return 1 + amount * np.sign(np.sin(along * pitch))
     if kind == 2:
-        across = y.astype(np.float32) * unit * np.float32(math.cos(turn)) - x.astype(np.float32) * unit * np.float32(math.sin(turn))
+        across = y.astype(np.float32) * unit * np.float32(math.cos(turn)) - x.astype(np.float32) * unit * np.float32(
+            math.sin(turn)
+        )
         return 1 + amount * ((np.sin(along * pitch) * np.sin(across * pitch)) > 0.3)
     coarse = (np.random.default_rng(seed).random((10, 10)) * 255).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
@@ -168,7 +189,12 @@ def apply_textures(rng: Random, pixels: np.ndarray, part_map: np.ndarray, style:
 def finish(rng: Random, pixels: np.ndarray) -> np.ndarray:
     """Blur, light, noise and JPEG, each now and then. pixels: HxWx3 uint8, returned likewise."""
     blur, light, noise, jpeg = (rng.random() for _ in range(4))
-    radius, gain, sigma, quality = rng.uniform(0.3, 0.9), rng.uniform(0.75, 1.25), rng.uniform(2, 14), rng.randint(30, 95)
+    radius, gain, sigma, quality = (
+        rng.uniform(0.3, 0.9),
+        rng.uniform(0.75, 1.25),
+        rng.uniform(2, 14),
+        rng.randint(30, 95),
+    )
     seed, lift = rng.getrandbits(32), rng.uniform(-25, 25)
     if light < 0.25:
         table = np.clip(np.arange(256) * gain + lift, 0, 255).astype(np.uint8)
@@ -176,7 +202,9 @@ def finish(rng: Random, pixels: np.ndarray) -> np.ndarray:
     if blur < 0.12:
         pixels = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
     if noise < 0.35:
-        grain = np.random.default_rng(seed).standard_normal(pixels.shape[:2] + ((3,) if noise < 0.12 else (1,)), dtype=np.float32)
+        grain = np.random.default_rng(seed).standard_normal(
+            pixels.shape[:2] + ((3,) if noise < 0.12 else (1,)), dtype=np.float32
+        )
         pixels = np.clip(pixels + grain * np.float32(sigma), 0, 255).astype(np.uint8)
     if jpeg < 0.35:
         buffer = io.BytesIO()

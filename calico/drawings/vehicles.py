@@ -51,7 +51,17 @@ def car(rng: Random) -> list[Primitive]:
     y_roof = -waist - roof * (0.75 if kind == "sport" else 1.0)
     cabin = [(a, -waist), (b, y_roof), (c, y_roof), (d, -waist)]
     if kind == "beetle":
-        top = curve([(-half, 0.05), (-half * 0.85, -waist * 0.8), (b, y_roof), (c, y_roof), (d, -waist), (half * 0.95, hood * 0.8), (half, 0.05)])
+        top = curve(
+            [
+                (-half, 0.05),
+                (-half * 0.85, -waist * 0.8),
+                (b, y_roof),
+                (c, y_roof),
+                (d, -waist),
+                (half * 0.95, hood * 0.8),
+                (half, 0.05),
+            ]
+        )
     else:
         nose = rng.uniform(0.0, 0.08)
         top = [(-half, 0.05), (-half + nose * 0.5, -waist), *cabin, (half - nose, hood), (half, 0.05)]
@@ -62,7 +72,10 @@ def car(rng: Random) -> list[Primitive]:
         num = rng.choice((1, 2, 2, 3))
         for i in range(num):
             u, v = i / num, (i + 1) / num
-            quad = [(glass[j][0] + (glass[k][0] - glass[j][0]) * t, glass[j][1]) for j, k, t in ((0, 3, u), (1, 2, u), (1, 2, v), (0, 3, v))]
+            quad = [
+                (glass[j][0] + (glass[k][0] - glass[j][0]) * t, glass[j][1])
+                for j, k, t in ((0, 3, u), (1, 2, u), (1, 2, v), (0, 3, v))
+            ]
             shapes.append(polygon("window", _pane(quad, rng.uniform(0.84, 0.92))))
     size = rng.uniform(0.055, 0.09)
     y = hood * rng.uniform(0.45, 0.75)
@@ -93,20 +106,42 @@ def truck(rng: Random) -> list[Primitive]:
     elif kind == "tank":
         shapes.append(rounded("body", -long, -tall * 0.85, -gap, 0.0, tall * 0.4))
     elif kind == "dump":
-        shapes.append(polygon("body", [(-long - rng.uniform(0, 0.15), -tall * 0.85), (-gap, -tall * rng.uniform(0.75, 0.95)), (-gap - 0.05, 0), (-long * 0.9, 0)]))
+        shapes.append(
+            polygon(
+                "body",
+                [
+                    (-long - rng.uniform(0, 0.15), -tall * 0.85),
+                    (-gap, -tall * rng.uniform(0.75, 0.95)),
+                    (-gap - 0.05, 0),
+                    (-long * 0.9, 0),
+                ],
+            )
+        )
     else:
         shapes.append(rect("body", -long, -tall * 0.3, -gap, 0.0))
     slant = rng.uniform(0.0, 0.16)
     if chance(rng, 0.35):  # a long nose
         nose = rng.uniform(0.2, 0.32)
         edge = cab_w + nose
-        cab = [(0, -cab_h), (cab_w - slant, -cab_h), (cab_w, -cab_h * 0.5), (edge, -cab_h * 0.42), (edge, 0.06), (0, 0.06)]
+        cab = [
+            (0, -cab_h),
+            (cab_w - slant, -cab_h),
+            (cab_w, -cab_h * 0.5),
+            (edge, -cab_h * 0.42),
+            (edge, 0.06),
+            (0, 0.06),
+        ]
     else:
         edge = cab_w
         cab = [(0, -cab_h), (cab_w - slant, -cab_h), (cab_w, -cab_h * 0.45), (cab_w, 0.06), (0, 0.06)]
     shapes.append(polygon("cab", cab))
     if chance(rng, 0.9):
-        pane = [(cab_w * 0.25, -cab_h * 0.88), (cab_w - slant - 0.03, -cab_h * 0.88), (cab_w * 0.94, -cab_h * 0.5), (cab_w * 0.25, -cab_h * 0.5)]
+        pane = [
+            (cab_w * 0.25, -cab_h * 0.88),
+            (cab_w - slant - 0.03, -cab_h * 0.88),
+            (cab_w * 0.94, -cab_h * 0.5),
+            (cab_w * 0.25, -cab_h * 0.5),
+        ]
         shapes.append(polygon("window", pane))
     if chance(rng, 0.55):
         size = rng.uniform(0.055, 0.08)
@@ -149,15 +184,19 @@ def bicycle(rng: Random) -> list[Primitive]:
         seat = ellipse("seat", saddle[0], saddle[1] - h * 0.6, w, h)
         if chance(rng, 0.5):
             x, y = saddle
-            seat = polygon("seat", [(x - w, y - h * 1.6), (x + w, y - h), (x + w, y), (x - w * 0.6, y + h * 0.6), (x - w, y)])
+            seat = polygon(
+                "seat", [(x - w, y - h * 1.6), (x + w, y - h), (x + w, y), (x - w * 0.6, y + h * 0.6), (x - w, y)]
+            )
         shapes.append(seat)
     x, y = stem
-    path = rng.choice((
-        [(x - 0.2, y - 0.1), (x - 0.04, y - 0.1), (x, y)],
-        [(x, y + 0.02), (x + 0.16, y - 0.02), (x + 0.22, y + 0.08), (x + 0.14, y + 0.18)],
-        [(x, y + 0.02), (x + 0.08, y - 0.12), (x - 0.16, y - 0.14)],
-        [(x - 0.14, y), (x + 0.14, y - 0.06)],
-    ))
+    path = rng.choice(
+        (
+            [(x - 0.2, y - 0.1), (x - 0.04, y - 0.1), (x, y)],
+            [(x, y + 0.02), (x + 0.16, y - 0.02), (x + 0.22, y + 0.08), (x + 0.14, y + 0.18)],
+            [(x, y + 0.02), (x + 0.08, y - 0.12), (x - 0.16, y - 0.14)],
+            [(x - 0.14, y), (x + 0.14, y - 0.06)],
+        )
+    )
     if chance(rng, 0.92):
         shapes.append(stroke("handlebar", path, rng.uniform(0.06, 0.09)))
     return shapes
@@ -174,41 +213,128 @@ def _airplane_side(rng: Random) -> list[Primitive]:
     sweep, span = rng.uniform(0.15, 0.4), rng.uniform(0.35, 0.6)
     chord = rng.uniform(0.24, 0.36)
     if chance(rng, 0.6):  # the far wing
-        shapes.append(polygon("wing", [(chord / 2, -thick * 0.5), (-chord / 2, -thick * 0.5), (-sweep - chord * 0.5, -thick - span * 0.6), (-sweep - chord * 0.15, -thick - span * 0.6)], 0.8))
+        shapes.append(
+            polygon(
+                "wing",
+                [
+                    (chord / 2, -thick * 0.5),
+                    (-chord / 2, -thick * 0.5),
+                    (-sweep - chord * 0.5, -thick - span * 0.6),
+                    (-sweep - chord * 0.15, -thick - span * 0.6),
+                ],
+                0.8,
+            )
+        )
     fin, lean = rng.uniform(0.26, 0.42), rng.uniform(0.05, 0.2)
-    shapes.append(polygon("tail", [(-long * 0.62, -thick * 0.3), (-long * 0.78 - lean, -thick - fin), (-long - lean, -thick - fin), (-long * 0.95, -thick * 0.2)]))
+    shapes.append(
+        polygon(
+            "tail",
+            [
+                (-long * 0.62, -thick * 0.3),
+                (-long * 0.78 - lean, -thick - fin),
+                (-long - lean, -thick - fin),
+                (-long * 0.95, -thick * 0.2),
+            ],
+        )
+    )
     nose = rng.uniform(0.15, 0.35)
     upper = [(-long, -thick * 0.6), (-long * 0.6, -thick), (long - nose, -thick), (long - 0.03, -thick * 0.2)]
     lower = [(long, thick * 0.15), (long - nose, thick), (-long * 0.3, thick), (-long, -thick * 0.3)]
-    shapes.append(blob("body", upper + lower) if chance(rng, 0.6) else rounded("body", -long, -thick, long, thick, thick))
+    shapes.append(
+        blob("body", upper + lower) if chance(rng, 0.6) else rounded("body", -long, -thick, long, thick, thick)
+    )
     if chance(rng, 0.65):
-        shapes.append(polygon("tail", [(-long * 0.68, 0), (-long * 0.85, 0), (-long * 1.12, 0.1 + thick * 0.2), (-long, 0.1 + thick * 0.2)]))
+        shapes.append(
+            polygon(
+                "tail",
+                [(-long * 0.68, 0), (-long * 0.85, 0), (-long * 1.12, 0.1 + thick * 0.2), (-long, 0.1 + thick * 0.2)],
+            )
+        )
     if chance(rng, 0.75):
         size = thick * rng.uniform(0.22, 0.34)
         num = rng.randint(3, 7)
         for i in range(num):
             x = -long * 0.45 + long * 1.05 * i / num
-            shapes.append(ellipse("window", x, -thick * 0.35, size, size) if num > 4 else rounded("window", x - size * 1.3, -thick * 0.35 - size, x + size * 1.3, -thick * 0.35 + size, 0.02))
-        shapes.append(polygon("window", [(long - nose * 0.95, -thick * 0.75), (long - nose * 0.4, -thick * 0.55), (long - nose * 0.35, -thick * 0.1), (long - nose * 0.95, -thick * 0.1)]))
-    shapes.append(polygon("wing", [(chord * 0.6, thick * 0.3), (-chord * 0.6, thick * 0.3), (-sweep - chord * 0.6, thick + span), (-sweep - chord * 0.2, thick + span)]))
+            shapes.append(
+                ellipse("window", x, -thick * 0.35, size, size)
+                if num > 4
+                else rounded("window", x - size * 1.3, -thick * 0.35 - size, x + size * 1.3, -thick * 0.35 + size, 0.02)
+            )
+        shapes.append(
+            polygon(
+                "window",
+                [
+                    (long - nose * 0.95, -thick * 0.75),
+                    (long - nose * 0.4, -thick * 0.55),
+                    (long - nose * 0.35, -thick * 0.1),
+                    (long - nose * 0.95, -thick * 0.1),
+                ],
+            )
+        )
+    shapes.append(
+        polygon(
+            "wing",
+            [
+                (chord * 0.6, thick * 0.3),
+                (-chord * 0.6, thick * 0.3),
+                (-sweep - chord * 0.6, thick + span),
+                (-sweep - chord * 0.2, thick + span),
+            ],
+        )
+    )
     if chance(rng, 0.35):
-        shapes.append(rounded("", -0.05 - sweep * 0.5, thick + span * 0.3, 0.2 - sweep * 0.4, thick + span * 0.3 + 0.1, 0.05))
+        shapes.append(
+            rounded("", -0.05 - sweep * 0.5, thick + span * 0.3, 0.2 - sweep * 0.4, thick + span * 0.3 + 0.1, 0.05)
+        )
     return shapes
 
 
 def _airplane_top(rng: Random) -> list[Primitive]:
     """Seen from above, nose up."""
     long, thick = rng.uniform(0.8, 1.05), rng.uniform(0.1, 0.17)
-    span, sweep, root, tip = rng.uniform(0.75, 1.1), rng.uniform(-0.02, 0.4), rng.uniform(0.28, 0.45), rng.uniform(0.1, 0.26)
+    span, sweep, root, tip = (
+        rng.uniform(0.75, 1.1),
+        rng.uniform(-0.02, 0.4),
+        rng.uniform(0.28, 0.45),
+        rng.uniform(0.1, 0.26),
+    )
     at = rng.uniform(-0.25, 0.0)
     shapes: list[Primitive] = []
     for s in (-1, 1):
         shapes.append(polygon("wing", [(0, at), (s * span, at + sweep), (s * span, at + sweep + tip), (0, at + root)]))
         w, h = rng.uniform(0.3, 0.42), rng.uniform(0.14, 0.24)
-        shapes.append(polygon("tail", [(0, long * 0.7), (s * w, long * 0.7 + sweep * 0.4 + 0.03), (s * w, long * 0.75 + sweep * 0.4 + h * 0.5), (0, long * 0.7 + h)]))
+        shapes.append(
+            polygon(
+                "tail",
+                [
+                    (0, long * 0.7),
+                    (s * w, long * 0.7 + sweep * 0.4 + 0.03),
+                    (s * w, long * 0.75 + sweep * 0.4 + h * 0.5),
+                    (0, long * 0.7 + h),
+                ],
+            )
+        )
         if chance(rng, 0.35):
-            shapes.append(rounded("", s * span * 0.45 - 0.05, at + sweep * 0.4 - 0.1, s * span * 0.45 + 0.05, at + sweep * 0.4 + 0.1, 0.05))
-    body = [(0, -long), (thick * 0.9, -long * 0.7), (thick, 0), (thick * 0.5, long * 0.85), (0, long), (-thick * 0.5, long * 0.85), (-thick, 0), (-thick * 0.9, -long * 0.7)]
+            shapes.append(
+                rounded(
+                    "",
+                    s * span * 0.45 - 0.05,
+                    at + sweep * 0.4 - 0.1,
+                    s * span * 0.45 + 0.05,
+                    at + sweep * 0.4 + 0.1,
+                    0.05,
+                )
+            )
+    body = [
+        (0, -long),
+        (thick * 0.9, -long * 0.7),
+        (thick, 0),
+        (thick * 0.5, long * 0.85),
+        (0, long),
+        (-thick * 0.5, long * 0.85),
+        (-thick, 0),
+        (-thick * 0.9, -long * 0.7),
+    ]
     shapes.append(blob("body", body))
     if chance(rng, 0.6):
         shapes.append(polygon("window", arc_points(0, -long * 0.66, thick * 0.72, thick * 0.9, 180, 360, 10)))
