@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,12 @@ class CalicoTokenizer:
     def __len__(self) -> int:
         """Size of the vocabulary, special tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def name_ids(self) -> frozenset[int]:
+        """Ids that may spell a name: printable text without the brackets of which special tokens are made."""
+        texts = ((i, self._tokenizer.decode([i], skip_special_tokens=False)) for i in range(len(self)))
+        return frozenset(i for i, text in texts if text.isprintable() and text and not set("<>[]()") & set(text))
 
     def ids(self, text: str, *, dropout: float = 0.0, rng: np.random.Generator | None = None) -> list[int]:
         """Token ids, without beginning and end of sequence.
