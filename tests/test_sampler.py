@@ -53,17 +53,20 @@ def test_choice_is_deterministic_and_survives_few_images() -> None:
     images = draw_batch(3, num_images=3, size=32)
     first = choose_groups(images, np.random.default_rng(0), num_groups=9)
     assert first == choose_groups(images, np.random.default_rng(0), num_groups=9)
-    assert len(first) == 9 and all(len(plan.indices) <= 3 for plan in first)
+    assert len(first) == 9
+    assert all(len(plan.indices) <= 3 for plan in first)
     with pytest.raises(ValueError, match="cannot make a group"):
         choose_groups(images[:1], np.random.default_rng(0), num_groups=1)
 
 
 def test_batch_sizes_and_classes() -> None:
     images = draw_batch(5, num_images=24, size=64)
-    assert len(images) == 24 and len({item.object_name for item in images}) == 11
+    assert len(images) == 24
+    assert len({item.object_name for item in images}) == 11
     assert min(Counter(item.object_name for item in images).values()) >= 2
     for item in images:
-        assert max(item.image.shape[:2]) == 64 and min(item.image.shape[:2]) >= 48
+        assert max(item.image.shape[:2]) == 64
+        assert min(item.image.shape[:2]) >= 48
     assert {item.image.shape[0] < item.image.shape[1] for item in images} == {True, False}
     again = draw_batch(5, num_images=24, size=64)
     assert all(np.array_equal(a.image, b.image) for a, b in zip(images, again, strict=True))

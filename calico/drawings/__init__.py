@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
+from calico.drawings.aircraft import airplane
 from calico.drawings.animals import bird, dog
 from calico.drawings.furniture import chair, lamp, stool, table
 from calico.drawings.kitchen import knife, mug, scissors, teapot
@@ -17,7 +18,7 @@ from calico.drawings.pose import place
 from calico.drawings.rendering import keep_visible, render
 from calico.drawings.shapes import Primitive
 from calico.drawings.style import choose_style
-from calico.drawings.vehicles import airplane, bicycle, car, truck
+from calico.drawings.vehicles import bicycle, car, truck
 from calico.errors import InputError
 from calico.values import AnnotatedImage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 from calico.drawings.shapes import (
@@ -250,7 +251,7 @@ def table(rng: Random) -> list[Primitive]:
     if kind == "front" and drawers:
         num = rng.randint(1, 2)
         edges = [-w * 0.8 + 1.6 * w * i / num for i in range(num + 1)]
-        for x0, x1 in zip(edges, edges[1:], strict=False):
+        for x0, x1 in pairwise(edges):
             shapes.append(rect("drawer", x0, thick / 2, x1, thick / 2 + depth))
             shapes.append(ellipse("drawer", (x0 + x1) / 2, thick / 2 + depth / 2, knob, knob, 0.6))
     return [*shapes, rounded("top", -w, -thick / 2, w, thick / 2, rng.uniform(0.0, 0.05))]

@@ -58,7 +58,7 @@ def _apart(rng: Random, others: Sequence[Colour], least: int) -> Colour:
 
 @dataclass(frozen=True)
 class Style:
-    """background: flat or mean colour. fills: colour of each part. line_width: a share of the shorter side, 0 = none."""
+    """background: flat or mean colour. fills: each part's. line_width: a share of the shorter side, 0 = none."""
 
     background: Colour
     fills: dict[str, Colour]
