@@ -1,0 +1,164 @@
+"""Every event that the host sends, kept until it was dealt with.
+
+The host sends an event once, within the annotator's Submit, and never again: it is stored before it is answered, and
+what never came is found by asking (`reconcile`). SQLAlchemy Core and one URL: SQLite by default, PostgreSQL likewise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from backend.client import LabelStudioClient
+from calico.errors import InputError
+
+log = logging.getLogger("calico.backend")
+
+KNOWN_ACTIONS = frozenset(
+    {
+        "ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "PROJECT_CREATED",
+        "PROJECT_UPDATED", "PROJECT_DELETED", "TASKS_CREATED", "TASKS_DELETED", "START_TRAINING",
+    }
+)  # fmt: skip
+RECONCILED = "RECONCILED"  # our own: an annotation whose event never came
+
+_SECRET_KEYS = frozenset({"token", "access_token", "task_data_login", "task_data_password", "password"})
+
+metadata = sa.MetaData()
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("project", sa.Integer, index=True),
+    sa.Column("task", sa.Integer),
+    sa.Column("annotation", sa.Integer, index=True),
+    sa.Column("annotation_updated_at", sa.String(40)),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("handled_at", sa.DateTime(timezone=True), index=True),
+)
+
+
+class Inbox:
+    """Safe to share between threads and processes. Raises InputError where the database cannot be opened."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            address = sa.make_url(url)
+            is_sqlite = address.get_backend_name() == "sqlite"
+            waiting = {"timeout": 0.8} if is_sqlite else {"connect_timeout": 1}  # the host waits for one second
+            self._engine = sa.create_engine(address, connect_args=waiting, pool_pre_ping=not is_sqlite)
+            if is_sqlite:
+                sa.event.listen(self._engine, "connect", _use_wal)
+            metadata.create_all(self._engine)
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise InputError(
+                f"DATABASE_URL: cannot open the database ({reason}); expected for example "
+                "sqlite:////var/lib/calico/inbox.db in a folder that can be written, or postgresql+psycopg://…"
+            ) from None
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def put(self, body: Mapping[str, Any]) -> int:
+        """Stores an event and returns its id; it is durable by then. Any JSON object is one; secrets are left out."""
+        annotation = _mapping(body.get("annotation"))
+        task = _mapping(body.get("task")).get("id", annotation.get("task"))
+        row = {
+            "received_at": datetime.now(UTC),
+            "action": str(body.get("action") or "")[:64],
+            "project": _number(_mapping(body.get("project")).get("id", annotation.get("project"))),
+            "task": _number(task),
+            "annotation": _number(annotation.get("id")),
+            "annotation_updated_at": str(annotation.get("updated_at") or "")[:40] or None,
+            "body": _without_secrets(body),
+        }
+        with self._engine.begin() as connection:
+            return connection.execute(sa.insert(events).values(row).returning(events.c.id)).scalar_one()
+
+    def pending(self, *, limit: int = 100) -> list[dict[str, Any]]:
+        """Events nobody has dealt with yet, oldest first."""
+        query = sa.select(events).where(events.c.handled_at.is_(None)).order_by(events.c.id).limit(limit)
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def mark_handled(self, event: int) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(events).where(events.c.id == event).values(handled_at=datetime.now(UTC)))
+
+    def counts(self) -> dict[str, int]:
+        """How many events of each action are stored."""
+        query = sa.select(events.c.action, sa.func.count()).group_by(events.c.action)
+        with self._engine.connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def projects(self) -> list[int]:
+        """Projects that have ever sent an event."""
+        query = sa.select(events.c.project).where(events.c.project.is_not(None)).distinct()
+        with self._engine.connect() as connection:
+            return [project for (project,) in connection.execute(query)]
+
+    def knows(self, annotation: int, updated_at: str) -> bool:
+        """Whether this state of an annotation has been stored."""
+        query = sa.select(events.c.id).where(
+            events.c.annotation == annotation, events.c.annotation_updated_at == updated_at
+        )
+        with self._engine.connect() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
+
+def reconcile(inbox: Inbox, client: LabelStudioClient) -> int:
+    """Asks the host for what the inbox missed: annotations of the connected projects in a state it has never seen.
+
+    Returns how many were added, each as an event `RECONCILED`. A project belongs to us if its backend URL has been seen
+    here, that is if it ever sent an event, or if one of its backends is titled CALICO.
+    """
+    added = 0
+    for project in _connected_projects(inbox, client):
+        for task in client.tasks(project, full=True):
+            for annotation in task.pop("annotations", ()):
+                if inbox.knows(annotation["id"], str(annotation.get("updated_at"))):
+                    continue
+                bare = {"id": task["id"], "data": task.get("data"), "project": project}
+                inbox.put({"action": RECONCILED, "annotation": annotation, "task": bare, "project": {"id": project}})
+                added += 1
+    return added
+
+
+def _connected_projects(inbox: Inbox, client: LabelStudioClient) -> Iterator[int]:
+    known = set(inbox.projects())
+    for project in client.projects():
+        number = int(project["id"])
+        if number in known or any(backend.get("title") == "CALICO" for backend in client.backends(number)):
+            yield number
+
+
+def _use_wal(connection: Any, _: Any) -> None:
+    """Readers do not block the writer; a commit is safe against a crash of the process."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else None
+
+
+def _without_secrets(value: Any) -> Any:
+    """The host's events carry the project's token: it is not ours to keep."""
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(item) for key, item in value.items() if key not in _SECRET_KEYS}
+    if isinstance(value, list) and value and isinstance(value[0], (Mapping, list)):
+        return [_without_secrets(item) for item in value]
+    return value

@@ -1,0 +1,131 @@
+"""A click or a box of a smart tool -> the mask rows that the editor shows. Pure: the model is called by others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backend.codecs import brush_rle
+from backend.codecs.config import LabelingConfig
+from backend.codecs.geometry import polygons_of_mask
+from backend.codecs.prediction import validate_prediction
+from calico.errors import InputError
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What was clicked, on one image (0-based). Points and box in percent of the image, as the editor sends them."""
+
+    image: int
+    to_name: str
+    item_index: int | None
+    points_percent: tuple[tuple[float, float], ...]
+    labels: tuple[bool, ...]
+    box_percent: Box | None
+    label: str | None
+    size_wh: tuple[int, int] | None
+    digest: str
+
+    def points_xy(self, height: int, width: int) -> list[tuple[float, float]]:
+        """In pixels, kept inside the image."""
+        return [(_pixel(x, width), _pixel(y, height)) for x, y in self.points_percent]
+
+    def box_xyxy(self, height: int, width: int) -> Box | None:
+        if self.box_percent is None:
+            return None
+        x0, y0, x1, y1 = self.box_percent
+        return _pixel(x0, width), _pixel(y0, height), _pixel(x1, width), _pixel(y1, height)
+
+
+def _pixel(percent: float, length: int) -> float:
+    return min(max(percent * length / 100, 0.0), length - 1.0)
+
+
+def read_prompts(context: Mapping[str, Any], config: LabelingConfig) -> Prompts:
+    """`params.context` of `/predict`: every click and box on the image of the newest one. Raises InputError."""
+    rows = [
+        row for row in context.get("result") or [] if isinstance(row, Mapping) and isinstance(row.get("value"), Mapping)
+    ]
+    rows = [row for row in rows if str(row.get("type", "")).startswith(("keypoint", "rectangle"))]
+    if not rows:
+        raise InputError("interactive request: expected a keypoint or rectangle in params.context.result, got none")
+    last = rows[-1]
+    to_name, item_index = str(last.get("to_name")), last.get("item_index")
+    image = config.image_of(to_name, item_index)
+    if image is None:
+        raise InputError(f"interactive request: to_name {to_name!r} is no <Image> of the config")
+    points, labels, box = [], [], None
+    try:
+        for row in rows:
+            if (row.get("to_name"), row.get("item_index")) != (to_name, item_index):
+                continue
+            value = row["value"]
+            x, y = float(value["x"]), float(value["y"])
+            if str(row["type"]).startswith("keypoint"):
+                points.append((x, y))
+                labels.append(bool(row.get("is_positive", 1)))
+            else:
+                box = (x, y, x + float(value["width"]), y + float(value["height"]))
+        size_wh = (int(last["original_width"]), int(last["original_height"])) if last.get("original_width") else None
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            "interactive request: a keypoint needs numbers x, y; a rectangle x, y, width, height"
+        ) from None
+    if not np.isfinite([*sum(points, ()), *(box or ())]).all():
+        raise InputError("interactive request: coordinates must be finite numbers")
+    if box is None and not any(labels):
+        raise InputError("interactive request: expected at least one positive click or a box")
+    given = last["value"].get(str(last["type"])) or [None]
+    digest = hashlib.sha1(
+        json.dumps([to_name, item_index, points, labels, box]).encode(), usedforsecurity=False
+    ).hexdigest()
+    return Prompts(image, to_name, item_index, tuple(points), tuple(labels), box, given[0], size_wh, digest)
+
+
+def encode_mask(
+    mask: np.ndarray,
+    score: float,
+    prompts: Prompts,
+    config: LabelingConfig,
+    *,
+    model_version: str,
+    task_data: Mapping[str, Any],
+) -> dict[str, Any]:
+    """One entry of `/predict`'s results: the mask (HxW bool) in the control that draws on the clicked image.
+
+    An empty mask gives an empty result: the editor then shows nothing, and stores nothing.
+    """
+    height, width = mask.shape
+    controls = config.controls(prompts.image)
+    known = [label.value for label in config.known_labels(prompts.image, task_data)]
+    label = prompts.label if prompts.label in known else known[0]
+    shapes: Sequence[dict[str, Any]] = ()
+    if mask.any() and controls.geometry == "brush":
+        shapes = [{"format": "rle", "rle": brush_rle.encode(mask)}]
+    elif mask.any():
+        outlines, _ = polygons_of_mask(mask)
+        shapes = [{"points": (points / (width, height) * 100).tolist(), "closed": True} for points in outlines]
+    rows = []
+    tag = controls.region_tag.lower()
+    for piece, shape in enumerate(shapes):
+        base: dict[str, Any] = {
+            "id": f"{prompts.digest[:14]}{piece:02x}", "to_name": prompts.to_name, "original_width": width,
+            "original_height": height, "image_rotation": 0, "origin": "prediction", "score": round(float(score), 4),
+        }  # fmt: skip
+        if prompts.item_index is not None:
+            base["item_index"] = prompts.item_index
+        rows.append({**base, "from_name": controls.region, "type": tag, "value": shape})
+        if tag.endswith("labels"):
+            shape[tag] = [label]
+        else:
+            rows.append({**base, "from_name": controls.labels_name, "type": "labels", "value": {"labels": [label]}})
+    prediction = {"model_version": model_version, "score": round(float(score), 4), "result": rows}
+    validate_prediction(prediction, config, task_data=task_data)
+    return prediction

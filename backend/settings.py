@@ -1,0 +1,242 @@
+"""Every setting of the backend, read from the environment once, at start.
+
+A wrong value is an `InputError` of one line that names the variable and a value that would do; the value of a secret is
+never shown. docs/running.md documents each, and a test holds that page against this file.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from calico.errors import InputError
+
+
+def _setting(variable: str, default: Any, parse: Callable[[str], Any], valid: str, *, secret: bool = False) -> Any:
+    """parse raises ValueError; valid: what to say then, an example of a good value in it."""
+    return field(
+        default=default,
+        repr=not secret,
+        metadata={"variable": variable, "parse": parse, "valid": valid, "secret": secret},
+    )
+
+
+def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _existing(text: str) -> Path:
+    path = Path(text).expanduser().resolve()
+    if not path.exists():
+        raise ValueError
+    return path
+
+
+def _folder(text: str) -> Path:
+    path = _existing(text)
+    if not path.is_dir():
+        raise ValueError
+    return path
+
+
+def _folders(text: str) -> tuple[Path, ...]:
+    return tuple(_folder(part) for part in text.split(os.pathsep) if part.strip())
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    if any(not re.fullmatch(r"[\w.-]+|[0-9a-f:.]+", host) for host in hosts):
+        raise ValueError
+    return hosts
+
+
+def _host_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError
+    parts.port  # noqa: B018  raises ValueError for a port that is no number
+    return text.rstrip("/")
+
+
+def _credential(text: str) -> str:
+    if ":" in text or len(text) < 1:
+        raise ValueError
+    return text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fields are named as the variables are, in lower case and without `CALICO_`; sizes carry their unit."""
+
+    checkpoint: Path | None = _setting(  # noqa: RUF009  it is `field` with our metadata
+        "CALICO_CHECKPOINT",
+        None,
+        _existing,
+        "a checkpoint folder that exists, e.g. runs/first/best; unset: the embedded one",
+    )
+    device: str | None = _setting(
+        "CALICO_DEVICE",
+        None,
+        _matching(r"cpu|mps|cuda(:\d+)?"),
+        "cpu, cuda, cuda:0 or mps; unset: chosen by what is there",
+    )
+    host: str = _setting(
+        "CALICO_HOST", "127.0.0.1", _matching(r"[\w.:-]+"), "an address to listen on, e.g. 127.0.0.1 or 0.0.0.0"
+    )
+    port: int = _setting("CALICO_PORT", 9090, _number(int, 1, 65535), "a port from 1 to 65535, e.g. 9090")
+    threads: int = _setting("CALICO_THREADS", 32, _number(int, 4, 512), "request threads from 4 to 512, e.g. 32")
+    log_level: str = _setting(
+        "CALICO_LOG_LEVEL", "INFO", _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR"
+    )
+    webhook_secret: str | None = _setting(
+        "CALICO_WEBHOOK_SECRET", None, _matching(r"[A-Za-z0-9_-]{16,}"),
+        "16 or more letters, digits, - and _, e.g. from `python -c 'import secrets; print(secrets.token_urlsafe())'`",
+        secret=True,
+    )  # fmt: skip
+    basic_auth_user: str | None = _setting(
+        "CALICO_BASIC_AUTH_USER",
+        None,
+        _credential,
+        "a user name without a colon, with CALICO_BASIC_AUTH_PASS beside it",
+    )
+    basic_auth_pass: str | None = _setting(
+        "CALICO_BASIC_AUTH_PASS", None, str, "a password, with CALICO_BASIC_AUTH_USER beside it", secret=True
+    )
+    label_studio_url: str | None = _setting(
+        "LABEL_STUDIO_URL",
+        None,
+        _host_url,
+        "Label Studio's address as this machine reaches it, e.g. http://localhost:8080",
+    )
+    label_studio_api_key: str | None = _setting(
+        "LABEL_STUDIO_API_KEY", None, _matching(r"[\x21-\x7e]+"),
+        "a personal access or legacy token from Account & Settings, with LABEL_STUDIO_URL beside it", secret=True,
+    )  # fmt: skip
+    local_files_root: Path | None = _setting(  # noqa: RUF009  it is `field` with our metadata
+        "CALICO_LOCAL_FILES_ROOT", None, _folder,
+        "a folder that exists: the host's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, if it is mounted here",
+    )  # fmt: skip
+    media_roots: tuple[Path, ...] = _setting(
+        "CALICO_MEDIA_ROOTS", (), _folders, f"folders that exist, parted by {os.pathsep!r}, e.g. /data/images"
+    )
+    allowed_hosts: tuple[str, ...] = _setting(
+        "CALICO_ALLOWED_HOSTS", (), _hosts,
+        "names or addresses without scheme and port, parted by commas, e.g. minio.internal,10.0.0.7",
+    )  # fmt: skip
+    media_timeout_s: float = _setting(
+        "CALICO_MEDIA_TIMEOUT_SECONDS", 20.0, _number(float, 0.1, 600), "seconds from 0.1 to 600, e.g. 20"
+    )
+    max_image_mb: int = _setting("CALICO_MAX_IMAGE_MB", 64, _number(int, 1, 4096), "megabytes from 1 to 4096, e.g. 64")
+    max_image_megapixels: int = _setting(
+        "CALICO_MAX_IMAGE_MEGAPIXELS", 50, _number(int, 1, 2000), "megapixels from 1 to 2000, e.g. 50"
+    )
+    media_cache_mb: int = _setting(
+        "CALICO_MEDIA_CACHE_MB", 2048, _number(int, 0, 10**7), "megabytes, 0 for none, e.g. 2048"
+    )
+    media_cache_age_s: int = _setting(
+        "CALICO_MEDIA_CACHE_SECONDS", 3600, _number(int, 0, 10**8), "seconds that a fetched image is reused, e.g. 3600"
+    )
+    result_cache_mb: int = _setting(
+        "CALICO_RESULT_CACHE_MB", 256, _number(int, 0, 10**6), "megabytes, 0 for none, e.g. 256"
+    )
+    queue_size: int = _setting(
+        "CALICO_QUEUE_SIZE", 2000, _number(int, 1, 10**6), "tasks waiting at most, from 1 to 1000000, e.g. 2000"
+    )
+    time_budget_s: float = _setting(
+        "CALICO_TIME_BUDGET_SECONDS", 50.0, _number(float, 0.1, 3600), "seconds from 0.1 to 3600, e.g. 50"
+    )
+    max_request_mb: int = _setting(
+        "CALICO_MAX_REQUEST_MB", 64, _number(int, 1, 2048), "megabytes from 1 to 2048, e.g. 64"
+    )
+    data_dir: Path = _setting(  # noqa: RUF009  it is `field` with our metadata
+        "CALICO_DATA_DIR", Path("~/.calico"), Path, "a folder for the inbox and the media cache, e.g. /var/lib/calico"
+    )
+    database_url: str | None = _setting(
+        "DATABASE_URL", None, _matching(r"(sqlite|postgresql)(\+\w+)?://.*"),
+        "e.g. sqlite:////var/lib/calico/inbox.db or postgresql+psycopg://user:password@host/calico; unset: "
+        "SQLite in CALICO_DATA_DIR", secret=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
+            raise InputError(
+                "CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASS: expected both or neither; set the other one too"
+            )
+        if self.label_studio_api_key and not self.label_studio_url:
+            raise InputError(
+                "LABEL_STUDIO_API_KEY without LABEL_STUDIO_URL: set it to the host's address, e.g. http://localhost:8080"
+            )
+        if not self.is_loopback and not self.has_credential:
+            raise InputError(
+                f"CALICO_HOST={self.host}: refusing to listen beyond loopback without a credential; set "
+                "CALICO_WEBHOOK_SECRET, or CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASS, or CALICO_HOST=127.0.0.1"
+            )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Raises InputError naming the first wrong variable. An empty variable counts as unset."""
+        environment = os.environ if environment is None else environment
+        values = {}
+        for item in fields(cls):
+            variable, text = item.metadata["variable"], environment.get(item.metadata["variable"], "")
+            if not text:
+                continue
+            try:
+                values[item.name] = item.metadata["parse"](text)
+            except ValueError:
+                shown = "" if item.metadata["secret"] else f" (got {text!r})"
+                raise InputError(f"{variable}: expected {item.metadata['valid']}{shown}") from None
+        return cls(**values)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def has_credential(self) -> bool:
+        return bool(self.webhook_secret or self.basic_auth_user)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that no log line may hold."""
+        return tuple(
+            str(value) for item in fields(self) if item.metadata["secret"] and (value := getattr(self, item.name))
+        )
+
+    @property
+    def inbox_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.expanduser() / 'inbox.db'}"
