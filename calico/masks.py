@@ -46,7 +46,7 @@ def decode_rle(
         height, width = (int(side) for side in rle["size"])
         counts = _counts(rle["counts"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"expected a COCO RLE {{size: [height, width], counts}}, which this is not: {error!r}") from error
+        raise InputError(f"expected a COCO RLE {{size: [height, width], counts}}; got {error!r}") from error
     if height < 1 or width < 1 or height * width > max_pixels:
         raise InputError(f"RLE of {height} x {width} pixels: expected 1 to {max_pixels:,} pixels")
     if size_hw is not None and (height, width) != tuple(size_hw):
@@ -144,7 +144,7 @@ def inner_distance(mask: np.ndarray) -> np.ndarray:
 
 
 def _column_distance(mask: np.ndarray) -> np.ndarray:
-    """HxW int32: rows to the nearest pixel of the mask in the same column, where there is none more than any distance."""
+    """HxW int32: rows to the nearest pixel of the mask in its column; where there is none, more than any distance."""
     height, width = mask.shape
     far = 2 * (height + width)
     row = np.arange(height, dtype=np.int32)[:, None]

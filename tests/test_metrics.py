@@ -1,0 +1,364 @@
+"""Hand-made groups of known value. The scene: two 20 x 20 images, a chair with seat and leg, a stool with seat."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calico.errors import InputError
+from calico.language.answers import parse_answer, render_answer
+from calico.metrics import paper
+from calico.metrics.bootstrap import standard_error
+from calico.metrics.calibration import calibration_table, spearman
+from calico.metrics.strict import (
+    Answered,
+    ScoredMask,
+    compare,
+    keyed,
+    name_counts,
+    occurrence_counts,
+    strict_miou,
+)
+from calico.metrics.summary import Evaluation
+from calico.metrics.text_similarity import MiniLMEncoder, cosines, word_iou
+from calico.values import CoSegmentation, NamedMask, RegionKey, SubTask
+
+SIZES = ((20, 20), (20, 20))
+CHAIR, STOOL = RegionKey(0, "object", "chair"), RegionKey(1, "object", "stool")
+SEAT0, SEAT1, LEG = RegionKey(0, "part", "seat"), RegionKey(1, "part", "seat"), RegionKey(0, "part", "leg")
+
+
+def box(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+MASKS = [
+    NamedMask(0, "chair", None, box(0, 0, 10, 10), 0.9),
+    NamedMask(0, "chair", "seat", box(0, 0, 10, 4), 0.8),
+    NamedMask(0, "chair", "leg", box(0, 4, 4, 8), 0.7),
+    NamedMask(1, "stool", None, box(4, 4, 16, 16), 0.6),
+    NamedMask(1, "stool", "seat", box(4, 4, 16, 8), 0.5),
+]
+TRUTH = CoSegmentation.from_masks(SIZES, MASKS)
+
+
+def right_answers(truth: CoSegmentation = TRUTH) -> dict[SubTask, Answered]:
+    """What a perfect model says, through the real grammar and parser."""
+    answers = {}
+    for task in SubTask:
+        text, segs = render_answer(truth, task)
+        regions = [truth.by_key[key] for key in segs]
+        parsed = parse_answer(text, task, len(truth.sizes_hw))
+        answers[task] = Answered.from_parsed(parsed, [r.mask for r in regions], [r.score for r in regions])
+    return answers
+
+
+def answered(masks: Sequence[NamedMask], task: SubTask = SubTask.COMMON_PARTS) -> dict[SubTask, Answered]:
+    return {task: Answered(keyed(CoSegmentation.from_masks(SIZES, masks).regions))}
+
+
+def report_of(answers: dict[SubTask, Answered], merged: CoSegmentation = TRUTH) -> dict:
+    evaluation = Evaluation()
+    evaluation.add("g", TRUTH, answers, merged, difficulties=["clean", "clutter"])
+    return evaluation.report()
+
+
+def test_a_perfect_answer_scores_one_everywhere() -> None:
+    report = report_of(right_answers())
+    for name in ("strict_miou", "strict_miou_parts", "strict_miou_objects", "AP50", "AP50_own_scores", "mIoU", "recall",
+                 "S_IoU", "S_IoU_matched", "name_precision", "name_recall", "occurrence_accuracy", "none_precision",
+                 "none_recall"):  # fmt: skip
+        assert report["overall"][name] == pytest.approx(1.0), name
+        assert report["overall"]["n"][name] > 0, name
+    assert report["overall"]["malformed_rate"] == 0
+    assert report["overall"]["SS"] is None
+    assert "encoder" in report["overall"]["SS_reason"]
+    assert report["reconciled"]["strict_miou"] == 1
+    assert report["n_groups"] == 1
+    assert set(report["by_part"]) == {"seat", "leg"}
+    assert report["by_part"]["seat"]["iou"] == report["by_part"]["seat"]["boundary_f"] == 1
+    assert report["by_part"]["seat"]["n"]["iou"] == 2
+    assert set(report["by_object"]) == {"chair", "stool"}
+    assert set(report["by_difficulty"]) == {"clean", "clutter"}
+    assert set(report["by_group_size"]) == {"2"}
+    json.dumps(report, allow_nan=False)
+
+
+def test_strict_miou_of_one_question() -> None:
+    # Keys: chair 1, stool 1, seat of image 1: half of it, seat of image 2 missed, "leg" is not common here.
+    masks = [MASKS[0], MASKS[3], NamedMask(0, "chair", "seat", box(0, 0, 5, 4)), MASKS[2]]
+    report = report_of(answered(masks))
+    figures = report["by_subtask"]["common_parts"]
+    assert figures["strict_miou"] == pytest.approx((1 + 1 + 0.5 + 0 + 0) / 5)
+    assert figures["strict_miou_parts"] == pytest.approx(0.5 / 3)
+    assert figures["strict_miou_objects"] == 1
+    assert figures["name_precision"] == pytest.approx(1 / 2)
+    assert figures["name_recall"] == pytest.approx(1 / 2)
+    # The other two sub-tasks were not asked: nothing is made up for them.
+    assert report["by_subtask"]["unique_parts"]["strict_miou"] is None
+    assert report["by_subtask"]["unique_parts"]["n"]["strict_miou"] == 0
+    assert report["overall"]["strict_miou"] == figures["strict_miou"]
+
+
+def test_overall_is_the_mean_of_the_sub_tasks() -> None:
+    answers = right_answers()
+    answers[SubTask.UNIQUE_PARTS] = Answered({CHAIR: ScoredMask(MASKS[0].mask)})
+    report = report_of(answers)
+    assert report["by_subtask"]["unique_parts"]["strict_miou"] == pytest.approx(1 / 3)
+    # The common object of a chair and a stool: none, rightly said, so the mean has two members.
+    assert report["by_subtask"]["common_object"]["strict_miou"] is None
+    assert report["by_subtask"]["common_object"]["rightly_none"] == 1
+    assert report["overall"]["strict_miou"] == pytest.approx((1 + 1 / 3) / 2)
+    assert report["overall"]["strict_miou_parts"] == pytest.approx((1 + 0) / 2)
+
+
+def test_a_wrong_none_and_a_missed_none() -> None:
+    answers = right_answers()
+    answers[SubTask.UNIQUE_PARTS] = Answered({}, says_none=True)  # the leg is unique
+    answers[SubTask.COMMON_OBJECT] = Answered({CHAIR: ScoredMask(MASKS[0].mask)}, says_none=True, malformed=True)
+    overall = report_of(answers)["overall"]
+    assert (overall["none_precision"], overall["n"]["none_precision"]) == (0, 1)
+    assert (overall["none_recall"], overall["n"]["none_recall"]) == (0, 1)
+    assert overall["malformed_rate"] == pytest.approx(1 / 3)
+
+
+def test_an_extra_name_never_raises_strict_miou() -> None:
+    rng = random.Random(0)
+    true = keyed(TRUTH.regions)
+    for _ in range(30):
+        chosen = [item for item in MASKS if rng.random() < 0.7]
+        regions = keyed(CoSegmentation.from_masks(SIZES, chosen).regions)
+        before = strict_miou(compare(true, regions))
+        extra = {RegionKey(rng.randrange(2), "part", "spout"): ScoredMask(box(0, 0, rng.randint(1, 20), 20), 1.0)}
+        assert strict_miou(compare(true, regions | extra)) <= before
+
+
+def test_names_and_occurrence() -> None:
+    predicted = CoSegmentation.from_masks(SIZES, [*MASKS[:4], NamedMask(1, "stool", "leg", box(4, 8, 6, 16))])
+    counts = name_counts(compare(keyed(TRUTH.regions), keyed(predicted.regions)))
+    assert counts == (2, 3, 3)  # seat and leg of image 1 are right, leg of image 2 is not, its seat is missed
+    # By that, the seat looks unique and the leg common: both wrong.
+    assert occurrence_counts(TRUTH, predicted) == (0, 2)
+    assert occurrence_counts(TRUTH, TRUTH) == (3, 3)
+
+
+def test_order_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    groups = []
+    for number in range(12):
+        shifted = [item._replace(mask=np.roll(item.mask, rng.integers(0, 4), axis=1), score=float(rng.random()))
+                   for item in MASKS if rng.random() < 0.8]
+        groups.append((f"g{number}", shifted))
+    reports = []
+    for order in (list, reversed):
+        evaluation = Evaluation()
+        for group_id, masks in order(groups):
+            masks = order(masks)
+            merged = CoSegmentation.from_masks(SIZES, list(masks))
+            answers = {task: Answered(keyed(merged.restricted_to(task).regions)) for task in SubTask}
+            evaluation.add(group_id, TRUTH, answers, merged)
+        reports.append(evaluation.report())
+    assert reports[0] == reports[1]
+
+
+def test_the_same_group_is_not_counted_twice() -> None:
+    evaluation = Evaluation()
+    evaluation.add("g", TRUTH, {}, TRUTH)
+    with pytest.raises(InputError, match="added before"):
+        evaluation.add("g", TRUTH, {}, TRUTH)
+    with pytest.raises(InputError, match="expected images of"):
+        evaluation.add("h", TRUTH, {}, CoSegmentation(((9, 9), (20, 20))))
+    with pytest.raises(InputError, match="difficulties"):
+        evaluation.add("h", TRUTH, {}, TRUTH, difficulties=["clean"])
+    with pytest.raises(InputError, match="mask of"):
+        evaluation.add("h", TRUTH, {SubTask.COMMON_PARTS: Answered({SEAT0: ScoredMask(np.ones((2, 2), bool))})}, TRUTH)
+
+
+def test_an_empty_evaluation_has_nothing_to_say() -> None:
+    report = Evaluation().report()
+    assert report["n_groups"] == 0
+    assert report["overall"]["strict_miou"] is None
+    assert report["overall"]["n"]["strict_miou"] == 0
+
+
+def picture(
+    true: dict[str, np.ndarray], predicted: dict[str, tuple[np.ndarray, float]], id: str = "p"
+) -> paper.Picture:
+    return paper.Picture.of(
+        id,
+        {RegionKey(0, "part", name): ScoredMask(mask) for name, mask in true.items()},
+        {RegionKey(0, "part", name): ScoredMask(*item) for name, item in predicted.items()},
+        0,
+    )
+
+
+def plain_ap(pictures: list[paper.Picture]) -> float:
+    """AP at IoU 0.5 as COCO defines it, written out: rank by score, match greedily, 101 points of recall."""
+    hits: list[tuple[float, bool]] = []
+    for item in pictures:
+        free = set(range(len(item.true_names)))
+        for column in np.argsort([-s for s in item.scores], kind="stable"):
+            best = max(free, key=lambda row: (item.ious[row, column], row), default=None)
+            hit = best is not None and item.ious[best, column] >= 0.5
+            hits.append((item.scores[column], bool(hit)))
+            if hit:
+                free.discard(best)
+    hits.sort(key=lambda hit: -hit[0])
+    found = np.cumsum([hit for _, hit in hits])
+    recalls = found / sum(len(item.true_names) for item in pictures)
+    precisions = np.maximum.accumulate((found / np.arange(1, len(hits) + 1))[::-1])[::-1]
+    points = np.searchsorted(recalls, np.linspace(0, 1, 101), side="left")
+    return float(np.mean([precisions[p] if p < len(precisions) else 0.0 for p in points]))
+
+
+def test_ap50_against_the_definition() -> None:
+    rng = np.random.default_rng(1)
+    pictures = []
+    for number in range(25):
+        true = {f"t{i}": box(x, 0, x + 5, 20) for i, x in enumerate((0, 6, 12))}
+        predicted = {f"p{i}": (box(x, 0, x + 5, 20), float(rng.random())) for i, x in enumerate(rng.integers(0, 15, 3))}
+        pictures.append(picture(true, predicted, f"{number:02d}"))
+    assert paper.ap50(pictures, own_scores=True) == pytest.approx(plain_ap(pictures))
+    assert 0.05 < paper.ap50(pictures) < 0.95
+    assert paper.ap50(reversed(pictures)) == paper.ap50(pictures)
+
+
+def test_ap50_at_its_ends() -> None:
+    assert paper.ap50([]) is None
+    assert paper.ap50([picture({}, {"a": (box(0, 0, 4, 4), 1.0)})]) is None
+    assert paper.ap50([picture({"a": box(0, 0, 4, 4)}, {})]) == 0
+    # Half of the truth found, nothing wrong: precision 1 up to recall 0.5, so 51 of 101 points.
+    found = picture({"a": box(0, 0, 4, 4), "b": box(8, 8, 9, 9)}, {"a": (box(0, 0, 4, 4), 1.0)})
+    assert paper.ap50([found]) == pytest.approx(51 / 101)
+
+
+def test_paper_miou_and_recall() -> None:
+    true = {"seat": box(0, 0, 10, 10), "front leg": box(10, 10, 20, 20)}
+    # A right mask under a half-right name, a half mask under a wrong one, an extra one that mIoU forgives.
+    predicted = {"leg": (box(10, 10, 20, 20), 1.0), "wheel": (box(0, 0, 6, 10), 1.0), "lid": (box(0, 15, 2, 20), 1.0)}
+    one = picture(true, predicted)
+    assert paper.mean_iou([one]) == (pytest.approx((1 + 0.6) / 2), 1)
+    assert paper.recall([one]) == (0.5, 2)  # "leg" overlaps "front leg" by 0.5; "wheel" is no "seat"
+    missed, empty = picture(true, {}), picture({}, {})
+    assert paper.mean_iou([one, missed, empty]) == (pytest.approx(0.4), 2)
+    assert paper.recall([one, missed, empty]) == (0.25, 4)
+
+
+def test_greedy_pairs_take_the_largest_first() -> None:
+    assert paper.greedy_pairs(np.array([[0.6, 0.9], [0.0, 0.8]])) == [(0, 1)]
+    assert paper.greedy_pairs(np.array([[0.6, 0.9], [0.1, 0.8]])) == [(0, 1), (1, 0)]
+    assert paper.greedy_pairs(np.zeros((0, 3))) == []
+
+
+def test_name_similarity_by_best_name_and_by_mask() -> None:
+    true = {"seat": box(0, 0, 10, 10), "front leg": box(10, 10, 20, 20)}
+    swapped = {"seat": (box(10, 10, 20, 20), 1.0), "leg": (box(0, 0, 10, 10), 1.0)}
+    best, matched, n = paper.name_similarity([picture(true, swapped)])
+    assert (best, matched, n) == (pytest.approx((1 + 0.5) / 2), 0.0, 2)
+    extra = {"seat": (true["seat"], 1.0), "front leg": (true["front leg"], 1.0), "lid": (box(0, 15, 2, 20), 1.0)}
+    assert paper.name_similarity([picture(true, extra)])[:2] == (1.0, pytest.approx(2 / 3))
+    assert word_iou("The Front Leg", "front  leg") == 1
+
+
+class LetterEncoder:
+    """Counts letters: names of the same letters are the same."""
+
+    name = "letters"
+
+    def encode(self, names: Sequence[str]) -> np.ndarray:
+        counts = np.array([[name.count(chr(97 + i)) for i in range(26)] for name in names], dtype=float)
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+def test_ss_needs_an_encoder() -> None:
+    renamed = [item._replace(part_name="tase") if item.part_name == "seat" else item for item in MASKS]
+    for encoder, recalled in ((None, 2 / 4), (LetterEncoder(), 1.0)):
+        evaluation = Evaluation(encoder)
+        common = CoSegmentation.from_masks(SIZES, renamed).restricted_to(SubTask.COMMON_PARTS)
+        evaluation.add("g", TRUTH, {SubTask.COMMON_PARTS: Answered(keyed(common.regions))}, TRUTH)
+        overall = evaluation.report()["overall"]
+        assert overall["recall"] == pytest.approx(recalled)
+        assert overall["SS"] == (None if encoder is None else pytest.approx(100))
+        assert overall["n"]["SS"] == (0 if encoder is None else 4)
+
+
+def test_minilm_reads_a_local_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "seat", "leg", "front"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    encoder = MiniLMEncoder(tmp_path)
+    names = ["seat", "front leg", "leg"]
+    vectors = encoder.encode(names)
+    assert vectors.shape == (3, 8)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
+    # Padding counts for nothing: a name alone embeds as it does beside a longer one.
+    assert np.allclose(MiniLMEncoder(tmp_path).encode(["leg"])[0], vectors[2], atol=1e-6)
+    assert np.allclose(np.diag(cosines(names, names, encoder)), 1)
+    with pytest.raises(InputError, match="sentence encoder"):
+        MiniLMEncoder(tmp_path / "nowhere")
+
+
+def test_spearman() -> None:
+    assert spearman([0.1, 0.2, 0.9], [1, 5, 7]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert spearman([1, 2, 2, 3], [1, 3, 2, 4]) == pytest.approx(0.9486832980505138)  # ties at their mean rank
+    assert spearman([1, 1], [1, 2]) is None
+    assert spearman([1], [1]) is None
+
+
+def test_calibration_table() -> None:
+    table = calibration_table([0.05, 0.15, 0.12, 1.0], [0.0, 0.4, 0.2, 0.9])
+    assert [row["n"] for row in table] == [1, 2, 1]
+    assert table[1]["mean_iou"] == pytest.approx(0.3)
+    assert (table[2]["score_from"], table[2]["score_to"]) == (0.9, 1.0)
+    assert calibration_table([], []) == []
+
+
+def test_scores_are_compared_within_parts_and_a_wrong_name_counts_zero() -> None:
+    masks = [
+        MASKS[0]._replace(score=0.0),  # an object: not looked at
+        MASKS[1]._replace(score=0.9),
+        NamedMask(0, "chair", "leg", box(0, 4, 2, 8), 0.5),  # half right
+        NamedMask(0, "chair", "wheel", MASKS[2].mask, 0.1),  # a wrong name
+    ]
+    report = report_of({}, CoSegmentation.from_masks(SIZES, masks))
+    assert report["overall"]["score_spearman"] == pytest.approx(1)
+    assert report["overall"]["n"]["score_spearman"] == 3
+    assert [row["mean_iou"] for row in report["calibration"]] == pytest.approx([0, 0.5, 1])
+
+
+def test_clicks() -> None:
+    evaluation = Evaluation()
+    evaluation.add("g", TRUTH, {}, TRUTH)
+    for kind, value, part in (("point", 0.2, "leg"), ("point", 0.6, "seat"), ("box", 0.9, "seat")):
+        evaluation.add_click(kind, value, object_name="chair", part_name=part)
+    report = evaluation.report()
+    assert report["overall"]["point_iou"] == pytest.approx(0.4)
+    assert report["overall"]["n"]["point_iou"] == 2
+    assert report["overall"]["box_iou"] == 0.9
+    assert report["overall"]["point3_iou"] is None
+    assert report["by_part"]["leg"]["point_iou"] == 0.2
+    assert report["by_object"]["chair"]["n"]["point_iou"] == 2
+    with pytest.raises(InputError, match="expected one of point, point3, box"):
+        evaluation.add_click("scribble", 1.0)
+
+
+def test_standard_error_of_a_mean() -> None:
+    values = np.random.default_rng(3).normal(size=(400, 1))
+    assert standard_error(values) == pytest.approx(1 / 20, rel=0.15)
+    assert standard_error(values[:1]) is None
+    assert standard_error(np.full((5, 3), np.nan)) is None
+    gaps = np.hstack([values, np.where(np.arange(400)[:, None] % 2, values, np.nan)])
+    assert standard_error(gaps) > standard_error(values)
