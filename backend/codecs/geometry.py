@@ -53,23 +53,31 @@ def _turned(points_xy: np.ndarray, degrees: float) -> np.ndarray:
     return points_xy @ np.array([[cos, sin], [-sin, cos]])
 
 
-def polygons_of_mask(mask: np.ndarray, tolerance: float = 0.7) -> tuple[list[np.ndarray], float]:
+def polygons_of_mask(mask: np.ndarray, min_iou: float = 0.98) -> tuple[list[np.ndarray], float]:
     """HxW bool -> (outer outlines, P x 2 points each, one per 4-connected piece; their IoU with the mask).
 
-    tolerance: how far in pixels an outline may be simplified (Douglas-Peucker); a piece that would vanish keeps its
-    exact outline. Holes are lost: one polygon cannot hold them.
+    Outlines are simplified (Douglas-Peucker) as far as each piece keeps `min_iou` with its exact outline; small and
+    thin pieces stay exact. Holes are lost: one polygon cannot hold them.
     """
     filled = np.zeros_like(mask)
     outlines = []
     for outline in _outlines(mask):
-        simple = _simplified(outline, tolerance)
-        shape = fill_polygon(simple, *mask.shape) if len(simple) > 2 else None
-        if shape is None or not shape.any():
-            simple, shape = outline, fill_polygon(outline, *mask.shape)
+        (left, top), (right, bottom) = outline.min(0).astype(int), outline.max(0).astype(int)
+        height, width = bottom - top, right - left
+        exact = fill_polygon(outline - (left, top), height, width)
+        for tolerance in (1.5, 1.0, 0.7, 0.0):
+            simple = _simplified(outline, tolerance)
+            shape = fill_polygon(simple - (left, top), height, width)
+            if _iou(shape, exact) >= min_iou:
+                break
         outlines.append(simple)
-        filled |= shape
-    union = int((filled | mask).sum())
-    return outlines, (int((filled & mask).sum()) / union if union else 1.0)
+        filled[top:bottom, left:right] |= shape
+    return outlines, _iou(filled, mask)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
 
 
 def _outlines(mask: np.ndarray) -> list[np.ndarray]:

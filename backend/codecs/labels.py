@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import SequenceMatcher
 from enum import StrEnum
@@ -29,10 +30,18 @@ class LabelMatch(NamedTuple):
 
 
 def lexical_similarity(a: str, b: str) -> float:
-    """0 to 1 by shared letters: plurals and spellings are near, `handle` and `candle` are not (other first letter)."""
-    if a[:1] != b[:1]:
-        return 0.0
-    return SequenceMatcher(None, a, b).ratio()
+    """0 to 1 by shared letters, word by word: plurals and spellings are near, another word for the same thing is not.
+
+    The least similar pair of words counts, so that a long common word (`refrigerator door`, `refrigerator drawer`) does
+    not hide a different one; words that start differently (`handle`, `candle`) share nothing.
+    """
+    words_a, words_b = re.split("[: ]", a), re.split("[: ]", b)
+    if len(words_a) != len(words_b):  # only `lampshade` and `lamp shade`
+        words_a, words_b = ["".join(words_a)], ["".join(words_b)]
+        if abs(len(words_a[0]) - len(words_b[0])) > 2:
+            return 0.0
+    pairs = zip(words_a, words_b, strict=True)
+    return min(SequenceMatcher(None, x, y).ratio() if x[:1] == y[:1] else 0.0 for x, y in pairs)
 
 
 def match_label(
@@ -42,20 +51,13 @@ def match_label(
     similarity: Similarity = lexical_similarity,
     threshold: float = THRESHOLD,
 ) -> LabelMatch | None:
-    """The label that means one of `names` (normalised, best first), None where none does."""
+    """The label that means one of `names` (normalised, the more specific first), None where none does."""
     labels = list(labels)
     for name in names:
-        for label in labels:
-            if label.value == name:
-                return LabelMatch(label.value, MatchKind.EXACT)
-    for name in names:
-        for label in labels:
-            if _folded(label.value) == _folded(name):
-                return LabelMatch(label.value, MatchKind.CASE_INSENSITIVE)
-    for name in names:
-        for label in labels:
-            if _folded(name) in map(_folded, label.synonyms):
-                return LabelMatch(label.value, MatchKind.PREDICTED_VALUES)
+        for kind, means in _TESTS:
+            found = next((label.value for label in labels if means(name, label)), None)
+            if found is not None:
+                return LabelMatch(found, kind)
     scored = [(similarity(_folded(name), _folded(label.value)), label.value) for name in names for label in labels]
     score, value = max(scored, default=(0.0, ""), key=lambda pair: pair[0])
     return LabelMatch(value, MatchKind.SIMILAR) if score >= threshold else None
@@ -89,3 +91,10 @@ def label_of_region(
 
 def _folded(name: str) -> str:
     return ":".join(piece.strip() for piece in normalize_name(name.replace("_", " ")).split(":"))
+
+
+_TESTS: tuple[tuple[MatchKind, Callable[[str, Label], bool]], ...] = (
+    (MatchKind.EXACT, lambda name, label: name == label.value),
+    (MatchKind.CASE_INSENSITIVE, lambda name, label: _folded(name) == _folded(label.value)),
+    (MatchKind.PREDICTED_VALUES, lambda name, label: _folded(name) in map(_folded, label.synonyms)),
+)

@@ -41,4 +41,6 @@ def task_address(source: str, folder: Path, *, prefix: str | None = None, docume
     except ValueError:
         option = "--prefix" if prefix is None else "another folder"
         raise InputError(f"{source}: not below {root}, where the host would look; give {option}") from None
-    return f"{prefix.rstrip('/')}/{quote(relative)}" if prefix is not None else f"/data/local-files/?d={quote(relative)}"
+    return (
+        f"{prefix.rstrip('/')}/{quote(relative)}" if prefix is not None else f"/data/local-files/?d={quote(relative)}"
+    )
