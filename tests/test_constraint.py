@@ -39,7 +39,7 @@ def decode(constraint: AnswerConstraint, tokenizer: CalicoTokenizer, rng: np.ran
 
 
 @given(st.sampled_from(list(SubTask)), st.integers(2, 8), st.integers(0, 2**32 - 1), st.integers(0, 6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_with_a_vocabulary_every_answer_parses_without_a_problem(
     tokenizer: CalicoTokenizer, sub_task: SubTask, num_images: int, seed: int, num_parts: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_with_a_vocabulary_every_answer_parses_without_a_problem(
 
 
 @given(st.sampled_from(list(SubTask)), st.integers(2, 4), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_free_names_are_closed_and_answers_well_formed(
     tokenizer: CalicoTokenizer, sub_task: SubTask, num_images: int, seed: int
 ) -> None:
@@ -74,7 +74,7 @@ groups = st.lists(
 
 
 @given(groups, st.sampled_from(list(SubTask)), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_canonical_answer_is_always_allowed(
     tokenizer: CalicoTokenizer, group: list[tuple[str, list[str]]], sub_task: SubTask, free: bool
 ) -> None:
@@ -114,4 +114,4 @@ def test_a_step_is_cheap_with_many_names(tokenizer: CalicoTokenizer) -> None:
         ids.append(min(allowed))
         if ids[-1] == tokenizer.eos_id:
             break
-    assert (time.perf_counter() - start) / len(ids) < 0.02
+    assert (time.perf_counter() - start) / len(ids) < 0.05

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
+from calico.drawings import CLASSES, PART_NAMES
 from calico.errors import CheckpointError, InputError
 from calico.language import PAD, SPECIAL_TOKENS
 from calico.language.questions import canonical_question, render_prompt, varied_question
 from calico.language.tokenizer import CalicoTokenizer, fold_spaces, train_tokenizer
-from calico.language.words import DRAWN_OBJECTS, DRAWN_PARTS, known_names, pseudo_word
+from calico.language.words import known_names, pseudo_word
 from calico.values import SubTask
 
 ANSWER = (
@@ -50,9 +51,15 @@ def test_special_tokens_are_single_and_the_alphabet_is_complete(tokenizer: Calic
 
 
 def test_drawn_names_are_short_and_others_can_be_spelled(tokenizer: CalicoTokenizer) -> None:
-    assert max(len(tokenizer.ids(f" {name}")) for name in (*DRAWN_OBJECTS, *DRAWN_PARTS)) <= 2
+    assert max(len(tokenizer.ids(f" {name}")) for name in (*CLASSES, *PART_NAMES)) <= 2
     for name in ("ottoman", "sansevieria", "Größe", "取っ手", "🙂"):
         assert tokenizer.text(tokenizer.ids(f"<p> {name} </p>")) == f"<p> {name} </p>"
+
+
+def test_a_special_token_spelled_in_letters_is_not_taken_for_one(tokenizer: CalicoTokenizer) -> None:
+    letters = [token for letter in "[SEG]" for token in tokenizer.ids(letter)]
+    ids = [*tokenizer.ids("<p> the dog </p>"), *letters, tokenizer.seg_id, tokenizer.image_tag_ids[0]]
+    assert tokenizer.text(ids) == "<p> the dog </p>[ SEG] [SEG] (IMAGE1)"
 
 
 texts = st.lists(st.one_of(st.sampled_from([*SPECIAL_TOKENS, " ", "  ", ", ", "the dog"]), st.text(max_size=8)))

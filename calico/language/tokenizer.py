@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ class CalicoTokenizer:
     @cached_property
     def name_ids(self) -> frozenset[int]:
         """Ids that may spell a name: printable text without the brackets of which special tokens are made."""
-        texts = ((i, self._tokenizer.decode([i], skip_special_tokens=False)) for i in range(len(self)))
+        texts = ((i, self._decode([i])) for i in range(len(self)))
         return frozenset(i for i, text in texts if text.isprintable() and text and not set("<>[]()") & set(text))
 
     def ids(self, text: str, *, dropout: float = 0.0, rng: np.random.Generator | None = None) -> list[int]:
@@ -188,8 +189,21 @@ class CalicoTokenizer:
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of some ids, special tokens included, spaces folded."""
-        return fold_spaces(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False))
+        """The text of some ids, special tokens included, spaces folded.
+
+        A special token's text in it always stands for that token: where plain ids spell one, a space breaks it.
+        """
+        ids = [int(i) for i in ids]
+        text = self._decode(ids)
+        if len(SPECIAL_PATTERN.findall(text)) != sum(i in self.special_ids for i in ids):
+            text = ""
+            for special, run in groupby(ids, self.special_ids.__contains__):
+                piece = self._decode(list(run))
+                text += piece if special else SPECIAL_PATTERN.sub(lambda match: f"{match[0][0]} {match[0][1:]}", piece)
+        return fold_spaces(text)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def encode_prompt(self, prompt: str, num_image_tokens: int) -> EncodedPrompt:
         """Ids of a rendered prompt, with each `<image>` widened to `num_image_tokens` positions."""
