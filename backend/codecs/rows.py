@@ -97,7 +97,7 @@ def _add_row(region: DrawnRegion, row: Mapping[str, Any]) -> None:
     ):
         region.value = value
     height, width = row.get("original_height"), row.get("original_width")
-    if isinstance(height, int) and isinstance(width, int):
+    if region.size_hw is None and isinstance(height, int) and isinstance(width, int):
         region.size_hw = (height, width)
     region.image_rotation = region.image_rotation or row.get("image_rotation") or 0
     if kind.endswith("labels"):
