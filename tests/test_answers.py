@@ -66,7 +66,7 @@ def test_parts_without_an_object_cannot_be_rendered() -> None:
 
 
 def test_a_name_with_a_special_token_cannot_be_rendered() -> None:
-    with pytest.raises(InputError, match=r"\[SEG\]"):
+    with pytest.raises(InputError, match=r"\[seg\]"):
         render_answer(group(("mug [seg]", []), ("mug [seg]", [])), SubTask.COMMON_OBJECT)
 
 
@@ -79,7 +79,7 @@ groups = st.lists(st.tuples(names, st.lists(names, max_size=4)), min_size=2, max
 
 
 @given(groups, st.sampled_from(list(SubTask)), st.one_of(st.none(), st.integers(0, 2**32 - 1)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_render_then_parse_is_the_identity(target: CoSegmentation, sub_task: SubTask, seed: int | None) -> None:
     rendered = render_answer(target, sub_task, rng=None if seed is None else np.random.default_rng(seed))
     parsed = parse_answer(rendered.text, sub_task, len(target.sizes_hw))
@@ -99,7 +99,7 @@ pieces = st.one_of(
 
 
 @given(st.lists(pieces, max_size=30).map("".join), st.sampled_from(list(SubTask)), st.integers(2, 8))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_no_text_raises_and_every_seg_is_accounted_for(text: str, sub_task: SubTask, num_images: int) -> None:
     parsed = parse_answer(text, sub_task, num_images)
     assert parsed.num_segs == text.count("[SEG]")

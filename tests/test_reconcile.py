@@ -61,7 +61,7 @@ groups = st.lists(
 
 
 @given(groups)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_right_answers_give_the_truth_back(group: list[tuple[str, set[str]]]) -> None:
     masks = [NamedMask(i, name, None, np.ones(SIZES[i], bool)) for i, (name, _) in enumerate(group)]
     masks += [NamedMask(i, name, p, mask(i, k)) for i, (name, parts) in enumerate(group) for k, p in enumerate(parts)]
@@ -166,7 +166,7 @@ texts = st.lists(pieces, max_size=12).map(" ".join)
 
 
 @given(texts, texts, texts, st.integers(0, 2**32 - 1))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_three_answers_give_a_valid_result_and_lose_nothing_silently(a: str, b: str, c: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     answers = {}

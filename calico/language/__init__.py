@@ -37,6 +37,6 @@ def spoken_name(name: str) -> str:
         name = shorter
     if not name:
         raise InputError("a name is empty; give every object and part a name")
-    if found := SPECIAL_PATTERN.search(name.replace("[seg]", SEG).replace("(image", "(IMAGE")):
+    if found := re.search(SPECIAL_PATTERN.pattern, name, re.IGNORECASE):
         raise InputError(f"name {name!r} contains {found[0]!r}, which has a meaning of its own in answers; rename it")
     return name
