@@ -24,6 +24,10 @@ CONFIGS = {
     "C": LAYOUT_C,
     "A fixed": write_config(3, labels=["chair", "chair:leg", "leg", "knob", "cushion"]),
     "B fixed": write_config(layout="B", labels=["leg", "knob", "cushion"]),
+    "A plain names": write_config(3, labels=["leg", "knob", "cushion", "chair", "ottoman"]),
+    "A plain names only": write_config(3, labels=["leg", "knob", "cushion", "chair", "ottoman"]).replace(
+        '"object"', '"x"'
+    ),
     "no text area": "\n".join(line for line in write_config(3).splitlines() if "<TextArea" not in line),
 }
 

@@ -144,7 +144,7 @@ def test_aliases_synonyms_and_dynamic_labels():
     config = read_config(xml(body))
     assert config.labels == (Label("leg", ("foot", "limb")),)
     assert config.vocabulary == "fixed"
-    assert config.candidates({"a": "x", "parts": [{"value": "Seat"}, "arm"]}) == ("leg", "seat", "arm")
+    assert config.candidates({"a": "x", "parts": [{"value": "Seat"}, "arm"]}) == ("object", "leg", "seat", "arm")
     with pytest.raises(InputError, match=r"no '\$parts'"):
         config.known_labels(0, {"a": "x"})
 

@@ -123,9 +123,8 @@ def test_fixed_vocabulary_reports_what_finds_no_label():
         ["unique"],
     ]
     notes = [row.get("meta", {}).get("text") for row in rows_of(encoded.prediction, "brushlabels")]
-    assert notes == [None, ["chair"], ["ottoman"], ["ottoman"], ["ottoman", "knob"]], (
-        "a similar match keeps the name said"
-    )
+    expected = [["chair"], ["chair"], ["ottoman"], ["ottoman"], ["ottoman", "knob"]]
+    assert notes == expected, "a similar match keeps the name that was said"
 
 
 def test_dynamic_labels_come_from_the_task():
@@ -182,6 +181,19 @@ def test_label_matching(names, expected):
     labels = [Label("leg", ("Foot",)), Label("Seat"), Label("handle"), Label("front_wheel")]
     labels += [Label("lampshade"), Label("fridge door")]
     assert match_label(names, labels) == expected
+
+
+def test_labels_that_say_an_object_are_for_objects_only():
+    """`chair` is an object label beside `chair:leg`: no part may take it, and a plain `ottoman` yields to `object`."""
+    config = read_config(write_config(2, labels=["chair", "chair:leg", "ottoman"]))
+    masks = [NamedMask(i, name, None, np.ones((4, 4), np.bool_)) for i, name in enumerate(["chair", "ottoman"])]
+    masks.append(NamedMask(0, "chair", "chair", np.ones((4, 4), np.bool_)))
+    encoded = encode(CoSegmentation.from_masks([(4, 4)] * 2, masks), config)
+    assert [row["value"]["brushlabels"] for row in rows_of(encoded.prediction, "brushlabels")] == [
+        ["chair"],
+        ["object"],
+    ]
+    assert [problem.code for problem in encoded.problems] == ["no_label"]
 
 
 def test_another_similarity_can_be_given():

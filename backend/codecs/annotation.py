@@ -141,6 +141,8 @@ def _named(
         # The label itself is the name; the config's own entry knows hints and which labels are objects.
         entry = next((known for known in labels if known.value == label), Label(label))
         labelled_owner, part = names_of_label(entry, labels)
+        if labelled_owner is None and note is not None and part == normalize_name(note):
+            part = None  # a plain name that the notes give as the object's
         owner = labelled_owner or owner
     elif label is None and not part:
         raise InputError("it has neither a label nor a name; label it or delete it")

@@ -124,15 +124,18 @@ class LabelingConfig:
         return controls.labels + tuple(Label(value) for value in values if isinstance(value, str) and value)
 
     def candidates(self, task_data: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-        """Fixed vocabulary: the normalised object and part names that decoding may choose from. Open: none."""
+        """Fixed vocabulary: the normalised object and part names that decoding may choose from. Open: none.
+
+        Where no label says an object, "object" is the one name for all of them.
+        """
         if self.vocabulary == "open":
             return ()
-        names: dict[str, None] = {}
+        said = []
         for image in range(len(self.images)):
             labels = self.known_labels(image, task_data)
-            for label in labels:
-                names.update((name, None) for name in names_of_label(label, labels) if name)
-        return tuple(names)
+            said += [names_of_label(label, labels) for label in labels]
+        objects = [owner for owner, _ in said if owner] or ["object"]
+        return tuple(dict.fromkeys([*objects, *(part for _, part in said if part)]))
 
 
 def role(label: str) -> str | None:

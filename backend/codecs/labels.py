@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from enum import StrEnum
 from typing import NamedTuple
 
-from backend.codecs.controls import Label, role
+from backend.codecs.controls import Label, names_of_label, role
 from calico.values import PartRegion, normalize_name
 
 THRESHOLD = 0.8
@@ -71,22 +71,22 @@ def label_of_region(
     similarity: Similarity = lexical_similarity,
     threshold: float = THRESHOLD,
 ) -> LabelMatch | None:
-    """Open vocabulary: the label of the region's role. Fixed: of its names, the more specific first."""
-    roles = ("object",) if region.part_name is None else (region.occurrence.value, "part")
+    """Open vocabulary: the label of the region's role. Fixed: of its names, the more specific first.
+
+    Fixed, for a whole object: labels that say an object, then the label `object`, then any that bears its name.
+    """
     by_role = {role(label.value): LabelMatch(label.value, MatchKind.EXACT) for label in reversed(labels)}
+    is_object = region.part_name is None
     if vocabulary == "open":
+        roles = ("object",) if is_object else (region.occurrence.value, "part")
         return next((by_role[r] for r in roles if r in by_role), None)
-    if region.part_name is None:
-        names = [region.object_name]
-    else:
-        names = [
-            f"{region.object_name}:{region.part_name}",
-            f"{region.object_name} {region.part_name}",
-            region.part_name,
-        ]
     named = [label for label in labels if role(label.value) is None]
-    found = match_label(names, named, similarity=similarity, threshold=threshold)
-    return by_role.get("object") if found is None and region.part_name is None else found
+    of_kind = [label for label in named if (names_of_label(label, labels)[1] is None) == is_object]
+    if not is_object:
+        names = [f"{region.object_name}:{region.name}", f"{region.object_name} {region.name}", region.name]
+        return match_label(names, of_kind, similarity=similarity, threshold=threshold)
+    found = match_label([region.name], of_kind, similarity=similarity, threshold=threshold)
+    return found or by_role.get("object") or match_label([region.name], named, threshold=1.0)
 
 
 def _folded(name: str) -> str:

@@ -120,12 +120,12 @@ def _region_rows(
             )
             problems.append(Problem("polygon_iou", message, region.image))
 
-    notes: list[str] = []
-    says_name = controls.text is not None or role(label) is None
-    if region.part_name is not None:
-        notes = [region.object_name] if says_name and not is_similar else [region.object_name, region.part_name]
-    elif not says_name or is_similar:
-        notes = [region.object_name]
+    is_fixed = role(label) is None
+    if region.part_name is None:
+        notes = [region.object_name] if is_fixed or controls.text is None else []
+    else:
+        is_told = not is_similar if is_fixed else controls.text is not None
+        notes = [region.object_name] if is_told else [region.object_name, region.part_name]
 
     rows = []
     for piece, shape in enumerate(shapes):
