@@ -287,6 +287,8 @@ def test_an_annotation_of_another_page_of_layout_b():
     decoded = decode_annotation(rows, config, SIZES[:2])
     assert [problem.code for problem in decoded.problems].count("unknown_image") == 2
     assert decoded.cosegmentation.sizes_hw == tuple(SIZES[:2])
+    rows[0]["item_index"] = 10**12  # before anything of that length is made
+    assert "unknown_image" in [problem.code for problem in decode_annotation(rows, config).problems]
 
 
 @pytest.mark.parametrize(

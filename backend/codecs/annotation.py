@@ -20,7 +20,7 @@ from backend.codecs.controls import Label, LabelingConfig, names_of_label, role
 from backend.codecs.rows import DrawnRegion, Relation, Size, mask_of_value, read_rows
 from calico.errors import InputError
 from calico.images import MAX_PIXELS
-from calico.values import CoSegmentation, NamedMask, Problem, RegionKey, normalize_name
+from calico.values import MAX_GROUP_SIZE, CoSegmentation, NamedMask, Problem, RegionKey, normalize_name
 
 UNNAMED_OBJECT = "object"
 
@@ -65,7 +65,7 @@ def decode_annotation(
         image = config.image_of(region.to_name, region.item_index)
         if image is None:
             problems.append(Problem("unknown_image", f"region {region.id}: no <Image> is named {region.to_name!r}"))
-        elif image < 0 or (sizes_hw is not None and image >= len(sizes_hw)):
+        elif not 0 <= image < (MAX_GROUP_SIZE if sizes_hw is None else len(sizes_hw)):
             problems.append(Problem("unknown_image", f"region {region.id}: the task has no image {image + 1}"))
         else:
             place[region.id] = image
