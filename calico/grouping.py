@@ -108,7 +108,7 @@ def by_folder(sources: Iterable[str], group_size: int | None = None, *, root: st
 def by_pattern(sources: Iterable[str], pattern: str, group_size: int | None = None) -> Grouping:
     """Images whose paths have the same text where the pattern's parentheses stand belong together.
 
-    pattern: a regular expression, searched in the whole source. `([^/]+)_\\d+\\.jpg$` joins `car_1.jpg` and `car_2.jpg`.
+    pattern: a regular expression, searched in the source. `([^/]+)_\\d+\\.jpg$` joins `car_1.jpg` and `car_2.jpg`.
     """
     try:
         expression = re.compile(pattern)

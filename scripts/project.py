@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     groups.add_argument("source", type=Path, metavar="FOLDER", help="a folder, or a .csv or .json list")
     groups.add_argument("--by", choices=["folder", "pattern", "similarity", "column"], default="folder")
     groups.add_argument("--group-size", type=int, metavar="K", help="images of a group; without it, whole folders")
-    groups.add_argument("--pattern", metavar="REGEX", help=r"what a group shares in parentheses, e.g. '([^/]+)_\d+\.jpg$'")
+    groups.add_argument("--pattern", metavar="REGEX", help=r"e.g. '([^/]+)_\d+\.jpg$': equal ( ) is one group")
     groups.add_argument("--image-column", default="image", metavar="NAME", help="of a list (image)")
     groups.add_argument("--group-column", default="group", metavar="NAME", help="of a list, for --by column (group)")
     groups.add_argument("--layout", choices=["A", "B"], default="A", help="of the project's labeling config")
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the host's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT (the folder above FOLDER)",
     )
-    groups.add_argument("--checkpoint", type=Path, metavar="DIR", help="for --by similarity; without it, the embedded one")
+    groups.add_argument("--checkpoint", type=Path, metavar="DIR", help="for --by similarity (the embedded one)")
     groups.add_argument("--out", type=Path, metavar="FILE", required=True, help="the tasks, to be imported as JSON")
 
     doctor = action("doctor", examine, "Check that host, backend, project and media really work together.")
@@ -65,7 +65,7 @@ def write_labeling_config(args: argparse.Namespace) -> dict[str, Any]:
     from backend.codecs.config import write_config
 
     if args.layout == "A" and args.images is None:
-        raise InputError("layout A shows a fixed number of images: give --images K, or --layout B for groups of any size")
+        raise InputError("layout A shows a fixed number of images: give --images K, or --layout B for any number")
     labels = None
     if args.labels is not None:
         try:
@@ -105,22 +105,20 @@ def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
         grouping = by_similarity(sources, features_of(sources, args.checkpoint), args.group_size or 2)
 
     if args.layout == "A" and len(sizes := {len(group.sources) for group in grouping.groups}) > 1:
-        raise InputError(f"groups of {sorted(sizes)} images: layout A has a fixed size; give --group-size or --layout B")
-    tasks = [
-        task_of(
-            [task_address(source, folder, prefix=args.prefix, document_root=args.document_root) for source in group.sources],
-            args.layout,
-            name=group.name,
-        )
-        for group in grouping.groups
-    ]
+        raise InputError(f"groups of {sorted(sizes)} images: layout A has one size; give --group-size or --layout B")
+
+    def address(source: str) -> str:
+        return task_address(source, folder, prefix=args.prefix, document_root=args.document_root)
+
+    tasks = [task_of([address(s) for s in group.sources], args.layout, name=group.name) for group in grouping.groups]
     if not tasks:
         reason = f"; {grouping.problems[0].message}" if grouping.problems else ""
         raise InputError(f"{args.source}: {len(sources)} images make no group{reason}")
     _cli.write_json(args.out, tasks)
     for problem in grouping.problems:
         logger.warning("%s", problem.message)
-    print(f"{len(tasks)} groups of {len(sources) - len(grouping.left_over)} images, {len(grouping.left_over)} left over")
+    num_left = len(grouping.left_over)
+    print(f"{len(tasks)} groups of {len(sources) - num_left} images, {num_left} left over")
     return {
         "command": args.command,
         "num_groups": len(tasks),

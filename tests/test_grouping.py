@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calico.errors import InputError
-from calico.grouping import Grouping, by_folder, by_key, by_pattern, by_similarity, find_images, natural_order, read_list
+from calico.grouping import (
+    Grouping,
+    by_folder,
+    by_key,
+    by_pattern,
+    by_similarity,
+    find_images,
+    natural_order,
+    read_list,
+)
 
 
 def sources_of(grouping: Grouping) -> list[tuple[str, ...]]:
@@ -60,7 +69,8 @@ def test_a_folder_of_nine_is_no_group_of_its_own() -> None:
 
 
 def test_by_pattern_joins_what_the_parentheses_match() -> None:
-    grouping = by_pattern(["x/car_1.jpg", "x/bus_1.jpg", "y/car_2.jpg", "x/bus_2.jpg", "odd.jpg"], r"([^/]+)_\d+\.jpg$", 2)
+    sources = ["x/car_1.jpg", "x/bus_1.jpg", "y/car_2.jpg", "x/bus_2.jpg", "odd.jpg"]
+    grouping = by_pattern(sources, r"([^/]+)_\d+\.jpg$", 2)
     assert sources_of(grouping) == [("x/car_1.jpg", "y/car_2.jpg"), ("x/bus_1.jpg", "x/bus_2.jpg")]
     assert [group.name for group in grouping.groups] == ["car", "bus"]
     assert grouping.left_over == ("odd.jpg",)
