@@ -90,7 +90,7 @@ def read_rows(rows: Sequence[Mapping[str, Any]]) -> ReadRows:
 
 def _add_row(region: DrawnRegion, row: Mapping[str, Any]) -> None:
     value, kind = row["value"], row["type"]
-    if isinstance(row.get("item_index"), int):
+    if region.item_index is None and isinstance(row.get("item_index"), int):
         region.item_index = row["item_index"]
     if region.value is None and (
         value.get("rle") is not None or "points" in value or "width" in value or "radiusX" in value
