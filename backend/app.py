@@ -6,51 +6,26 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from backend.client import LabelStudioClient
-from backend.engine import Engine, NotReady, Segmenter
-from backend.inbox import KNOWN_ACTIONS, Inbox, reconcile
-from backend.jobs import Jobs
+from backend.engine import NotReady, Segmenter
+from backend.inbox import KNOWN_ACTIONS
 from backend.lane import LaneFull
-from backend.media import Media
 from backend.metrics import Metrics
-from backend.predictor import Predictor, describe
+from backend.predictor import describe
 from backend.security import guard
+from backend.services import Services, build_services
 from backend.settings import Settings
-from calico.errors import CalicoError, CheckpointError, InputError
-from calico.fingerprint import checkpoint_version
+from calico.errors import CalicoError, InputError
 
 log = logging.getLogger("calico.backend")
 
 RETRY_AFTER_S = 5
-SETUP_WAIT_S = 1.5  # the host gives up after 3 s
 SPARE_THREADS = 3  # never taken by predictions, so that /health always answers
-
-
-@dataclass(frozen=True)
-class Services:
-    """What the routes call; in tests it is looked at through `app.extensions["calico"]`."""
-
-    settings: Settings
-    metrics: Metrics
-    engine: Engine
-    media: Media
-    jobs: Jobs
-    predictor: Predictor
-    inbox: Inbox
-    client: LabelStudioClient | None
-
-
-def load_segmenter(settings: Settings) -> Segmenter:
-    """Imports torch and loads the weights: seconds, so never on a request's thread."""
-    from calico.segmenter import CoSegmenter
-
-    return CoSegmenter.from_checkpoint(settings.checkpoint, settings.device)
 
 
 def create_app(
@@ -60,49 +35,15 @@ def create_app(
 
     Raises InputError for settings that cannot work.
     """
-    settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
-    if client is None and settings.label_studio_url and settings.label_studio_api_key:
-        client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
-    metrics, jobs = Metrics(), Jobs()
-    engine = Engine(
-        load or (lambda: load_segmenter(settings)), metrics, cache_bytes=settings.result_cache_mb * 1_000_000
-    )
-    media = Media(settings, metrics, client)
-    predictor = Predictor(
-        engine,
-        media,
-        jobs,
-        metrics,
-        client=client,
-        queue_size=settings.queue_size,
-        time_budget_s=settings.time_budget_s,
-    )
-    services = Services(settings, metrics, engine, media, jobs, predictor, Inbox(settings.inbox_url), client)
+    services = build_services(settings, load=load, client=client)
     app = Flask("calico-backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_mb * 1_000_000
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["calico"] = services
-    _observe(app, metrics)
+    _observe(app, services.metrics)
     guard(app, settings)
     _routes(app, services)
     return app
-
-
-def start_reconcile(services: Services) -> threading.Thread | None:
-    """Looks once for events that were missed while the backend was down, in the background."""
-    client = services.client
-    if client is None:
-        return None
-
-    def run() -> None:
-        try:
-            log.info("reconcile: %d annotations had been missed", reconcile(services.inbox, client))
-        except Exception as error:  # the host may be down: that must not end the backend
-            log.warning("reconcile: %s", describe(error))
-
-    thread = threading.Thread(target=run, name="reconcile", daemon=True)
-    thread.start()
-    return thread
 
 
 def _observe(app: Flask, metrics: Metrics) -> None:
@@ -151,11 +92,11 @@ def _routes(app: Flask, services: Services) -> None:
     @app.post("/setup")
     def setup() -> Response:
         _body()
-        return jsonify(model_version=_version(services))
+        return jsonify(model_version=services.model_version())
 
     @app.route("/versions", methods=["GET", "POST"])
     def versions() -> Response:
-        return jsonify(versions=[_version(services)])
+        return jsonify(versions=[services.model_version()])
 
     @app.post("/predict")
     def predict() -> Response:
@@ -167,6 +108,8 @@ def _routes(app: Flask, services: Services) -> None:
         if not isinstance(label_config, str):
             raise InputError("expected the labeling config as text in label_config; is the caller Label Studio?")
         context = (body.get("params") or {}).get("context") if isinstance(body.get("params"), Mapping) else None
+        if engine.state == "failed":
+            engine.segmenter()  # raises why: better one clear error than a failure for every task
         if not predicting.acquire(blocking=False):
             raise LaneFull("too many predictions at once; try again later")
         try:
@@ -198,21 +141,12 @@ def _routes(app: Flask, services: Services) -> None:
         return Response(services.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _version(services: Services) -> str:
-    """At once, even while the weights are loading: the checkpoint's files tell it."""
-    if services.engine.state == "loading":
-        try:
-            return services.engine.version(timeout_s=SETUP_WAIT_S)
-        except NotReady:
-            try:
-                return checkpoint_version(services.settings.checkpoint)
-            except (CheckpointError, OSError) as error:
-                raise NotReady(f"the model is still loading ({describe(error)})") from None
-    return services.engine.version(timeout_s=0)
-
-
 def _body() -> Mapping[str, Any]:
-    body = request.get_json(force=True, silent=True)
+    """JSON under its own content type only: a page in somebody's browser cannot send that to another site unasked."""
+    try:
+        body = request.get_json(silent=True)
+    except RecursionError:
+        body = None
     if not isinstance(body, Mapping):
-        raise InputError("expected a JSON object as the request's body")
+        raise InputError("expected a JSON object as the request's body, with Content-Type: application/json")
     return body

@@ -12,7 +12,7 @@ import numpy as np
 from backend.lane import Lane, Priority
 from backend.metrics import Metrics
 from backend.result_cache import ResultCache
-from calico.errors import CalicoError
+from calico.errors import CalicoError, CheckpointError
 from calico.values import CoSegmentation, ImageGroup
 
 
@@ -70,8 +70,13 @@ class Engine:
         """Waits for the weights. Raises NotReady after the timeout, and what loading raised if it failed."""
         try:
             return self._segmenter.result(timeout_s)
-        except TimeoutError:
-            raise NotReady("the model is still loading; try again in some seconds") from None
+        except CalicoError:
+            raise
+        except Exception as error:
+            if not self._segmenter.done():
+                raise NotReady("the model is still loading; try again in some seconds") from None
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"the model could not be loaded ({type(error).__name__}: {reason})") from error
 
     def version(self, timeout_s: float | None = None) -> str:
         """The version that predictions carry. Raises as `segmenter` does."""

@@ -11,7 +11,6 @@ import ipaddress
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -27,9 +26,24 @@ _REMEDIES = {
 
 def shown(url: str) -> str:
     """An address as messages and logs show it: without user, password and query, where credentials stand."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"[:160]
+    try:
+        parts = httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeError):
+        return "an address that is no URL"
+    return f"{parts.scheme}://{parts.host}{f':{parts.port}' if parts.port else ''}{parts.path}"[:160]
+
+
+def same_origin(first: str, second: str) -> bool:
+    """Whether two addresses have one scheme, host and port, as the connection is made: by one parser."""
+    try:
+        origins = [(url.scheme, url.host, _port(url)) for url in (httpx.URL(first), httpx.URL(second))]
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    return origins[0] == origins[1]
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
 
 
 def is_public(address: str) -> bool:
@@ -51,6 +65,11 @@ def resolve(host: str, port: int) -> list[str]:
     except (OSError, UnicodeError):
         raise InputError(f"{host}: no such host; check the address in the task") from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _name(url: httpx.URL) -> str:
+    """The host as it is resolved: lower case, ASCII."""
+    return url.raw_host.decode("ascii").lower()
 
 
 class Fetcher:
@@ -111,9 +130,8 @@ class Fetcher:
         return target
 
     def _checked(self, target: httpx.URL, *, trusted: bool) -> list[str]:
-        port = target.port or (443 if target.scheme == "https" else 80)
-        addresses = self._resolve(target.host, port)
-        if not trusted and target.host.lower() not in self._allowed:
+        addresses = self._resolve(_name(target), _port(target))
+        if not trusted and _name(target) not in self._allowed:
             refused = next((address for address in addresses if not is_public(address)), None)
             if refused is not None:
                 raise InputError(
@@ -138,9 +156,9 @@ class Fetcher:
                 break
             request = httpx.Request(
                 "GET",
-                target.copy_with(host=address, username=None, password=None),
+                target.copy_with(host=address, userinfo=b""),
                 headers=headers,
-                extensions={"sni_hostname": target.host, "timeout": httpx.Timeout(left_s).as_dict()},
+                extensions={"sni_hostname": _name(target), "timeout": httpx.Timeout(left_s).as_dict()},
             )
             try:
                 return self._transport.handle_request(request)

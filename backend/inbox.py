@@ -26,6 +26,7 @@ KNOWN_ACTIONS = frozenset(
 )  # fmt: skip
 RECONCILED = "RECONCILED"  # our own: an annotation whose event never came
 
+_ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 _SECRET_KEYS = frozenset({"token", "access_token", "task_data_login", "task_data_password", "password"})
 
 metadata = sa.MetaData()
@@ -121,7 +122,7 @@ def reconcile(inbox: Inbox, client: LabelStudioClient) -> int:
     """
     added = 0
     for project in _connected_projects(inbox, client):
-        for task in client.tasks(project, full=True):
+        for task in client.tasks(project, full=True, page_size=20, filters=[_ANNOTATED]):
             for annotation in task.pop("annotations", ()):
                 if inbox.knows(annotation["id"], str(annotation.get("updated_at"))):
                     continue

@@ -11,7 +11,7 @@ import numpy as np
 
 from backend.client import LabelStudioClient
 from backend.disk_cache import DiskCache
-from backend.fetching import Fetcher, shown
+from backend.fetching import Fetcher, same_origin, shown
 from backend.metrics import Metrics
 from backend.settings import Settings
 from calico.errors import InputError
@@ -141,9 +141,4 @@ class Media:
     def _is_host(self, url: str) -> bool:
         """Whether the address is Label Studio's own, which may be private: its operator named it."""
         base = self._settings.label_studio_url
-        return base is not None and _origin(url) == _origin(base)
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        return base is not None and same_origin(url, base)

@@ -214,7 +214,7 @@ class Predictor:
         height, width = image.shape[:2]
         if prompts.size_wh not in (None, (width, height)):
             raise InputError(
-                f"interactive request: the editor shows {prompts.size_wh}, the file is {(width, height)} (width, height)"
+                f"interactive request: the editor's image is {prompts.size_wh} (width, height), the file's {width, height}"
             )
         try:
             mask, score = self._engine.segment_prompts(

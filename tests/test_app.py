@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 from backend_fakes import PAIR_XML, FakeSegmenter, pair_task, picture

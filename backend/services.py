@@ -1,0 +1,101 @@
+"""Everything behind the routes, put together from the settings."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backend.client import LabelStudioClient
+from backend.engine import Engine, NotReady, Segmenter
+from backend.inbox import Inbox, reconcile
+from backend.jobs import Jobs
+from backend.media import Media
+from backend.metrics import Metrics
+from backend.predictor import Predictor, describe
+from backend.settings import Settings
+from calico.errors import CheckpointError
+from calico.fingerprint import checkpoint_version
+
+log = logging.getLogger("calico.backend")
+
+SETUP_WAIT_S = 1.0  # the host gives `/setup` three seconds
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the routes call, at `app.extensions["calico"]`."""
+
+    settings: Settings
+    metrics: Metrics
+    engine: Engine
+    media: Media
+    jobs: Jobs
+    predictor: Predictor
+    inbox: Inbox
+    client: LabelStudioClient | None
+
+    def model_version(self) -> str:
+        """At once, even while the weights are loading: the checkpoint's files tell it.
+
+        Raises what loading raised if it failed, NotReady where the files do not tell.
+        """
+        try:
+            return self.engine.version(SETUP_WAIT_S if self.engine.state == "loading" else 0)
+        except NotReady:
+            try:
+                return checkpoint_version(self.settings.checkpoint)
+            except (CheckpointError, OSError) as error:
+                raise NotReady(f"the model is still loading ({describe(error)})") from None
+
+
+def load_segmenter(settings: Settings) -> Segmenter:
+    """Imports torch and loads the weights: seconds, so never on a request's thread."""
+    from calico.segmenter import CoSegmenter
+
+    return CoSegmenter.from_checkpoint(settings.checkpoint, settings.device)
+
+
+def build_services(
+    settings: Settings, *, load: Callable[[], Segmenter] | None = None, client: LabelStudioClient | None = None
+) -> Services:
+    """Starts loading the model in the background. load, client: other than the settings would make.
+
+    Raises InputError for settings that cannot work.
+    """
+    settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
+    if client is None and settings.label_studio_url and settings.label_studio_api_key:
+        client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
+    metrics, jobs, inbox = Metrics(), Jobs(), Inbox(settings.inbox_url)
+    engine = Engine(
+        load or (lambda: load_segmenter(settings)), metrics, cache_bytes=settings.result_cache_mb * 1_000_000
+    )
+    media = Media(settings, metrics, client)
+    predictor = Predictor(
+        engine,
+        media,
+        jobs,
+        metrics,
+        client=client,
+        queue_size=settings.queue_size,
+        time_budget_s=settings.time_budget_s,
+    )
+    return Services(settings, metrics, engine, media, jobs, predictor, inbox, client)
+
+
+def start_reconcile(services: Services) -> threading.Thread | None:
+    """Looks once for events that were missed while the backend was down, in the background."""
+    client = services.client
+    if client is None:
+        return None
+
+    def run() -> None:
+        try:
+            log.info("reconcile: %d annotations had been missed", reconcile(services.inbox, client))
+        except Exception as error:  # the host may be down: that must not end the backend
+            log.warning("reconcile: %s", describe(error))
+
+    thread = threading.Thread(target=run, name="reconcile", daemon=True)
+    thread.start()
+    return thread
