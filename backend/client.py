@@ -58,7 +58,8 @@ class LabelStudioClient(HostConnection):
 
     def model_versions(self, project: int) -> dict[str, int]:
         """Stored predictions counted by model version."""
-        return dict(self._get(f"api/projects/{project}/model-versions/"))
+        counted = self._get(f"api/projects/{project}/model-versions/")
+        return {version: count for version, count in counted.items() if count}  # connected backends are listed with 0
 
     # -- tasks ------------------------------------------------------------------------------------------------------
 

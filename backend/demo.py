@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from PIL import Image
 
 from backend.client import HostError, LabelStudioClient
@@ -68,7 +69,7 @@ Groups = Callable[[DemoProject], Sequence[Sequence[AnnotatedImage]]]
 
 @dataclass
 class State:
-    """What other programs need to know of a running demo."""
+    """What other programs need to know of a running demo. backend_url: as registered, with the secret in its path."""
 
     url: str
     user: str
@@ -131,20 +132,21 @@ class Demo:
             port, backend_port = self._free(port, "Label Studio"), self._free(backend_port, "the backend")
             log = self.folder / "label-studio.log"
             host = LabelStudioHost(self.folder / "data", self.executable, account=account, port=port, log=log)
-            backend_url = f"http://127.0.0.1:{backend_port}"
+            backend_url = f"http://127.0.0.1:{backend_port}/k/{secret}"
             try:
                 new = not (host.data_dir / "label_studio.sqlite3").exists()
-                with self.step(f"Starting Label Studio on port {port} and the backend on port {backend_port}") as note:
+                with self.step(f"Starting Label Studio on port {port}") as note:
                     self.children.append(host.launch())
-                    self.children.append(self._start_backend(backend_port, host.url, account, secret))
                     instance.remember(self.children)
                     host.wait(on_wait=lambda waited: note("making its database" if new else "waiting"))
-                    self.children[-1].wait_until_ready(f"{backend_url}/health", timeout_s=60)
+                with self.step(f"Starting the backend on port {backend_port}") as note:
+                    self.children.append(backend := self._start_backend(backend_port, host.url, account, secret))
+                    instance.remember(self.children)
+                    note("loading the model")
+                    backend.wait_until_ready(f"{backend_url}/health", timeout_s=120, ready=_model_is_ready)
                 state = State(host.url, account.user, account.password, account.token, backend_url)
                 with LabelStudioClient(host.url, account.token) as client:
-                    state.project_ids = [
-                        self._fill(client, host, project, f"{backend_url}/k/{secret}") for project in self.projects
-                    ]
+                    state.project_ids = [self._fill(client, host, project, backend_url) for project in self.projects]
                 write_private(self.folder / "state.json", asdict(state))
                 yield state
             finally:
@@ -277,3 +279,11 @@ class Demo:
         """Stops it and removes the folder with all that the demo made."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _model_is_ready(health: httpx.Response) -> bool:
+    """From the backend's `/health`. Raises ProcessError with the reason once loading has failed."""
+    said = health.json()
+    if said.get("model") == "failed":
+        raise ProcessError(f"The backend cannot load the model: {said.get('error')}")
+    return bool(said.get("model") == "ready")

@@ -76,22 +76,29 @@ class ChildProcess:
                 start_new_session=True,
             )
 
-    def wait_until_ready(self, url: str, *, timeout_s: float, on_wait: Callable[[float], None] | None = None) -> None:
-        """Until GET `url` answers 200. on_wait: called with the seconds waited, about three times a second."""
+    def wait_until_ready(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        ready: Callable[[httpx.Response], bool] = lambda answer: answer.status_code == 200,
+        on_wait: Callable[[float], None] | None = None,
+    ) -> None:
+        """Until `ready` accepts what GET `url` answers. on_wait: called with the seconds waited, thrice a second."""
         started = time.monotonic()
         with httpx.Client(trust_env=False, timeout=2.0) as http:
             while (waited := time.monotonic() - started) < timeout_s:
                 if not self.running:
                     raise ProcessError(f"{self.name} ended while starting: {self.last_line()} (see {self.log})")
                 try:
-                    if http.get(url).status_code == 200:
+                    if ready(http.get(url)):
                         return
                 except httpx.TransportError:
                     pass  # not listening yet
                 if on_wait:
                     on_wait(waited)
                 time.sleep(0.3)
-        raise ProcessError(f"{self.name} did not answer {url} within {timeout_s:.0f} s; see {self.log}")
+        raise ProcessError(f"{self.name} was not ready at {url} within {timeout_s:.0f} s; see {self.log}")
 
     def last_line(self) -> str:
         """The last thing it said, usually the reason of its end."""

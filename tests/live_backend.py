@@ -1,0 +1,76 @@
+"""The real backend over HTTP with a fake segmenter, and projects of it in a real Label Studio."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from werkzeug.serving import make_server
+
+from backend.app import create_app
+from backend.client import LabelStudioClient
+from backend.engine import Segmenter
+from backend.host import LabelStudioHost
+from backend.settings import Settings
+
+SECRET = "a-secret-of-the-tests"
+
+
+class LiveBackend:
+    """Serves on a port of its own. A context manager; `url` is what a project registers."""
+
+    def __init__(self, host: LabelStudioHost, folder: Path, segmenter: Segmenter, *, token: str | None = None) -> None:
+        settings = Settings(
+            webhook_secret=SECRET,
+            label_studio_url=host.url,
+            label_studio_api_key=token or host.account.token,
+            data_dir=folder,
+        )
+        self.app = create_app(settings, load=lambda: segmenter)
+        self.services: Any = self.app.extensions["calico"]
+        self._server = make_server("127.0.0.1", 0, self.app, threaded=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/k/{SECRET}"
+
+    def __enter__(self) -> LiveBackend:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        self.services.inbox.close()
+        self.services.client.close()
+
+
+def make_project(
+    client: LabelStudioClient,
+    host: LabelStudioHost,
+    title: str,
+    label_config: str,
+    groups: Sequence[Sequence[np.ndarray]],
+    **options: Any,
+) -> tuple[int, list[int]]:
+    """A project whose tasks show the groups from local files: its id and theirs.
+
+    Task data has `image1`, `image2`, ... where the config asks for them, else one list `images`.
+    """
+    folder = host.files_dir / title.replace(" ", "-")
+    tasks = []
+    for g, group in enumerate(groups):
+        addresses = []
+        for i, image in enumerate(group):
+            path = folder / f"{g}-{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+            addresses.append(f"/data/local-files/?d={path.relative_to(host.files_dir).as_posix()}")
+        data: Mapping[str, Any] = {f"image{i}": address for i, address in enumerate(addresses, 1)}
+        tasks.append({"data": {"images": addresses} if "$images" in label_config else data})
+    project = client.create_project(title, label_config, **options)["id"]
+    client.add_local_files(project, str(folder))
+    return project, client.import_tasks(project, tasks)
