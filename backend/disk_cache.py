@@ -23,6 +23,8 @@ class DiskCache:
         self._lock = threading.Lock()
 
     def get(self, key: str) -> bytes | None:
+        if not self._max_bytes:
+            return None
         path = self._path(key)
         try:
             stat = path.stat()

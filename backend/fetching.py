@@ -72,6 +72,13 @@ def _name(url: httpx.URL) -> str:
     return url.raw_host.decode("ascii").lower()
 
 
+def _joined(base: httpx.URL, location: str) -> str:
+    try:
+        return str(base.join(location))
+    except (httpx.InvalidURL, ValueError):
+        raise InputError(f"{shown(str(base))}: redirects to something that is no URL") from None
+
+
 class Fetcher:
     """HTTP GET with limits. allowed_hosts: names whose addresses may be private."""
 
@@ -107,7 +114,7 @@ class Fetcher:
             try:
                 location = response.headers.get("location")
                 if response.status_code in (301, 302, 303, 307, 308) and location:
-                    url = str(target.join(location))
+                    url = _joined(target, location)
                     continue
                 if response.status_code != 200:
                     remedy = _REMEDIES.get(response.status_code, "try the address in a browser")
