@@ -81,6 +81,6 @@ def _pixel_decoder(config: CalicoConfig) -> PixelDecoder:
         hidden_size=size, image_size=image_size, patch_size=4 * image_size // config.num_mask_grid
     )
     decoder = SamMaskDecoderConfig(**config.mask_decoder)
-    decoder._attn_implementation = "sdpa"  # chosen by `SamModel` when it builds its own
     sam = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    decoder._attn_implementation = "sdpa"  # as `SamModel` sets it when it builds its own
     return PixelDecoder(SamPromptEncoder(sam), SamMaskDecoder(decoder))

@@ -34,8 +34,8 @@ class BatchSettings:
 
     num_images: int = 24
     num_groups: int = 26
-    num_points: int = 14
-    num_boxes: int = 10
+    num_points: int = 18
+    num_boxes: int = 12
     candidate_share: float = 0.25  # of groups whose question lists the names to choose from
     pseudo_share: float = 0.5  # of those, the share with one name replaced by an invented word
     varied_share: float = 0.6  # of questions worded freely rather than canonically

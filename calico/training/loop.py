@@ -129,6 +129,7 @@ class Trainer:
         while self.progress < 1:
             phase = self._phase()
             batches = self._batches(phase)
+            self.bare.max_seg_prompts = round(self.settings.max_seg_prompts * phase.scale)
             while self.progress < 1 and self._phase() == phase:
                 started = time.monotonic()
                 batch = next(batches)

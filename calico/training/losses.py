@@ -52,6 +52,6 @@ def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
 @torch.no_grad()
 def mask_iou(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
     """IoU of each mask at logit 0: K."""
-    predicted, true = (logits > 0) & (valid > 0), targets > 0
+    predicted, true = (logits > 0) & (valid > 0), (targets > 0) & (valid > 0)
     union = (predicted | true).sum((1, 2))
     return (predicted & true).sum((1, 2)) / union.clamp(min=1)

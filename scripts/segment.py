@@ -1,0 +1,54 @@
+"""Segment the common object, the common parts and the unique parts of a group of images.
+
+    calico segment a.jpg b.jpg --out result
+
+Writes regions.json (masks as COCO RLE), overlay_1.png, overlay_2.png, ... and index.html to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from scripts import _cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _cli.parser(__doc__)
+    parser.add_argument("images", nargs="+", type=Path, help="two to eight images")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="choose object and part names from these only")
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
+    parser.add_argument("--device", help="default: a GPU where there is one")
+    return parser
+
+
+def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.images import load_group
+    from calico.regions_json import regions_to_json
+    from calico.report import write_group_page
+    from calico.segmenter import CoSegmenter
+
+    group = load_group(args.images)
+    segmenter = CoSegmenter.from_checkpoint(args.checkpoint, args.device)
+    found = segmenter.segment(group, candidates=args.names)
+    report = regions_to_json(found, [str(path) for path in args.images])
+    _cli.write_json(args.out / "regions.json", report)
+    write_group_page(args.out, group, found, title=f"CALICO {segmenter.version}")
+    for region in found.regions:
+        shown_on = ", ".join(str(image + 1) for image in region.correspondence)
+        what = region.object_name if region.part_name is None else f"{region.object_name}: {region.part_name}"
+        print(f"image {region.image + 1}  {what:<28}{region.occurrence:<8} on {shown_on:<8} score {region.score:.2f}")
+    for problem in found.problems:
+        print(f"problem {problem.code}: {problem.message}")
+    print(f"look at {args.out / 'index.html'}")
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    return _cli.run(build_parser(), handle, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,104 @@
+"""Checkpoints: there and back, and every way they can be wrong is one line that names the file and the remedy."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from calico.errors import CheckpointError
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
+from calico.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS, load_checkpoint, save_checkpoint
+from calico.model.config import CalicoConfig, calico_7b, calico_tiny
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokenizer = CalicoTokenizer.train()
+    config = calico_tiny(len(tokenizer))
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "checkpoint", build(config), config, tokenizer)
+    return tmp_path / "checkpoint"
+
+
+def test_there_and_back(folder: Path, tmp_path: Path) -> None:
+    model, config, tokenizer = load_checkpoint(folder)
+    save_checkpoint(tmp_path / "again", model, config, tokenizer)
+    first, second = load_file(folder / WEIGHTS), load_file(tmp_path / "again" / WEIGHTS)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert "llm.lm_head.weight" not in first
+    assert model.llm.lm_head.weight is model.llm.model.embed_tokens.weight
+    assert config == calico_tiny(len(tokenizer))
+    assert not any(p.is_meta for p in [*model.parameters(), *model.buffers()])
+    assert not list(folder.glob("tmp*"))
+
+
+def test_full_size_config_there_and_back(tmp_path: Path) -> None:
+    (tmp_path / CONFIG).write_text(calico_7b().to_json())
+    assert CalicoConfig.from_file(tmp_path / CONFIG) == calico_7b()
+
+
+def change_weights(folder: Path, change) -> None:  # type: ignore[no-untyped-def]
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS)
+
+
+def change_config(folder: Path, **fields: object) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | fields))
+
+
+def make_pickle(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(pickle.dumps({"a": 1}))
+
+
+def make_zip_pickle(folder: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, folder / WEIGHTS)
+
+
+def only_a_pickle(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+
+
+def truncate(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+FAULTS = {
+    "missing key": (lambda f: change_weights(f, lambda w: w.pop("cam_queries")), r"1 missing \(first: cam_queries\)"),
+    "extra key": (lambda f: change_weights(f, lambda w: w.update(stray=torch.zeros(1))), r"1 unknown \(first: stray\)"),
+    "misshaped": (lambda f: change_weights(f, lambda w: w.update(cam_queries=torch.zeros(1))), "1 misshaped"),
+    "pickle": (make_pickle, "pickle, which may hold code"),
+    "torch.save": (make_zip_pickle, "pickle, which may hold code"),
+    "no safetensors": (only_a_pickle, "pytorch_model.bin may hold code and is not read"),
+    "truncated": (truncate, "truncated or not a safetensors file"),
+    "no tokenizer": (lambda f: (f / TOKENIZER).unlink(), "tokenizer.json"),
+    "no config": (lambda f: (f / CONFIG).unlink(), "no config there"),
+    "broken config": (lambda f: (f / CONFIG).write_text("{"), "not readable as JSON"),
+    "other format": (lambda f: change_config(f, format_version=99), "format 99, expected 1"),
+    "unknown field": (lambda f: change_config(f, colour="red"), "unknown fields colour"),
+    "other preset": (lambda f: (f / CONFIG).write_text(calico_7b().to_json()), "do not fit a calico-7b model"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_checkpoint_is_refused_in_one_line(folder: Path, fault: str) -> None:
+    spoil, message = FAULTS[fault]
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_missing_folder_says_what_a_checkpoint_is(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="a checkpoint is a folder with"):
+        load_checkpoint(tmp_path / "nowhere")
