@@ -23,7 +23,7 @@ from calico.masks import decode_rle, encode_rle
 from calico.values import CoSegmentation, Occurrence, PartRegion, Problem, SubTask
 
 
-def to_json(cosegmentation: CoSegmentation, paths: Sequence[str]) -> dict[str, Any]:
+def regions_to_json(cosegmentation: CoSegmentation, paths: Sequence[str]) -> dict[str, Any]:
     """JSON-ready. paths: one per image, as the reader shall find them."""
     if len(paths) != len(cosegmentation.sizes_hw):
         raise InputError(f"expected one path per image, got {len(paths)} for {len(cosegmentation.sizes_hw)} images")
@@ -53,7 +53,7 @@ def to_json(cosegmentation: CoSegmentation, paths: Sequence[str]) -> dict[str, A
     }
 
 
-def from_json(document: Any) -> tuple[CoSegmentation, tuple[str, ...]]:
+def regions_from_json(document: Any) -> tuple[CoSegmentation, tuple[str, ...]]:
     """The co-segmentation and the images' paths. Raises InputError that names the first place not as expected."""
     sizes, paths = [], []
     for i, row in enumerate(_get(document, "images", list, "regions.json")):
@@ -61,8 +61,7 @@ def from_json(document: Any) -> tuple[CoSegmentation, tuple[str, ...]]:
         sizes.append((_get(row, "height", int, at), _get(row, "width", int, at)))
         paths.append(_get(row, "path", str, at))
     regions = [
-        _region(row, f"regions[{i}]", sizes)
-        for i, row in enumerate(_get(document, "regions", list, "regions.json"))
+        _region(row, f"regions[{i}]", sizes) for i, row in enumerate(_get(document, "regions", list, "regions.json"))
     ]
     problems = []
     for i, row in enumerate(_get(document, "problems", list, "regions.json", default=[])):
@@ -78,14 +77,14 @@ def from_json(document: Any) -> tuple[CoSegmentation, tuple[str, ...]]:
 
 
 def write_regions(path: str | Path, cosegmentation: CoSegmentation, paths: Sequence[str]) -> None:
-    document = to_json(cosegmentation, paths)
+    document = regions_to_json(cosegmentation, paths)
     Path(path).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def read_regions(path: str | Path) -> tuple[CoSegmentation, tuple[str, ...]]:
-    """As `from_json`, of a file; its path comes first in every error."""
+    """As `regions_from_json`, of a file; its path comes first in every error."""
     try:
-        return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        return regions_from_json(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a regions.json") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

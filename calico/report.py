@@ -45,22 +45,23 @@ code { font: .9em ui-monospace, monospace; }
 
 
 def write_group_page(
-    out_dir: str | Path, group: ImageGroup, cosegmentation: CoSegmentation, *, version: str = ""
+    out_dir: str | Path, group: ImageGroup, cosegmentation: CoSegmentation, *, title: str = ""
 ) -> Path:
     """Writes overlay_{i}.png for every image and index.html beside them; returns the page's path.
 
-    The page needs nothing else: no script, no font, no network. All text in it is escaped.
+    title: said below the heading and in the window's, for instance the model's version. The page needs nothing else,
+    no script, no font, no network, and all text in it is escaped.
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(group.images):
         Image.fromarray(draw_overlay(image, cosegmentation, index)).save(folder / OVERLAY.format(index))
     page = folder / PAGE
-    page.write_text(_page(group.names, cosegmentation, version), encoding="utf-8")
+    page.write_text(_page(group.names, cosegmentation, title), encoding="utf-8")
     return page
 
 
-def _page(names: Sequence[str], cosegmentation: CoSegmentation, version: str) -> str:
+def _page(names: Sequence[str], cosegmentation: CoSegmentation, title: str) -> str:
     figures = "\n".join(
         f'<figure><img src="{OVERLAY.format(i)}" alt="{escape(name)} with its regions">'
         f'<figcaption>Image {i + 1} <span class="soft">{escape(name)} &middot; {width} &times; {height}</span>'
@@ -71,10 +72,10 @@ def _page(names: Sequence[str], cosegmentation: CoSegmentation, version: str) ->
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(_title(cosegmentation))}</title>
+<title>{escape(" · ".join(filter(None, (_heading(cosegmentation), title))))}</title>
 <style>{_STYLE}</style>
-<h1>{escape(_title(cosegmentation))}</h1>
-<div class="soft">{escape(_summary(cosegmentation, version))}</div>
+<h1>{escape(_heading(cosegmentation))}</h1>
+<div class="soft">{escape(_summary(cosegmentation, title))}</div>
 <div class="images">
 {figures}
 </div>
@@ -85,16 +86,16 @@ def _page(names: Sequence[str], cosegmentation: CoSegmentation, version: str) ->
 """
 
 
-def _title(cosegmentation: CoSegmentation) -> str:
+def _heading(cosegmentation: CoSegmentation) -> str:
     names = dict.fromkeys(r.object_name for r in sorted(cosegmentation.regions, key=lambda region: region.image))
     return ", ".join(names) or "No regions"
 
 
-def _summary(cosegmentation: CoSegmentation, version: str) -> str:
+def _summary(cosegmentation: CoSegmentation, title: str) -> str:
     parts = {r.correspondence_id: r.occurrence for r in cosegmentation.regions if r.kind == "part"}
     num_common = sum(occurrence is Occurrence.COMMON for occurrence in parts.values())
     text = f"{num_common} common and {len(parts) - num_common} unique parts on {len(cosegmentation.sizes_hw)} images"
-    return f"{text} · {version}" if version else text
+    return f"{text} · {title}" if title else text
 
 
 def _table(cosegmentation: CoSegmentation) -> str:

@@ -81,8 +81,22 @@ def palette_with_transparency() -> bytes:
         (as_bytes(Image.fromarray(np.array([[-1.0, 1000.0]], np.float32)), "TIFF"), [[0] * 3, WHITE]),
         (as_bytes(Image.fromarray(np.array([[np.nan, 7.0]], np.float32)), "TIFF"), [[0] * 3, [7] * 3]),
     ],
-    ids=["grey", "1-bit", "rgba", "half transparent", "palette", "cmyk", "16-bit ends", "16-bit", "int", "int 16 bits",
-         "int range", "float 0..1", "float range", "float nan"],
+    ids=[
+        "grey",
+        "1-bit",
+        "rgba",
+        "half transparent",
+        "palette",
+        "cmyk",
+        "16-bit ends",
+        "16-bit",
+        "int",
+        "int 16 bits",
+        "int range",
+        "float 0..1",
+        "float range",
+        "float nan",
+    ],
 )
 def test_every_mode_becomes_rgb(content: bytes, expected: list[list[int]]) -> None:
     loaded = load_image(content)

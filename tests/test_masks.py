@@ -130,8 +130,14 @@ def test_components_are_connected_and_apart(mask: np.ndarray) -> None:
         seed.flat[int((labels == label).argmax())] = True
         while True:  # flood fill by 8 neighbours
             padded = np.pad(seed, 1)
-            grown = mask & np.any([padded[1 + dy : 1 + dy + mask.shape[0], 1 + dx : 1 + dx + mask.shape[1]]
-                                   for dy in (-1, 0, 1) for dx in (-1, 0, 1)], axis=0)
+            grown = mask & np.any(
+                [
+                    padded[1 + dy : 1 + dy + mask.shape[0], 1 + dx : 1 + dx + mask.shape[1]]
+                    for dy in (-1, 0, 1)
+                    for dx in (-1, 0, 1)
+                ],
+                axis=0,
+            )
             if np.array_equal(grown, seed):
                 break
             seed = grown

@@ -129,6 +129,14 @@ def test_a_wrong_none_and_a_missed_none() -> None:
     assert overall["malformed_rate"] == pytest.approx(1 / 3)
 
 
+def test_a_name_without_a_mask_overlaps_nothing() -> None:
+    parsed = parse_answer(render_answer(TRUTH, SubTask.UNIQUE_PARTS).text, SubTask.UNIQUE_PARTS, 2)
+    answer = Answered.from_parsed(parsed, [MASKS[0].mask, MASKS[3].mask], [1.0, 1.0])  # the leg's [SEG] has none
+    figures = report_of({SubTask.UNIQUE_PARTS: answer})["by_subtask"]["unique_parts"]
+    assert (figures["strict_miou_objects"], figures["strict_miou_parts"]) == (1, 0)
+    assert figures["name_recall"] == 1
+
+
 def test_an_extra_name_never_raises_strict_miou() -> None:
     rng = random.Random(0)
     true = keyed(TRUTH.regions)
@@ -153,8 +161,11 @@ def test_order_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     groups = []
     for number in range(12):
-        shifted = [item._replace(mask=np.roll(item.mask, rng.integers(0, 4), axis=1), score=float(rng.random()))
-                   for item in MASKS if rng.random() < 0.8]
+        shifted = [
+            item._replace(mask=np.roll(item.mask, rng.integers(0, 4), axis=1), score=float(rng.random()))
+            for item in MASKS
+            if rng.random() < 0.8
+        ]
         groups.append((f"g{number}", shifted))
     reports = []
     for order in (list, reversed):

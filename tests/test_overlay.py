@@ -179,7 +179,7 @@ def test_the_page_shows_all_and_escapes_all(tmp_path: Path) -> None:
     answers = {SubTask.COMMON_PARTS: f"<p> the seat </p> [SEG] {evil}"}
     problems = [Problem(evil, f"{evil} & more", 1)]
     full = CoSegmentation.from_masks(group.sizes_hw, masks, answers=answers, problems=problems)
-    page = write_group_page(tmp_path / "out", ImageGroup(tuple(images), (evil, "b.png")), full, version=evil)
+    page = write_group_page(tmp_path / "out", ImageGroup(tuple(images), (evil, "b.png")), full, title=evil)
     text = page.read_text()
     assert page == tmp_path / "out" / "index.html"
     assert "<script" not in text

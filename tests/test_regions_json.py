@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calico.errors import InputError
-from calico.regions_json import from_json, read_regions, to_json, write_regions
+from calico.regions_json import read_regions, regions_from_json, regions_to_json, write_regions
 from calico.values import CoSegmentation, NamedMask, Problem, RegionKey, SubTask
 
 SIZES = ((12, 9), (7, 15), (5, 5))
@@ -40,11 +40,11 @@ def test_there_and_back(tmp_path: Path) -> None:
         assert np.array_equal(a.mask, b.mask)
         assert (a.key, a.object_name, a.occurrence, a.score) == (b.key, b.object_name, b.occurrence, b.score)
         assert (a.correspondence, a.correspondence_id) == (b.correspondence, b.correspondence_id)
-    assert json.dumps(to_json(after, read_paths)) == json.dumps(to_json(before, paths))
+    assert json.dumps(regions_to_json(after, read_paths)) == json.dumps(regions_to_json(before, paths))
 
 
 def test_the_schema_as_promised() -> None:
-    document = to_json(example(), ["a.png", "b.png", "c.png"])
+    document = regions_to_json(example(), ["a.png", "b.png", "c.png"])
     assert document["images"][1] == {"path": "b.png", "height": 7, "width": 15}
     leg = document["regions"][1]
     assert {"image", "object", "part", "occurrence", "correspondence", "score", "segmentation"} <= set(leg)
@@ -53,15 +53,15 @@ def test_the_schema_as_promised() -> None:
     assert document["regions"][0]["part"] is None
     assert set(leg["segmentation"]) == {"size", "counts"}
     with pytest.raises(InputError, match="one path per image"):
-        to_json(example(), ["a.png"])
+        regions_to_json(example(), ["a.png"])
 
 
 def test_what_may_be_missing() -> None:
-    document = to_json(example(), ["a.png", "b.png", "c.png"])
+    document = regions_to_json(example(), ["a.png", "b.png", "c.png"])
     del document["answers"], document["problems"][0]["image"]
     for region in document["regions"]:
         del region["correspondence_id"]
-    after, _ = from_json(document)
+    after, _ = regions_from_json(document)
     assert after.answers == {}
     assert [r.correspondence_id for r in after.regions][:2] == ["object:chair", "part:leg"]
 
@@ -89,13 +89,13 @@ def test_what_may_be_missing() -> None:
     ],
 )
 def test_errors_name_the_place(path: tuple, value: object, message: str) -> None:
-    document = copy.deepcopy(to_json(example(), ["a.png", "b.png", "c.png"]))
+    document = copy.deepcopy(regions_to_json(example(), ["a.png", "b.png", "c.png"]))
     place = document
     for step in path[:-1]:
         place = place[step]
     place[path[-1]] = value
     with pytest.raises(InputError, match=message):
-        from_json(document)
+        regions_from_json(document)
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class ScoredMask(NamedTuple):
 class Answered:
     """One question's own answer, before reconciliation: its regions, each with the key that it names.
 
+    A name without a mask (0 x 0) is a region that overlaps nothing.
     says_none: it states that there is nothing of the asked kind. malformed: parsing met at least one problem.
     """
 
@@ -33,8 +34,10 @@ class Answered:
 
     @classmethod
     def from_parsed(cls, parsed: ParsedAnswer, masks: Sequence[np.ndarray], scores: Sequence[float]) -> Answered:
-        """masks, scores: one for every [SEG] of the answer, in its order."""
-        regions = {m.key: ScoredMask(masks[m.seg_index], scores[m.seg_index]) for m in parsed.mentions}
+        """masks, scores: one for every [SEG] of the answer, in order; a [SEG] beyond them has no mask."""
+        nothing = ScoredMask(np.zeros((0, 0), bool), 0.0)
+        found = [ScoredMask(mask, score) for mask, score in zip(masks, scores, strict=True)]
+        regions = {m.key: found[m.seg_index] if m.seg_index < len(found) else nothing for m in parsed.mentions}
         return cls(regions, parsed.says_none, bool(parsed.problems))
 
 

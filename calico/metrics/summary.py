@@ -20,6 +20,7 @@ from calico.metrics.figures import Figures
 from calico.metrics.strict import (
     Answered,
     KeyMatch,
+    ScoredMask,
     asked_kind,
     compare,
     keyed,
@@ -108,9 +109,7 @@ class Evaluation:
             occurrence_counts(truth, merged),
         )
 
-    def add_click(
-        self, kind: str, iou: float, *, object_name: str | None = None, part_name: str | None = None
-    ) -> None:
+    def add_click(self, kind: str, iou: float, *, object_name: str | None = None, part_name: str | None = None) -> None:
         """The IoU of one prompted mask. kind: `point` (one click), `point3` (three) or `box` (the tight box)."""
         if kind not in CLICK_KINDS:
             raise InputError(f"unknown kind of click {kind!r}; expected one of {', '.join(CLICK_KINDS)}")
@@ -235,18 +234,21 @@ class Evaluation:
 
 
 def _compare_answer(group_id: str, truth: CoSegmentation, task: SubTask, answer: Answered) -> _Answer:
-    for key, (mask, _) in answer.regions.items():
-        if key.image >= len(truth.sizes_hw) or mask.shape != truth.sizes_hw[key.image]:
+    regions = {}
+    for key, (mask, score) in answer.regions.items():
+        size_hw = truth.sizes_hw[key.image] if key.image < len(truth.sizes_hw) else None
+        if size_hw is None or (mask.size and mask.shape != size_hw):
             raise InputError(f"group {group_id!r}: {key} has a mask of {mask.shape}, images are {truth.sizes_hw}")
+        regions[key] = ScoredMask(mask if mask.size else np.zeros(size_hw, bool), score)
     true = keyed(truth.restricted_to(task).regions)
     kind = asked_kind(task)
     return _Answer(
-        compare(true, answer.regions),
+        compare(true, regions),
         [
-            paper.Picture.of(f"{group_id} {task.value} {image:03d}", true, answer.regions, image)
+            paper.Picture.of(f"{group_id} {task.value} {image:03d}", true, regions, image)
             for image in range(len(truth.sizes_hw))
         ],
-        answer.says_none and all(key.kind != kind for key in answer.regions),
+        answer.says_none and all(key.kind != kind for key in regions),
         all(key.kind != kind for key in true),
         answer.malformed,
     )
