@@ -21,6 +21,11 @@ class BackendError(CalicoError):
     """The backend refused, failed, or could not be reached."""
 
 
+def without_secret(text: str) -> str:
+    """A message or an address without the secret in a backend's path."""
+    return re.sub(r"/k/[^/\s)]+", "/k/***", text)
+
+
 class BackendClient:
     """url: with `/k/<secret>` where the backend has a secret. auth: user and password of its basic auth."""
 
@@ -49,7 +54,7 @@ class BackendClient:
     @property
     def shown(self) -> str:
         """The address without its secret."""
-        return re.sub(r"/k/[^/]+", "/k/***", self.url)
+        return without_secret(self.url)
 
     def health(self) -> Json:
         """`{"status": "UP", "model": "loading" | "ready"}`; a backend whose model failed says so here too."""

@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = action("doctor", examine, "Check that host, backend, project and media really work together.")
     doctor.add_argument("--project", type=int, metavar="ID", required=True)
-    doctor.add_argument("--backend", metavar="URL", help="as the host reaches it; without it, the project's own")
+    doctor.add_argument("--backend", metavar="URL", help="as this machine reaches it (the project's address)")
     return parser
 
 
@@ -142,12 +142,20 @@ def features_of(sources: list[str], checkpoint: Path | None) -> Any:
 
 
 def examine(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.backend_client import BackendClient
+    from backend.client import LabelStudioClient
     from backend.doctor import examine_project
+    from backend.settings import Settings
 
+    settings = Settings.from_environment()
+    if not settings.label_studio_url or not settings.label_studio_api_key:
+        raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
+    backend = BackendClient(args.backend) if args.backend else None
     checks = []
-    for check in examine_project(args.project, backend_url=args.backend):
-        print(check.line, flush=True)
-        checks.append(check)
+    with LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key) as client:
+        for check in examine_project(client, args.project, settings, backend=backend):
+            print(check.line, flush=True)
+            checks.append(check)
     report = {"command": args.command, "checks": [check.as_json() for check in checks]}
     if num_failed := sum(not check.ok for check in checks):
         raise _cli.Failed(f"{num_failed} of {len(checks)} checks failed", report)
