@@ -1,36 +1,66 @@
 from __future__ import annotations
 
+import base64
+import http.client
+import json
+import logging
+import random
+import re
+import threading
+import time
+
+import httpx
 import numpy as np
 import pytest
-from backend_fakes import PAIR_XML, FakeSegmenter, pair_task, picture
+from backend_fakes import LIST_XML, PAIR_XML, FakeSegmenter, pair_task, picture, png
+from waitress import create_server
 
 from backend.app import create_app
+from backend.client import LabelStudioClient
 from backend.codecs import brush_rle
 from backend.settings import Settings
+from calico.errors import CheckpointError
+
+SECRET = "a-secret-of-the-path"
+RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 @pytest.fixture
 def make(tmp_path):
-    """An app over a fake segmenter, and its test client."""
+    """Makes test clients of apps over a fake segmenter; images may lie in tmp_path."""
+    made = []
 
     def make(segmenter=None, *, load=None, client=None, **settings):
         values = {"media_roots": (tmp_path,), "data_dir": tmp_path / "state", **settings}
         app = create_app(Settings(**values), load=load or (lambda: segmenter or FakeSegmenter()), client=client)
-        app.testing = False
+        made.append(app)
         return app.test_client()
 
-    return make
+    yield make
+    for app in made:
+        app.extensions["calico"].inbox.close()
 
 
-def predict(http, tasks, xml=PAIR_XML, context=None, path="/predict", **arguments):
+def predict(client, tasks, xml=PAIR_XML, context=None, path="/predict", **arguments):
     body = {"tasks": tasks, "project": "1.2", "label_config": xml, "params": {"context": context}}
-    return http.post(path, json=body, **arguments)
+    return client.post(path, json=body, **arguments)
+
+
+def jobs_of(client, **query):
+    return client.get("/jobs", query_string=query).get_json()
+
+
+def wait_for(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
 
 
 def masks_of(entry):
-    """{(to_name, label): mask} of a prediction."""
+    """{(to_name, item_index, label): mask} of a prediction."""
     return {
-        (row["to_name"], row["value"]["brushlabels"][0]): brush_rle.decode(
+        (row["to_name"], row.get("item_index"), row["value"]["brushlabels"][0]): brush_rle.decode(
             row["value"]["rle"], row["original_height"], row["original_width"]
         )
         for row in entry["result"]
@@ -38,22 +68,498 @@ def masks_of(entry):
     }
 
 
+def bright(image):
+    return image[..., 1] > 127
+
+
+def is_of_pair(entry, task_id):
+    """Whether a prediction shows the images of `pair_task(folder, task_id)` and no others."""
+    masks = masks_of(entry)
+    return all(
+        np.array_equal(masks[f"img{i}", None, "object"], bright(picture(task_id * 10 + i, size_hw=(24 + i, 32))))
+        for i in (1, 2)
+    )
+
+
+# -- what the host asks -----------------------------------------------------------------------------------------------
+
+
 def test_health_index_versions_setup(make):
-    http = make()
-    assert http.get("/health").get_json()["status"] == "UP"
-    assert http.get("/").status_code == 200
-    setup = http.post("/setup", json={"project": "1.1", "schema": PAIR_XML, "access_token": "s3cret"})
+    client = make()
+    assert client.get("/health").get_json()["status"] == "UP"
+    assert "/predict" in client.get("/").get_json()["routes"]
+    setup = client.post("/setup", json={"project": "1.1", "schema": PAIR_XML, "access_token": "s3cret"})
     assert setup.get_json() == {"model_version": "fake-1"}
-    assert http.get("/versions").get_json() == {"versions": ["fake-1"]}
+    assert client.get("/versions").get_json() == {"versions": ["fake-1"]}
+
+
+def test_answers_at_once_while_loading(make, monkeypatch):
+    gate = threading.Event()
+    client = make(load=lambda: (gate.wait(20), FakeSegmenter())[1])
+    monkeypatch.setattr("backend.services.SETUP_WAIT_S", 0.05)
+    monkeypatch.setattr("backend.services.checkpoint_version", lambda folder: "tiny-of-the-files")
+    started = time.perf_counter()
+    assert client.get("/health").get_json() == {"status": "UP", "model": "loading"}
+    assert client.post("/setup", json={}).get_json() == {"model_version": "tiny-of-the-files"}
+    assert time.perf_counter() - started < 1
+    gate.set()
+    wait_for(lambda: client.get("/health").get_json()["model"] == "ready")
+    assert client.post("/setup", json={}).get_json() == {"model_version": "fake-1"}
+
+
+def test_requests_wait_for_the_weights_within_their_budget(make, tmp_path):
+    gate = threading.Event()
+    client = make(load=lambda: (gate.wait(20), FakeSegmenter())[1], time_budget_s=0.2)
+    tasks = [pair_task(tmp_path, 1)]
+    assert predict(client, tasks).get_json() == {"results": [[]]}
+    gate.set()
+    wait_for(lambda: jobs_of(client)["counts"] == {"late": 1})
+    assert is_of_pair(predict(client, tasks).get_json()["results"][0], 1)
+
+
+def test_a_model_that_does_not_load_is_said_everywhere(make, tmp_path):
+    def load():
+        raise CheckpointError("weights/model.safetensors: cut short; download it again")
+
+    client = make(load=load)
+    wait_for(lambda: client.get("/health").status_code == 503)
+    for answer in (client.get("/health"), client.post("/setup", json={}), predict(client, [pair_task(tmp_path, 1)])):
+        assert answer.status_code == 503
+        assert "cut short; download it again" in answer.get_json()["error"]
 
 
 def test_predicts_each_image_in_its_own_control(make, tmp_path):
-    tasks = [pair_task(tmp_path, 1), pair_task(tmp_path, 2)]
+    tasks = [pair_task(tmp_path, task) for task in (1, 2, 3)]
     results = predict(make(), tasks).get_json()["results"]
-    assert len(results) == 2
+    assert len(results) == 3
     for task, entry in zip(tasks, results, strict=True):
-        assert entry["model_version"] == "fake-1" and 0 < entry["score"] <= 1
-        masks = masks_of(entry)
-        for i in (1, 2):
-            expected = picture(task["id"] * 10 + i, size_hw=(24 + i, 32))[..., 1] > 127
-            assert np.array_equal(masks[f"img{i}", "object"], expected)
+        assert is_of_pair(entry, task["id"])
+        assert entry["model_version"] == "fake-1"
+        assert 0 < entry["score"] <= 1
+    rows = results[0]["result"]
+    assert {row["labels"][0] for row in rows if row["type"] == "relation"} == {"same part"}
+    assert {row["value"]["text"][0] for row in rows if row["type"] == "textarea"} == {"lamp", "shade"}
+
+
+def test_predicts_a_list_of_images(make, tmp_path):
+    paths = []
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(png(picture(i)))
+        paths.append(str(tmp_path / f"{i}.png"))
+    (entry,) = predict(make(), [{"id": 1, "data": {"images": paths}}], LIST_XML).get_json()["results"]
+    masks = masks_of(entry)
+    for i in range(3):
+        assert np.array_equal(masks["img", i, "object"], bright(picture(i)))
+
+
+def test_a_fixed_vocabulary_constrains_the_model(make, tmp_path):
+    xml = re.sub(r'"(common|unique) part"', '"shade"', PAIR_XML).replace('"object"', '"lamp"', 4)
+    segmenter = FakeSegmenter()
+    predict(make(segmenter), [pair_task(tmp_path, 1)], xml)
+    assert {"lamp", "shade"} <= set(segmenter.candidates[0])
+
+
+# -- what fails -------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_group_takes_no_other_with_it_and_says_why(make, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    data = {
+        2: {"image1": str(tmp_path / "missing.png"), "image2": "x"},
+        4: {"image1": "only one"},
+        5: "no object",
+        6: {"image1": "/etc/passwd", "image2": "/etc/passwd"},
+        8: {"image1": None, "image2": 3},
+    }
+    tasks = [
+        pair_task(tmp_path, 1),
+        {"id": 2, "data": data[2]},
+        pair_task(tmp_path, 3, firsts=(RED, (0, 0, 0))),
+        {"id": 4, "data": data[4]},
+        {"id": 5, "data": data[5]},
+        {"id": 6, "data": data[6]},
+        pair_task(tmp_path, 7, firsts=(BLUE, (0, 0, 0))),
+        {"id": 8, "data": data[8]},
+        {},
+        pair_task(tmp_path, 9),
+    ]
+    client = make()
+    results = predict(client, tasks).get_json()["results"]
+    assert [bool(entry) for entry in results] == [True] + [False] * 8 + [True]
+    assert all(entry == [] for entry in results[1:9])
+    assert is_of_pair(results[0], 1)
+    assert is_of_pair(results[9], 9)
+    shown = jobs_of(client)
+    assert shown["counts"] == {"answered": 2, "failed": 8}
+    reasons = {job["task"]: job["reason"] for job in shown["jobs"]}
+    for task, part in {
+        2: "no such file", 3: "RuntimeError", 4: "image2", 5: "expected an object", 6: "outside CALICO_MEDIA_ROOTS",
+        7: "nothing was found", 8: "expected an address",
+    }.items():  # fmt: skip
+        assert part in reasons[task], task
+        assert any(f"task {task} " in record.getMessage() and part in record.getMessage() for record in caplog.records)
+    assert 'calico_groups_total{outcome="failed"} 8.0' in client.get("/metrics").get_data(as_text=True)
+
+
+@pytest.mark.parametrize(
+    ("xml", "part"),
+    [
+        ("", "expected XML"),
+        ("<View><Image", "not well-formed"),
+        ('<View><Text name="t" value="$t"/></View>', "no <Image"),
+        ('<View><Image name="i" value="$image1"/></View>', "no brush or polygon"),
+        (PAIR_XML.replace('"$image2"', '"$missing"'), "missing"),
+        (PAIR_XML.replace("common part", "wheel").replace("unique part", "leg"), "no label"),
+    ],
+)
+def test_a_config_that_does_not_fit_fails_the_group_with_a_reason(make, tmp_path, xml, part):
+    client = make()
+    answer = predict(client, [pair_task(tmp_path, 1)], xml)
+    if answer.get_json()["results"] == [[]]:
+        assert part in jobs_of(client)["jobs"][0]["reason"]
+    else:  # the objects fit; what found no label is reported
+        assert any(part in problem for problem in jobs_of(client)["jobs"][0]["problems"])
+
+
+@pytest.mark.parametrize("num_images", [1, 9])
+def test_groups_have_two_to_eight_images(make, tmp_path, num_images):
+    client = make()
+    task = {"id": 1, "data": {"images": [str(tmp_path / "never-read.png")] * num_images}}
+    assert predict(client, [task], LIST_XML).get_json() == {"results": [[]]}
+    assert f"the task has {num_images}" in jobs_of(client)["jobs"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"{", "application/json"),
+        (b"[1, 2]", "application/json"),
+        (b"\xff\xfe", "application/json"),
+        (b"[" * 100_000, "application/json"),
+        (b'{"tasks": 3, "label_config": ""}', "application/json"),
+        (b'{"tasks": [3], "label_config": ""}', "application/json"),
+        (b'{"tasks": []}', "application/json"),
+        (b"{}", "text/plain"),
+        (b"", None),
+    ],
+)
+def test_malformed_requests_are_answered_in_a_line(make, body, content_type):
+    answer = make().post("/predict", data=body, content_type=content_type)
+    assert answer.status_code == 400
+    assert answer.get_json()["error"].startswith("expected ")
+    assert "Traceback" not in answer.get_data(as_text=True)
+
+
+def test_no_tasks_is_no_error(make):
+    assert predict(make(), []).get_json() == {"results": []}
+
+
+def test_unknown_routes_and_methods(make):
+    assert make().get("/nothing").status_code == 404
+    assert make().get("/predict").status_code == 405
+
+
+def test_an_internal_error_shows_nothing_of_itself(make, monkeypatch, caplog):
+    client = make()
+    monkeypatch.setattr(client.application.extensions["calico"].inbox, "put", lambda body: 1 / 0)
+    answer = client.post("/webhook", json={"action": "A", "token": "s3cret"})
+    assert answer.status_code == 500
+    assert answer.get_json() == {"error": "internal error; the log says where"}
+    assert "ZeroDivisionError" in caplog.text
+    assert "s3cret" not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+# -- queue, budget, late results --------------------------------------------------------------------------------------
+
+
+class Host:
+    """A Label Studio that stores predictions."""
+
+    def __init__(self, stored=()):
+        self.stored = list(stored)
+        self.status = 201
+
+    def answer(self, request):
+        if request.method == "GET":
+            task = int(request.url.params["task"])
+            return httpx.Response(200, json=[item for item in self.stored if item["task"] == task])
+        self.stored += [json.loads(request.content)] if self.status == 201 else []
+        return httpx.Response(self.status, json={})
+
+    def client(self):
+        return LabelStudioClient("http://studio", "0" * 40, transport=httpx.MockTransport(self.answer))
+
+
+def test_a_large_batch_answers_what_is_ready_and_posts_the_rest_once(make, tmp_path):
+    host, segmenter = Host(), FakeSegmenter(delay_s=0.1)
+    client = make(segmenter, client=host.client(), time_budget_s=0.45)
+    tasks = [pair_task(tmp_path, task) for task in range(10)]
+    started = time.perf_counter()
+    results = predict(client, tasks).get_json()["results"]
+    assert time.perf_counter() - started < 2
+    answered = [task["id"] for task, entry in zip(tasks, results, strict=True) if entry]
+    assert 1 <= len(answered) < 10
+    predict(client, tasks)  # the host asks again, impatiently
+    wait_for(lambda: not {"queued", "running"} & set(jobs_of(client)["counts"]), 20)
+    wait_for(lambda: sum(jobs_of(client)["counts"].values()) == 20)
+    posted = [item["task"] for item in host.stored]
+    assert len(posted) == len(set(posted))
+    assert not set(posted) & set(answered)
+    for item in host.stored:
+        assert is_of_pair(item, item["task"])
+        assert item["model_version"] == "fake-1"
+    assert segmenter.num_groups == 10
+
+
+def test_a_late_result_is_not_posted_over_one_that_the_host_has(make, tmp_path):
+    host = Host([{"task": 1, "model_version": "fake-1"}, {"task": 2, "model_version": "older"}])
+    client = make(FakeSegmenter(delay_s=0.2), client=host.client(), time_budget_s=0.1)
+    assert predict(client, [pair_task(tmp_path, 1), pair_task(tmp_path, 2)]).get_json() == {"results": [[], []]}
+    wait_for(lambda: jobs_of(client)["counts"] == {"late": 1, "posted": 1})
+    assert [(item["task"], item["model_version"]) for item in host.stored] == [
+        (1, "fake-1"),
+        (2, "older"),
+        (2, "fake-1"),
+    ]
+
+
+def test_a_late_result_that_cannot_be_posted_says_so(make, tmp_path):
+    host = Host()
+    host.status = 403
+    client = make(FakeSegmenter(delay_s=0.2), client=host.client(), time_budget_s=0.1)
+    predict(client, [pair_task(tmp_path, 1)])
+    wait_for(lambda: jobs_of(client)["counts"] == {"failed": 1})
+    assert "403" in jobs_of(client)["jobs"][0]["reason"]
+
+
+def test_a_full_queue_refuses_with_retry_after(make, tmp_path):
+    gate = threading.Event()
+    client = make(load=lambda: (gate.wait(20), FakeSegmenter())[1], queue_size=3, time_budget_s=0.05)
+    tasks = [pair_task(tmp_path, task) for task in range(12)]
+    assert predict(client, tasks).get_json()["results"] == [[]] * 12
+    predict(client, tasks)  # four run, three wait: now there is no room at all
+    wait_for(lambda: predict(client, tasks[:1]).status_code == 503)
+    answer = predict(client, tasks[:1])
+    assert int(answer.headers["Retry-After"]) > 0
+    assert "try again later" in answer.get_json()["error"]
+    counts = jobs_of(client)["counts"]
+    assert counts["refused"] >= 24 - 3 - 4
+    gate.set()
+    wait_for(lambda: not {"queued", "running"} & set(jobs_of(client)["counts"]))
+    assert predict(client, tasks[:1]).status_code == 200
+
+
+# -- clicks -----------------------------------------------------------------------------------------------------------
+
+
+def keypoint(x, y, *, positive=1, to_name="img2", **more):
+    return {
+        "id": "k", "type": "keypointlabels", "from_name": "keypoint2", "to_name": to_name, "is_positive": positive,
+        "original_width": 32, "original_height": 26, "value": {"x": x, "y": y, "keypointlabels": ["common part"]}, **more,
+    }  # fmt: skip
+
+
+def test_a_click_answers_with_a_mask_on_the_clicked_image(make, tmp_path):
+    segmenter = FakeSegmenter()
+    context = {"result": [keypoint(50, 50), keypoint(0, 100, positive=0)]}
+    (entry,) = predict(make(segmenter), [pair_task(tmp_path, 1)], context=context).get_json()["results"]
+    (row,) = entry["result"]
+    assert (row["from_name"], row["to_name"], row["type"]) == ("brush2", "img2", "brushlabels")
+    assert row["value"]["brushlabels"] == ["common part"]
+    mask = masks_of(entry)["img2", None, "common part"]
+    assert mask.shape == (26, 32)
+    assert mask[13, 16]
+    assert not mask[25, 0]
+    assert segmenter.prompts == [((26, 32), ((16.0, 13.0), (0.0, 25.0)), (True, False), None)]
+
+
+def test_a_box_on_a_page_of_a_list(make, tmp_path):
+    paths = []
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(png(picture(i, size_hw=(20 + i, 40))))
+        paths.append(str(tmp_path / f"{i}.png"))
+    box = {
+        "type": "rectanglelabels", "to_name": "img", "item_index": 2, "original_width": 40, "original_height": 22,
+        "value": {"x": 25, "y": 50, "width": 50, "height": 25, "rectanglelabels": ["no such label"]},
+    }  # fmt: skip
+    other = {**box, "item_index": 0}
+    answer = predict(make(), [{"id": 1, "data": {"images": paths}}], LIST_XML, {"result": [other, box]})
+    (entry,) = answer.get_json()["results"]
+    ((key, mask),) = masks_of(entry).items()
+    assert key == ("img", 2, "object")
+    assert np.array_equal(np.argwhere(mask)[[0, -1]], [[11, 10], [15, 29]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "part"),
+    [
+        ([keypoint(1, 1, to_name="img7")], "no <Image>"),
+        ([keypoint(None, 1)], "numbers"),
+        ([keypoint(float("nan"), 1)], "finite"),
+        ([keypoint(1, 1, positive=0)], "positive"),
+        ([keypoint(1, 1, original_width=99)], "(99, 26)"),
+        ([{"type": "brushlabels", "value": {}}], "keypoint or rectangle"),
+        (["no object"], "keypoint or rectangle"),
+    ],
+)
+def test_a_click_that_makes_no_sense_is_refused(make, tmp_path, rows, part):
+    answer = predict(make(), [pair_task(tmp_path, 1)], context={"result": rows})
+    assert answer.status_code == 400
+    assert part in answer.get_json()["error"]
+
+
+def test_clicks_do_not_wait_for_a_batch(make, tmp_path):
+    client = make(FakeSegmenter(delay_s=0.1), time_budget_s=0.05)
+    tasks = [pair_task(tmp_path, task) for task in range(20)]
+    predict(client, tasks)  # two seconds of work are queued
+    client.application.extensions["calico"].predictor._time_budget_s = 10
+    started = time.perf_counter()
+    answer = predict(client, tasks[:1], context={"result": [keypoint(50, 50)]})
+    assert answer.status_code == 200
+    assert time.perf_counter() - started < 1
+    assert jobs_of(client)["counts"].get("queued", 0) > 5
+
+
+# -- who may ask ------------------------------------------------------------------------------------------------------
+
+
+def basic(user, password, encoding="utf-8"):
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode(encoding)).decode()}
+
+
+def test_without_credentials_set_everything_is_open_but_secret_paths(make):
+    assert make().get("/jobs").status_code == 200
+    assert make().get("/k/anything/jobs").status_code == 401
+
+
+@pytest.mark.parametrize("route", ["/", "/versions", "/jobs", "/metrics", "/nothing"])
+def test_every_route_but_health_wants_a_credential(make, route):
+    client = make(webhook_secret=SECRET, basic_auth_user="Zoë", basic_auth_pass="pÄss:wörd")
+    assert client.get("/health").status_code == 200
+    good = {200, 404}
+    assert client.get(route).status_code == 401
+    assert client.get(f"/k/{SECRET}{route}").status_code in good
+    assert client.get(route, headers={"X-Calico-Secret": SECRET}).status_code in good
+    assert client.get(route, headers=basic("Zoë", "pÄss:wörd")).status_code in good
+    assert client.get(route, headers=basic("Zoë", "pÄss:wörd", "latin-1")).status_code in good
+    wrong = [basic("Zoë", "pÄss"), basic("zoë", "pÄss:wörd"), {"X-Calico-Secret": SECRET[:-1]}, basic("", "")]
+    wrong += [{"Authorization": value} for value in ("Basic", "Basic é", "Basic ====", f"Bearer {SECRET}", "")]
+    for headers in wrong:
+        answer = client.get(route, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic")
+    for path in (f"/k/{SECRET}x", f"/k/{SECRET[:-1]}", "/k/", "/k", f"/k/{SECRET.upper()}", "/k/%C3%A9"):
+        assert client.get(path + route).status_code == 401, path
+
+
+def test_the_host_can_do_everything_below_the_secret_path(make, tmp_path):
+    client = make(webhook_secret=SECRET)
+    below = f"/k/{SECRET}"
+    assert client.get(f"{below}/health").status_code == 200
+    assert client.post(f"{below}/setup", json={}).get_json() == {"model_version": "fake-1"}
+    assert is_of_pair(predict(client, [pair_task(tmp_path, 1)], path=f"{below}/predict").get_json()["results"][0], 1)
+    assert client.post(f"{below}/webhook", json={"action": "TASKS_CREATED"}).status_code == 201
+    assert client.post("/webhook", json={"action": "TASKS_CREATED"}).status_code == 401
+
+
+def test_events_are_stored_and_counted(make):
+    client = make()
+    for action in ("ANNOTATION_CREATED", "START_TRAINING", "SOMETHING_NEW", None):
+        assert client.post("/webhook", json={"action": action, "project": {"id": 1}}).status_code == 201
+    stored = client.application.extensions["calico"].inbox.pending()
+    assert [event["action"] for event in stored] == ["ANNOTATION_CREATED", "START_TRAINING", "SOMETHING_NEW", ""]
+    metrics = client.get("/metrics").get_data(as_text=True)
+    assert 'calico_webhook_events_total{action="START_TRAINING"} 1.0' in metrics
+    assert 'calico_webhook_events_total{action="other"} 2.0' in metrics
+
+
+def test_large_bodies_are_refused(make):
+    client = make(max_request_mb=1)
+    assert client.post("/webhook", json={"action": "x" * 1_100_000}).status_code == 413
+    assert client.post("/webhook", json={"action": "x" * 900_000}).status_code == 201
+
+
+# -- as it is served --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(make):
+    """Serves an app under waitress on loopback; gives the port."""
+    servers = []
+
+    def serve(*arguments, threads=16, **settings):
+        client = make(*arguments, threads=threads, **settings)
+        limit = client.application.config["MAX_CONTENT_LENGTH"]
+        server = create_server(
+            client.application, host="127.0.0.1", port=0, threads=threads, max_request_body_size=limit
+        )
+        threading.Thread(target=server.run, daemon=True).start()
+        servers.append(server)
+        return server.effective_port, client.application.extensions["calico"]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+def test_a_body_of_100_mb_is_refused_before_it_is_read(served):
+    port, _ = served()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Length", str(100_000_000))
+    connection.putheader("Content-Type", "application/json")
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_two_clients_200_mixed_requests_each(served, tmp_path):
+    """No answer carries another group's image, the queue stays bounded, and /health answers meanwhile."""
+    segmenter = FakeSegmenter(delay_s=0.001)
+    port, services = served(segmenter, queue_size=50)
+    tasks = {task: pair_task(tmp_path, task) for task in range(30)}
+    wrong: list[str] = []
+    depths: list[int] = []
+    health: list[float] = []
+    done = threading.Event()
+
+    def ask(seed):
+        choose = random.Random(seed)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            for _ in range(200):
+                kind = choose.choice(["single", "batch", "click", "setup", "webhook"])
+                ids = choose.sample(sorted(tasks), 4 if kind == "batch" else 1)
+                if kind in ("single", "batch"):
+                    results = predict(client, [tasks[i] for i in ids]).json()["results"]
+                    wrong.extend(kind for i, entry in zip(ids, results, strict=True) if not is_of_pair(entry, i))
+                elif kind == "click":
+                    x = choose.randrange(10, 90)
+                    (entry,) = predict(client, [tasks[ids[0]]], context={"result": [keypoint(x, 50)]}).json()["results"]
+                    mask = masks_of(entry)["img2", None, "common part"]
+                    wrong.extend([] if mask[13, int(x * 32 / 100)] and mask.sum() <= 25 else [kind])
+                elif client.post(f"/{kind}", json={"action": "A"}).status_code >= 300:
+                    wrong.append(kind)
+                depths.append(services.predictor._groups.depth)
+
+    def watch():
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            while not done.wait(0.02):
+                started = time.perf_counter()
+                assert client.get("/health").status_code == 200
+                health.append(time.perf_counter() - started)
+
+    watcher = threading.Thread(target=watch)
+    clients = [threading.Thread(target=ask, args=(seed,)) for seed in range(2)]
+    for thread in [watcher, *clients]:
+        thread.start()
+    for thread in clients:
+        thread.join(120)
+    done.set()
+    watcher.join(10)
+    assert not wrong
+    assert segmenter.most_running == 1
+    assert len(depths) == 400
+    assert max(depths) <= 50
+    assert len(health) > 10
+    assert max(health) < 0.5
