@@ -1,0 +1,201 @@
+"""Training: what a batch says is true of its drawings, the losses have their known values, a run resumes exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from calico.errors import CheckpointError
+from calico.language.answers import parse_answer
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
+from calico.model.checkpoint import load_checkpoint
+from calico.model.config import calico_tiny
+from calico.sampler import GroupPlan, choose_groups, draw_batch
+from calico.training.batches import (
+    PADDING,
+    BatchSettings,
+    DrawingBatches,
+    TrainingBatch,
+    build_batch,
+    candidate_names,
+    region_mask,
+    with_invented_name,
+)
+from calico.training.loop import LOG, STATE, Phase, Trainer, TrainingSettings
+from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights, dice_loss, mask_iou, mask_loss, text_loss
+from calico.training.step import TrainingStep
+from calico.values import SubTask, truth_of
+
+TOKENIZER = CalicoTokenizer.train()
+CONFIG = calico_tiny(len(TOKENIZER))
+SMALL = BatchSettings(num_images=6, num_groups=4, num_points=3, num_boxes=3)
+
+
+def test_a_batch_means_what_its_drawings_show() -> None:
+    images = draw_batch(3, num_images=8, size=64)
+    rng = np.random.default_rng(0)
+    plans = choose_groups(images, rng, num_groups=9)
+    settings = replace(SMALL, candidate_share=0.0)
+    batch = build_batch(images, plans, settings, TOKENIZER, CONFIG.num_queries, 64, rng)
+    prompts = batch.prompts
+    seg = 0
+    for row, plan in enumerate(plans):
+        labels = prompts.labels[row]
+        answer = [token for token in labels.tolist() if token != -100]
+        assert answer[-1] == TOKENIZER.eos_id
+        first = int((labels != -100).nonzero()[0])
+        assert int(prompts.slots.instruction[row]) == first - 1
+        parsed = parse_answer(TOKENIZER.text(answer[:-1]), plan.sub_task, len(plan.indices), finished=True)
+        assert not parsed.problems
+        truth = truth_of([images[i] for i in plan.indices])
+        assert {mention.key for mention in parsed.mentions} == set(truth.restricted_to(plan.sub_task).by_key)
+        for mention in parsed.mentions:  # in the order of the [SEG]s, since there are no problems
+            number = seg + mention.seg_index
+            image = plan.indices[mention.image]
+            assert int(prompts.seg_image[number]) == image
+            assert int(prompts.token_ids[row, prompts.seg_position[number]]) == TOKENIZER.seg_id
+            found = region_mask(batch.part_maps[image].numpy(), int(batch.seg_value[number]))
+            expected = truth.by_key[mention.key].mask
+            assert np.array_equal(found[: expected.shape[0], : expected.shape[1]], expected)
+        seg += parsed.num_segs
+    assert seg == len(batch.seg_value)
+
+
+def test_image_tokens_stand_where_the_pictures_are_listed() -> None:
+    batch = batch_at(0)
+    slots = batch.prompts.slots
+    for row, positions in zip(slots.row.tolist(), slots.position.tolist(), strict=True):
+        assert {int(batch.prompts.token_ids[row, p]) for p in positions} == {TOKENIZER.image_id}
+        assert positions == list(range(positions[0], positions[0] + CONFIG.num_queries))
+
+
+def batch_at(step: int) -> TrainingBatch:
+    data = DrawingBatches("", SMALL, CONFIG.num_queries, 64, seed=5)
+    data._tokenizer = TOKENIZER
+    return data[step]
+
+
+def test_a_step_has_one_batch_and_steps_differ() -> None:
+    first, again, other = batch_at(2), batch_at(2), batch_at(3)
+    assert torch.equal(first.pixels.global_view, again.pixels.global_view)
+    assert torch.equal(first.prompts.token_ids, again.prompts.token_ids)
+    assert not torch.equal(first.pixels.global_view, other.pixels.global_view)
+
+
+def test_clicks_lie_on_what_they_mean_and_boxes_are_tight() -> None:
+    batch = batch_at(1)
+    for image, value, points, labels in zip(*(getattr(batch.points, n) for n in ("image", "value", "points", "labels")), strict=True):
+        mask = region_mask(batch.part_maps[image].numpy(), int(value))
+        for (x, y), label in zip(points.long().tolist(), labels.tolist(), strict=True):
+            assert mask[y, x] == bool(label)
+            assert batch.part_maps[image, y, x] != PADDING
+    for image, value, box in zip(batch.boxes.image, batch.boxes.value, batch.boxes.boxes, strict=True):
+        ys, xs = np.nonzero(region_mask(batch.part_maps[image].numpy(), int(value)))
+        assert np.abs(box.numpy() - [xs.min(), ys.min(), xs.max(), ys.max()]).max() <= 1
+
+
+def test_an_invented_name_is_consistent_and_a_candidate() -> None:
+    images = draw_batch(1, num_images=6, size=64)
+    rng = np.random.default_rng(1)
+    group = [images[0], next(i for i in images[1:] if i.object_name != images[0].object_name)]
+    for sub_task in SubTask:
+        renamed = with_invented_name(group, sub_task, rng)
+        before = {name for i in group for name in (i.object_name, *i.part_names)}
+        after = {name for i in renamed for name in (i.object_name, *i.part_names)}
+        assert len(after - before) == 1 and len(before - after) == 1
+        assert all(np.array_equal(a.part_map, b.part_map) for a, b in zip(group, renamed, strict=True))
+        offered = set(candidate_names(renamed, sub_task, rng))
+        needed = {i.object_name for i in renamed} if sub_task is SubTask.COMMON_OBJECT else after
+        assert needed <= offered
+
+
+def test_losses_have_their_known_values() -> None:
+    zeros, ones = torch.zeros(2, 4, 4), torch.ones(2, 4, 4)
+    assert mask_loss(zeros, ones, ones).item() == pytest.approx(math.log(2))
+    assert mask_loss(zeros, ones, ones, "focal").item() == pytest.approx(math.log(2) * 0.25 * 0.25)
+    assert mask_loss(zeros, zeros, ones, "focal").item() == pytest.approx(math.log(2) * 0.25 * 0.75)
+    assert dice_loss(zeros, ones, ones).item() == pytest.approx(1 - (2 * 8 + 1) / (8 + 16 + 1))
+    half = torch.cat([torch.ones(2, 2, 4), -torch.ones(2, 2, 4)], 1)
+    assert mask_iou(half, ones, ones).tolist() == [0.5, 0.5]
+    assert mask_iou(half, ones, (half > 0).float()).tolist() == [1.0, 1.0]
+    assert text_loss(torch.zeros(6, 8), torch.zeros(6, dtype=torch.long), 3).item() == pytest.approx(2 * math.log(8))
+
+
+def test_one_group_is_overfitted() -> None:
+    torch.manual_seed(0)
+    images = [image for image in draw_batch(11, num_images=4, size=64) if image.object_name == "chair"]
+    pair = [GroupPlan((0, 1), SubTask.COMMON_OBJECT)]
+    plain = BatchSettings(num_points=1, num_boxes=1, candidate_share=0.0, dropout_share=0.0)
+    batch = build_batch(images, pair, plain, TOKENIZER, CONFIG.num_queries, 64, np.random.default_rng(0))
+    step = TrainingStep(build(CONFIG), None, replace(SMALL_MODEL_WEIGHTS, auxiliary=0.0), 128, 64).train()
+    optimizer = torch.optim.AdamW(step.parameters(), lr=1e-3)
+    for _ in range(150):
+        result = step(batch)
+        if result.terms["seg_iou"] > 0.95 and result.terms["token_acc"] == 1:
+            return
+        optimizer.zero_grad()
+        result.loss.backward()
+        torch.nn.utils.clip_grad_norm_(step.parameters(), 2.0)
+        optimizer.step()
+    pytest.fail(f"not learnt by heart in 150 steps: {result.terms}")
+
+
+def settings(steps: int, **fields) -> TrainingSettings:  # type: ignore[no-untyped-def]
+    defaults = {"phases": (Phase(1.0, 32),), "batch": SMALL, "num_workers": 0, "log_steps": 1, "warmup_steps": 2}
+    return TrainingSettings(steps=steps, **(defaults | fields))
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def test_a_killed_run_resumes_exactly(tmp_path: Path) -> None:
+    whole = Trainer(tmp_path / "whole", settings(4), CONFIG, TOKENIZER)
+    whole.run()
+
+    class Killed(Exception):
+        pass
+
+    def kill(state, terms, progress) -> None:  # type: ignore[no-untyped-def]
+        if state.step == 3:  # one step after the last save: that step is lost
+            raise Killed
+        broken.save()
+
+    broken = Trainer(tmp_path / "broken", settings(4), CONFIG, TOKENIZER)
+    with pytest.raises(Killed):
+        broken.run(kill)
+    resumed = Trainer(tmp_path / "broken", settings(4), CONFIG, TOKENIZER)
+    assert resumed.state.step == 2
+    resumed.run()
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    rows = [json.loads(line) for line in (tmp_path / "broken" / LOG).read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    model, config, _ = load_checkpoint(tmp_path / "broken" / "checkpoint")
+    assert config == CONFIG
+    assert (tmp_path / "broken" / "curves.png").stat().st_size > 1000
+
+
+def test_paper_mode_trains_adapters_and_exports_them_merged(tmp_path: Path) -> None:
+    Trainer(tmp_path / "base", settings(1), CONFIG, TOKENIZER).run()
+    paper = settings(2, mode="paper", weights=LossWeights(), gradient_checkpointing=True)
+    trainer = Trainer(tmp_path / "paper", paper, CONFIG, TOKENIZER, start=tmp_path / "base" / "checkpoint")
+    frozen = trainer.model.global_encoder.state_dict()
+    frozen = {name: tensor.clone() for name, tensor in frozen.items()}
+    trainer.run()
+    for name, tensor in trainer.model.global_encoder.state_dict().items():
+        assert torch.equal(tensor, frozen[name]), name  # running statistics too
+    load_checkpoint(tmp_path / "paper" / "checkpoint")
+
+
+def test_a_foreign_state_is_refused(tmp_path: Path) -> None:
+    torch.save({"weights": {}}, tmp_path / STATE)
+    with pytest.raises(CheckpointError, match="not the state of this run"):
+        Trainer(tmp_path, settings(1), CONFIG, TOKENIZER)
