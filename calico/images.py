@@ -36,12 +36,11 @@ def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> n
     _check_source(source, name)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise InputError(f"{name}: {width} x {height} is {_TOO_LARGE.format(max_pixels)}")
+            _check_size(image, name, max_pixels)
             if image.format in _REFUSED_FORMATS:
                 raise InputError(f"{name}: {image.format} files are not read; convert it to PNG or JPEG")
             image.load()
+            _check_size(image, name, max_pixels)  # an icon's header may say less than the picture in it
             return _to_rgb(ImageOps.exif_transpose(image))
     except InputError:
         raise
@@ -78,6 +77,11 @@ def _check_source(source: str | Path | bytes, name: str) -> None:
         raise InputError(f"{name}: no such file; check the path")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{name}: the file is empty; export or download it again")
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise InputError(f"{name}: {image.width} x {image.height} is {_TOO_LARGE.format(max_pixels)}")
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

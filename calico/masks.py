@@ -85,7 +85,7 @@ def _counts(counts: Any) -> np.ndarray:
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two HxW bool masks; 1.0 where both are empty."""
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return float(np.count_nonzero(a & b) / union) if union else 1.0
 
 
 def boundary_f(a: np.ndarray, b: np.ndarray, *, tolerance: float = BOUNDARY_TOLERANCE) -> float:
@@ -101,7 +101,7 @@ def boundary_f(a: np.ndarray, b: np.ndarray, *, tolerance: float = BOUNDARY_TOLE
         return float(num_a == num_b)
     precision = np.count_nonzero(edge_a & dilate(edge_b, radius)) / num_a
     recall = np.count_nonzero(edge_b & dilate(edge_a, radius)) / num_b
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def _boundary(mask: np.ndarray) -> np.ndarray:

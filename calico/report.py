@@ -118,7 +118,8 @@ def _table(cosegmentation: CoSegmentation) -> str:
     return (
         f'<h2>Regions</h2>\n<div class="table"><table>\n<thead><tr><th>Name</th><th>Kind</th><th>Occurrence</th>{head}'
         f'</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n<p class="soft">A cell is the score of the region on '
-        "that image, the estimate of its IoU with the truth. A filled mark is common, an empty one unique.</p>"
+        "that image, the estimate of its IoU with the truth. On the images a common part is filled, a unique one "
+        "hatched with a dashed outline; a whole object is an outline only.</p>"
     )
 
 

@@ -122,6 +122,14 @@ def test_bombs_are_refused_by_their_header(side: int) -> None:
         load_image(png_header(side, side))
 
 
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+def test_an_icon_that_holds_more_than_its_header_says_is_refused() -> None:
+    content = bytearray(as_bytes(Image.new("RGB", (20, 20)), "ICO", sizes=[(20, 20)]))
+    content[6:8] = 16, 16
+    with pytest.raises(InputError, match="20 x 20 is over the limit of 256 pixels"):
+        load_image(bytes(content), max_pixels=256)
+
+
 def test_the_limit_is_a_parameter() -> None:
     content = as_bytes(Image.new("RGB", (10, 10)))
     assert load_image(content, max_pixels=100).shape == (10, 10, 3)

@@ -88,7 +88,8 @@ def test_a_perfect_answer_scores_one_everywhere() -> None:
     assert set(report["by_object"]) == {"chair", "stool"}
     assert set(report["by_difficulty"]) == {"clean", "clutter"}
     assert set(report["by_group_size"]) == {"2"}
-    json.dumps(report, allow_nan=False)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert "np." not in repr(report)
 
 
 def test_strict_miou_of_one_question() -> None:

@@ -141,9 +141,8 @@ def recall(pictures: Iterable[Picture], encoder: SentenceEncoder | None = None) 
     for picture in pictures:
         text = _similarities(picture, encoder)
         num_true += len(picture.true_names)
-        num_found += sum(
-            picture.ious[pair] >= MATCH_IOU and text[pair] >= MATCH_TEXT for pair in greedy_pairs(picture.ious)
-        )
+        pairs = greedy_pairs(picture.ious)
+        num_found += sum(bool(picture.ious[pair] >= MATCH_IOU and text[pair] >= MATCH_TEXT) for pair in pairs)
     return (num_found / num_true if num_true else None), num_true
 
 
