@@ -100,17 +100,17 @@ class Chromium:
     def text(self) -> str:
         return str(self.run("return document.body.innerText"))
 
-    def find(self, selector: str) -> str | None:
-        """The id of the first element that a CSS selector finds."""
+    def find(self, selector: str, number: int = 0) -> str | None:
+        """The id of an element that a CSS selector finds, the first if not told which."""
         found = self._do("POST", "/elements", using="css selector", value=selector)
-        return found[0][ELEMENT] if found else None
+        return found[number][ELEMENT] if number < len(found) else None
 
     def type(self, selector: str, text: str) -> None:
         element = self.wait_for(lambda: self.find(selector))
         self._do("POST", f"/element/{element}/value", text=text)
 
-    def click(self, selector: str) -> None:
-        element = self.wait_for(lambda: self.find(selector))
+    def click(self, selector: str, number: int = 0) -> None:
+        element = self.wait_for(lambda: self.find(selector, number))
         self._do("POST", f"/element/{element}/click")
 
     def drag(self, points_xy: list[tuple[int, int]]) -> None:
@@ -127,6 +127,14 @@ class Chromium:
         """HxWx3 uint8 RGB of the window."""
         with Image.open(io.BytesIO(base64.b64decode(self._do("GET", "/screenshot")))) as image:
             return np.asarray(image.convert("RGB"))
+
+    def log_in(self, url: str, user: str, password: str) -> None:
+        """To the Label Studio at `url`."""
+        self.open(f"{url}/user/login/")
+        self.type("input[name=email]", user)
+        self.type("input[name=password]", password)
+        self.click("button[type=submit]")
+        self.wait_for(lambda: "login" not in self.url)
 
     def errors(self) -> list[str]:
         """What the page's console reported as an error since the last call."""
