@@ -13,7 +13,7 @@ from typing import Any
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend.inbox import Inbox
-from backend.services import Services, build_services
+from backend.services import Services, build_services, open_inbox
 from backend.settings import Settings
 from calico.errors import InputError
 
@@ -36,7 +36,7 @@ def inbox() -> Inbox:
     global _inbox
     with _lock:
         if _inbox is None:
-            _inbox = Inbox(Settings.from_environment().inbox_url)
+            _inbox = open_inbox(Settings.from_environment())
         return _inbox
 
 

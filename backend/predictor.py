@@ -213,9 +213,8 @@ class Predictor:
         image = self._media.load(sources[prompts.image], task=_id(task))
         height, width = image.shape[:2]
         if prompts.size_wh not in (None, (width, height)):
-            raise InputError(
-                f"interactive request: the editor's image is {prompts.size_wh} (width, height), the file's {width, height}"
-            )
+            sizes = f"{prompts.size_wh} in the editor, {(width, height)} in the file"
+            raise InputError(f"interactive request: image {prompts.image + 1} is {sizes} (width, height)")
         try:
             mask, score = self._engine.segment_prompts(
                 image,

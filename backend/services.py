@@ -57,6 +57,12 @@ def load_segmenter(settings: Settings) -> Segmenter:
     return CoSegmenter.from_checkpoint(settings.checkpoint, settings.device)
 
 
+def open_inbox(settings: Settings) -> Inbox:
+    """Makes its folder if need be."""
+    settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Inbox(settings.inbox_url)
+
+
 def build_services(
     settings: Settings, *, load: Callable[[], Segmenter] | None = None, client: LabelStudioClient | None = None
 ) -> Services:
@@ -64,10 +70,9 @@ def build_services(
 
     Raises InputError for settings that cannot work.
     """
-    settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
     if client is None and settings.label_studio_url and settings.label_studio_api_key:
         client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
-    metrics, jobs, inbox = Metrics(), Jobs(), Inbox(settings.inbox_url)
+    metrics, jobs, inbox = Metrics(), Jobs(), open_inbox(settings)
     engine = Engine(
         load or (lambda: load_segmenter(settings)), metrics, cache_bytes=settings.result_cache_mb * 1_000_000
     )

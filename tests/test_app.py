@@ -4,10 +4,14 @@ import base64
 import http.client
 import json
 import logging
+import os
 import random
 import re
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,6 +22,7 @@ from waitress import create_server
 from backend.app import create_app
 from backend.client import LabelStudioClient
 from backend.codecs import brush_rle
+from backend.security import Redact
 from backend.settings import Settings
 from calico.errors import CheckpointError
 
@@ -356,7 +361,8 @@ def test_a_full_queue_refuses_with_retry_after(make, tmp_path):
 def keypoint(x, y, *, positive=1, to_name="img2", **more):
     return {
         "id": "k", "type": "keypointlabels", "from_name": "keypoint2", "to_name": to_name, "is_positive": positive,
-        "original_width": 32, "original_height": 26, "value": {"x": x, "y": y, "keypointlabels": ["common part"]}, **more,
+        "original_width": 32, "original_height": 26, "value": {"x": x, "y": y, "keypointlabels": ["common part"]},
+        **more,
     }  # fmt: skip
 
 
@@ -480,6 +486,15 @@ def test_large_bodies_are_refused(make):
     assert client.post("/webhook", json={"action": "x" * 900_000}).status_code == 201
 
 
+def test_secrets_are_blanked_in_the_log():
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "to %s with %s", ("http://h/k/s3cret-s3cret", "id"), None)
+    Redact(["s3cret-s3cret", "id"]).filter(record)
+    assert record.getMessage() == "to http://h/k/*** with id"
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "failed", (), (ValueError, ValueError("s3cret"), None))
+    Redact([]).filter(record)
+    assert record.exc_info is None
+
+
 # -- as it is served --------------------------------------------------------------------------------------------------
 
 
@@ -501,6 +516,39 @@ def served(make):
     yield serve
     for server in servers:
         server.close()
+
+
+def run_backend(**environment):
+    """`python -m backend` as it ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "backend"],
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "part"),
+    [({"CALICO_PORT": "ninety"}, "CALICO_PORT: expected"), ({"CALICO_HOST": "0.0.0.0"}, "refusing to listen")],
+)
+def test_a_wrong_setting_ends_the_start_with_a_line(environment, part):
+    ended = run_backend(**environment)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert part in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_taken_port_is_named(served, tmp_path):
+    port, _ = served()
+    ended = run_backend(CALICO_PORT=str(port), CALICO_DATA_DIR=str(tmp_path))
+    assert ended.returncode == 1
+    assert f"127.0.0.1:{port}" in ended.stderr
+    assert "choose another port" in ended.stderr
 
 
 def test_a_body_of_100_mb_is_refused_before_it_is_read(served):
@@ -562,4 +610,6 @@ def test_two_clients_200_mixed_requests_each(served, tmp_path):
     assert len(depths) == 400
     assert max(depths) <= 50
     assert len(health) > 10
-    assert max(health) < 0.5
+    if os.getloadavg()[0] < (os.cpu_count() or 1):  # on a busy machine it is the others that are measured
+        assert np.percentile(health, 95) <= 0.05
+        assert max(health) <= 0.5
