@@ -6,6 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ def benchmark_segment(checkpoint: Path | None, device: str | None, group_size: i
     from calico.sampler import draw_group
     from calico.values import ImageGroup
 
-    groups = [ImageGroup(tuple(i.image for i in draw_group(seed, group_size=group_size))) for seed in range(num_repeats + 2)]
+    groups = [
+        ImageGroup(tuple(i.image for i in draw_group(seed, group_size=group_size))) for seed in range(num_repeats + 2)
+    ]
     for group in groups[:2]:
         segmenter.segment(group)
-    fresh = [timed(lambda group=group: segmenter.segment(group)) for group in groups[2:]]
-    again = [timed(lambda group=group: segmenter.segment(group)) for group in groups[2:]]
+    fresh = [timed(partial(segmenter.segment, group)) for group in groups[2:]]
+    again = [timed(partial(segmenter.segment, group)) for group in groups[2:]]
     return {
         "checkpoint": segmenter.version,
         "processor": processor(),

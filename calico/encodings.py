@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +36,12 @@ class EncodingCache:
 
 
 def _tensors(features: ImageFeatures) -> list[Tensor]:
-    return [features.refined_tokens, features.image_tokens, features.grounding.embedding, *(features.grounding.fine or ())]
+    return [
+        features.refined_tokens,
+        features.image_tokens,
+        features.grounding.embedding,
+        *(features.grounding.fine or ()),
+    ]
 
 
 def num_bytes(features: ImageFeatures) -> int:
@@ -48,8 +53,12 @@ def _from_tensors(tensors: Sequence[Tensor]) -> ImageFeatures:
     return ImageFeatures(refined, image_tokens, GroundingFeatures(embedding, (fine[0], fine[1]) if fine else None))
 
 
-def map_features(features: ImageFeatures, function: Callable[[Tensor], Tensor]) -> ImageFeatures:
-    return _from_tensors([function(tensor) for tensor in _tensors(features)])
+def split_features(features: ImageFeatures) -> list[ImageFeatures]:
+    """Of N images -> of each by itself, in memory of its own, so that a kept one does not hold the others."""
+    return [
+        _from_tensors(own)
+        for own in zip(*([row.clone() for row in t.split(1)] for t in _tensors(features)), strict=True)
+    ]
 
 
 def join_features(features: Sequence[ImageFeatures]) -> ImageFeatures:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,10 +81,12 @@ class EvaluationRun:
             labels.append(click.positive)
             mask = self.segmenter.segment_prompts(item.image, points, labels).mask
         self._evaluation.add_click("point3", iou(mask, truth), **named)
-        box = tight_box_xyxy(truth)
-        if box is not None:
-            mask = self.segmenter.segment_prompts(item.image, box_xyxy=tuple(map(float, box))).mask
+        if (box := tight_box_xyxy(truth)) is not None:
+            mask = self.segmenter.segment_prompts(item.image, box_xyxy=box).mask
             self._evaluation.add_click("box", iou(mask, truth), **named)
 
     def report(self) -> dict[str, Any]:
-        return {**self._evaluation.report(), "seconds_per_group": float(np.median(self.seconds)) if self.seconds else None}
+        return {
+            **self._evaluation.report(),
+            "seconds_per_group": float(np.median(self.seconds)) if self.seconds else None,
+        }

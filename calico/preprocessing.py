@@ -1,4 +1,4 @@
-"""From images to the pixels of the three branches, and masks back again; Pillow and numpy only, so the same on every host.
+"""From images to the pixels of the three branches; Pillow and numpy only, so the same on every host.
 
 The global and the semantic branch see the whole image squeezed to a square (bicubic). The grounding branch keeps the
 aspect: longest side to the full size, zero padding right and bottom, as SAM does.
@@ -66,7 +66,7 @@ def fitted_size_hw(size_hw: tuple[int, int], longest: int) -> tuple[int, int]:
 def fitted_points(points_xy: np.ndarray, size_hw: tuple[int, int], longest: int) -> np.ndarray:
     """Points P x 2 (x, y) in the image's own pixels -> pixels of the grounding branch's square frame."""
     height, width = fitted_size_hw(size_hw, longest)
-    return np.asarray(points_xy, np.float32) * np.float32([width / size_hw[1], height / size_hw[0]])
+    return np.asarray(points_xy, np.float32) * np.array([width / size_hw[1], height / size_hw[0]], np.float32)
 
 
 def fitted_part_map(part_map: np.ndarray, size: int, padding: int = 255) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calico.encodings import EncodingCache, join_features, map_features
+from calico.encodings import EncodingCache, join_features, split_features
 from calico.language.answers import parse_answer
 from calico.language.constraint import AnswerConstraint
 from calico.language.questions import canonical_question, render_prompt
@@ -43,7 +43,15 @@ class CoSegmenter:
     version: preset and a hash of the weights, as predictions carry it.
     """
 
-    def __init__(self, model: CalicoModel, config: CalicoConfig, tokenizer: CalicoTokenizer, *, version: str = "unsaved", cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        model: CalicoModel,
+        config: CalicoConfig,
+        tokenizer: CalicoTokenizer,
+        *,
+        version: str = "unsaved",
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         self.model = model.eval()
         self.config = config
         self.tokenizer = tokenizer
@@ -76,7 +84,7 @@ class CoSegmenter:
         candidates: Sequence[str] | None = None,
         constrained: bool | None = None,
     ) -> Mapping[SubTask, AnsweredMasks]:
-        """Each question's own answer and masks. constrained: hold the answer grammar; None: where candidates are given."""
+        """Each question's own answer and masks. constrained: hold the grammar; None: where candidates are given."""
         names = None if candidates is None else tuple(candidates)
         hold = names is not None if constrained is None else constrained
         with self._lock, torch.inference_mode():
@@ -109,18 +117,26 @@ class CoSegmenter:
         A click means the part under it, a box what it is tight around. Where both are given they are used together.
         """
         if len(points_xy) != len(labels) or (not len(points_xy) and box_xyxy is None):
-            raise InputError(f"expected one label per point, or a box; got {len(points_xy)} points, {len(labels)} labels, box {box_xyxy}")
+            raise InputError(
+                f"expected one label per point, or a box; got {len(points_xy)} points, {len(labels)} labels, "
+                f"box {box_xyxy}"
+            )
         size_hw = (image.shape[0], image.shape[1])
         longest = self.config.grounding_encoder.image_size
         decoder, device = self.model.pixel_decoder, self.model.device
         with self._lock, torch.inference_mode():
-            features = self._encode_images([image], [hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()])
+            features = self._encode_images(
+                [image],
+                [hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()],
+            )
             box = points = None
             if box_xyxy is not None:
                 corners = fitted_points(np.array(box_xyxy, np.float32).reshape(2, 2), size_hw, longest)
                 box = torch.from_numpy(corners).reshape(1, 1, 4).to(device)
             if len(points_xy):
-                points = torch.from_numpy(fitted_points(np.array(points_xy, np.float32), size_hw, longest))[None, None].to(device)
+                points = torch.from_numpy(fitted_points(np.array(points_xy, np.float32), size_hw, longest))[
+                    None, None
+                ].to(device)
             marks = None if points is None else torch.tensor([[[int(label) for label in labels]]], device=device)
             sparse, _ = decoder.prompt_encoder(points, marks, box, None)
             masks = decoder(features.grounding, sparse[:, 0])
@@ -132,7 +148,9 @@ class CoSegmenter:
         encoded = self.tokenizer.encode_prompt(render_prompt(question.text, num_images), self.config.num_queries)
         return Prompt(encoded.ids, encoded.image_positions, range(num_images))
 
-    def _answered(self, group: ImageGroup, features: ImageFeatures, answers: Mapping[SubTask, Answer]) -> Mapping[SubTask, AnsweredMasks]:
+    def _answered(
+        self, group: ImageGroup, features: ImageFeatures, answers: Mapping[SubTask, Answer]
+    ) -> Mapping[SubTask, AnsweredMasks]:
         """Masks of all answers in one decoder call, each [SEG] on the image that its identifier names."""
         texts = {sub_task: self.tokenizer.text(answer.ids) for sub_task, answer in answers.items()}
         parsed = {
@@ -140,7 +158,9 @@ class CoSegmenter:
             for sub_task, answer in answers.items()
         }
         image_of = {
-            (sub_task, mention.seg_index): mention.image for sub_task in answers for mention in parsed[sub_task].mentions
+            (sub_task, mention.seg_index): mention.image
+            for sub_task in answers
+            for mention in parsed[sub_task].mentions
         }
         segs = {
             sub_task: [i for i, token in enumerate(answer.ids) if token == self.tokenizer.seg_id]
@@ -185,9 +205,9 @@ class CoSegmenter:
             views = zip(*(self._preprocess(image) for image in some.values()), strict=True)
             pixels = Pixels(*(torch.from_numpy(np.stack(view)).to(self.model.device) for view in views))
             features = self.model.encode(pixels)
-            for number, digest in enumerate(some):
-                ready[digest] = map_features(features, lambda tensor, n=number: tensor[n : n + 1].clone())
-                self._encodings.put(digest, ready[digest])
+            for digest, own in zip(some, split_features(features), strict=True):
+                ready[digest] = own
+                self._encodings.put(digest, own)
         return join_features([ready[digest] for digest in digests])
 
 

@@ -195,7 +195,9 @@ class CoSegmentation:
         objects: dict[int, str] = {}
         for region in self.regions:
             if region.correspondence[-1] >= len(self.sizes_hw):
-                raise InputError(f"region {region.name!r} names image {region.correspondence[-1] + 1} of {len(self.sizes_hw)}")
+                raise InputError(
+                    f"region {region.name!r} names image {region.correspondence[-1] + 1} of {len(self.sizes_hw)}"
+                )
             if region.mask.shape != self.sizes_hw[region.image]:
                 raise InputError(
                     f"region {region.name!r}: mask is {region.mask.shape}, image {region.image + 1} is "
@@ -237,7 +239,9 @@ class CoSegmentation:
                 united[key] = NamedMask(item.image, object_name, part_name, item.mask, item.score)
             else:
                 if before.mask.shape != item.mask.shape:
-                    raise InputError(f"{key}: masks of sizes {before.mask.shape} and {item.mask.shape} cannot be united")
+                    raise InputError(
+                        f"{key}: masks of sizes {before.mask.shape} and {item.mask.shape} cannot be united"
+                    )
                 united[key] = before._replace(mask=before.mask | item.mask, score=max(before.score, item.score))
         relation_of = correspond(united, relations)
         regions = tuple(
@@ -291,14 +295,21 @@ class AnnotatedImage:
 
     def __post_init__(self) -> None:
         if self.part_map.shape != self.image.shape[:2] or self.part_map.dtype != np.uint8:
-            raise InputError(f"{self.source}: expected a uint8 part map of {self.image.shape[:2]}, got {self.part_map.dtype} {self.part_map.shape}")
+            raise InputError(
+                f"{self.source}: expected a uint8 part map of {self.image.shape[:2]}, "
+                f"got {self.part_map.dtype} {self.part_map.shape}"
+            )
         if int(self.part_map.max(initial=0)) > len(self.part_names) + 1:
-            raise InputError(f"{self.source}: part map names part {int(self.part_map.max()) - 2} of {len(self.part_names)}")
+            raise InputError(
+                f"{self.source}: part map names part {int(self.part_map.max()) - 2} of {len(self.part_names)}"
+            )
 
     def masks(self, image: int) -> list[NamedMask]:
         """The object's mask and each part's, as regions of image number `image` of a group."""
         found = [NamedMask(image, self.object_name, None, self.part_map > 0)]
-        found += [NamedMask(image, self.object_name, name, self.part_map == k + 2) for k, name in enumerate(self.part_names)]
+        found += [
+            NamedMask(image, self.object_name, name, self.part_map == k + 2) for k, name in enumerate(self.part_names)
+        ]
         return [item for item in found if item.mask.any()]
 
 

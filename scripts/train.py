@@ -27,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--minutes", type=float, help="length of the whole run in minutes of training")
     length.add_argument("--steps", type=int, help="length of the whole run in steps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--from", dest="start", type=Path, help="checkpoint folder to start from instead of fresh weights")
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="checkpoint folder to start from instead of fresh weights"
+    )
     parser.add_argument("--mode", choices=["all", "paper"], default="all", help="which weights train")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
@@ -72,7 +74,13 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
         state = trainer.run(show)
     report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
-    logger.info("trained %d steps on %d images in %.1f minutes; checkpoint in %s", state.step, state.images, state.seconds / 60, args.out / "checkpoint")
+    logger.info(
+        "trained %d steps on %d images in %.1f minutes; checkpoint in %s",
+        state.step,
+        state.images,
+        state.seconds / 60,
+        args.out / "checkpoint",
+    )
     return report
 
 

@@ -96,7 +96,9 @@ def test_cached_generation_equals_the_uncached_forward(model: CalicoModel) -> No
     shake(model.cams)
     features = model.encode(random_pixels(3))
     prompts = [prompt([0, 1]), prompt([2, 0, 1], "Segment the unique parts, please.")]
-    answers = generate(model, features, prompts, eos_id=TOKENIZER.eos_id, pad_id=TOKENIZER.pad_id, max_new_tokens=[12, 12])
+    answers = generate(
+        model, features, prompts, eos_id=TOKENIZER.eos_id, pad_id=TOKENIZER.pad_id, max_new_tokens=[12, 12]
+    )
     for start, answer in zip(prompts, answers, strict=True):
         ids = list(start.ids)
         batch = collate_prompts([start._replace(ids=ids + answer.ids)], TOKENIZER.pad_id, model.device, left=False)
@@ -128,7 +130,11 @@ def test_a_batch_equals_its_rows_one_at_a_time(model: CalicoModel) -> None:
     shake(model.cams, model.cem)
     pixels = random_pixels(4)
     features = model.encode(pixels)
-    prompts = [prompt([0, 1]), prompt([1, 2, 3], "Segment the unique parts."), prompt([3, 0], "Which object is common?")]
+    prompts = [
+        prompt([0, 1]),
+        prompt([1, 2, 3], "Segment the unique parts."),
+        prompt([3, 0], "Which object is common?"),
+    ]
     options = {"eos_id": TOKENIZER.eos_id, "pad_id": TOKENIZER.pad_id}
     together = generate(model, features, prompts, max_new_tokens=[10] * 3, **options)
     for one, expected in zip(prompts, together, strict=True):
@@ -227,7 +233,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(model: CalicoModel) -> 
     plain = gradients()
     model.llm.gradient_checkpointing_enable({"use_reentrant": False})
     saved = gradients()
-    assert plain.keys() == saved.keys() and any(name.startswith("cams.") for name in plain)
+    assert plain.keys() == saved.keys()
+    assert any(name.startswith("cams.") for name in plain)
     for name, gradient in plain.items():
         torch.testing.assert_close(saved[name], gradient, atol=1e-4, rtol=1e-3)
 

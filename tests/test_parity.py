@@ -19,8 +19,22 @@ from calico.model.encoders import GroundingFeatures, SamGrounding, TransformerTo
 from calico.model.qformer import QFormer
 from calico.model.segmentation import PixelDecoder
 
-VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 28, "patch_size": 14}
-QFORMER = {"vocab_size": 40, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64, "encoder_hidden_size": 32}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
+QFORMER = {
+    "vocab_size": 40,
+    "hidden_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "encoder_hidden_size": 32,
+}
 
 
 def randomise(module: nn.Module) -> None:
@@ -32,7 +46,9 @@ def randomise(module: nn.Module) -> None:
 @torch.no_grad()
 def test_qformer_path_equals_instructblip() -> None:
     llm = LlamaConfig(vocab_size=64, hidden_size=40, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
-    config = InstructBlipConfig(vision_config=VISION, qformer_config=QFORMER, text_config=llm.to_dict(), num_query_tokens=6)
+    config = InstructBlipConfig(
+        vision_config=VISION, qformer_config=QFORMER, text_config=llm.to_dict(), num_query_tokens=6
+    )
     theirs = InstructBlipForConditionalGeneration(config).eval()
     randomise(theirs)
     pixels = torch.randn(3, 3, 28, 28)
@@ -52,10 +68,21 @@ def test_qformer_path_equals_instructblip() -> None:
 
 def sam_config() -> SamConfig:
     return SamConfig(
-        vision_config=SamVisionConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=64, patch_size=4, output_channels=32, mlp_dim=64, global_attn_indexes=[1], num_pos_feats=16, window_size=4),
+        vision_config=SamVisionConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=64,
+            patch_size=4,
+            output_channels=32,
+            mlp_dim=64,
+            global_attn_indexes=[1],
+            num_pos_feats=16,
+            window_size=4,
+        ),
         prompt_encoder_config=SamPromptEncoderConfig(hidden_size=32, image_size=64, patch_size=4),
         mask_decoder_config=SamMaskDecoderConfig(hidden_size=32, mlp_dim=64, iou_head_hidden_dim=32),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()

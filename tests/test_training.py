@@ -91,7 +91,8 @@ def test_a_step_has_one_batch_and_steps_differ() -> None:
 
 def test_clicks_lie_on_what_they_mean_and_boxes_are_tight() -> None:
     batch = batch_at(1)
-    for image, value, points, labels in zip(*(getattr(batch.points, n) for n in ("image", "value", "points", "labels")), strict=True):
+    clicks = batch.points
+    for image, value, points, labels in zip(clicks.image, clicks.value, clicks.points, clicks.labels, strict=True):
         mask = region_mask(batch.part_maps[image].numpy(), int(value))
         for (x, y), label in zip(points.long().tolist(), labels.tolist(), strict=True):
             assert mask[y, x] == bool(label)
@@ -109,7 +110,7 @@ def test_an_invented_name_is_consistent_and_a_candidate() -> None:
         renamed = with_invented_name(group, sub_task, rng)
         before = {name for i in group for name in (i.object_name, *i.part_names)}
         after = {name for i in renamed for name in (i.object_name, *i.part_names)}
-        assert len(after - before) == 1 and len(before - after) == 1
+        assert [len(after - before), len(before - after)] == [1, 1]
         assert all(np.array_equal(a.part_map, b.part_map) for a, b in zip(group, renamed, strict=True))
         offered = set(candidate_names(renamed, sub_task, rng))
         needed = {i.object_name for i in renamed} if sub_task is SubTask.COMMON_OBJECT else after
@@ -178,7 +179,7 @@ def test_a_killed_run_resumes_exactly(tmp_path: Path) -> None:
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     rows = [json.loads(line) for line in (tmp_path / "broken" / LOG).read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    model, config, _ = load_checkpoint(tmp_path / "broken" / "checkpoint")
+    _, config, _ = load_checkpoint(tmp_path / "broken" / "checkpoint")
     assert config == CONFIG
     assert (tmp_path / "broken" / "curves.png").stat().st_size > 1000
 

@@ -75,7 +75,7 @@ def _grounding_encoder(config: EncoderConfig) -> nn.Module:
 def _pixel_decoder(config: CalicoConfig) -> PixelDecoder:
     size = config.grounding_encoder.hidden_size
     image_size = config.grounding_encoder.image_size
-    # SAM draws its position frequencies with standard deviation 1; the library's default is half the width of its encoder.
+    # SAM draws its position frequencies with standard deviation 1; the library's default is another.
     vision = SamVisionConfig(hidden_size=size, num_pos_feats=size // 2, scale=1.0, image_size=image_size)
     prompt = SamPromptEncoderConfig(
         hidden_size=size, image_size=image_size, patch_size=4 * image_size // config.num_mask_grid

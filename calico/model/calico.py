@@ -31,8 +31,8 @@ class Pixels(NamedTuple):
 class ImageFeatures(NamedTuple):
     """What prompts read of the images; all per image, so it can be cached by image content.
 
-    refined_tokens: I x T x D_g, X'_global after CEM, for CAM. image_tokens: I x Q x D, the language model's input for the
-    image. grounding: for the mask decoder.
+    refined_tokens: I x T x D_g, X'_global after CEM, for CAM. image_tokens: I x Q x D, the language model's input for
+    the image. grounding: for the mask decoder.
     """
 
     refined_tokens: Tensor
@@ -66,11 +66,15 @@ class PromptBatch:
 
 
 class CalicoOutput(NamedTuple):
-    """answer_logits: A x V at the A positions that predict an answer token; answer_ids: A. masks: of the K [SEG]."""
+    """answer_logits: A x V at the A positions that predict an answer token; answer_ids: A.
+
+    masks: of the K chosen [SEG]s; seg_image: K, the image of each.
+    """
 
     answer_logits: Tensor
     answer_ids: Tensor
     masks: MaskLogits
+    seg_image: Tensor
 
 
 class CalicoModel(nn.Module):
@@ -103,7 +107,9 @@ class CalicoModel(nn.Module):
         self.grounding_encoder = grounding_encoder
         self.seg_projection = seg_projection
         self.pixel_decoder = pixel_decoder
-        self.cam_hooks = CamHooks(llm.model.layers, cam_layers, self._cams_in_order(), lambda: self.cam_queries, qformer)
+        self.cam_hooks = CamHooks(
+            llm.model.layers, cam_layers, self._cams_in_order(), lambda: self.cam_queries, qformer
+        )
 
     def _cams_in_order(self) -> list[CorrespondenceAdaptation]:
         return [cam for cam in self.cams if isinstance(cam, CorrespondenceAdaptation)]
@@ -145,7 +151,9 @@ class CalicoModel(nn.Module):
         chosen: indices into the batch's [SEG]s whose masks are wanted; all where None.
         """
         if batch.labels is None or batch.seg_row is None or batch.seg_position is None or batch.seg_image is None:
-            raise ValueError("training needs a batch with labels and [SEG] positions; generation is calico.model.generation")
+            raise ValueError(
+                "training needs a batch with labels and [SEG] positions; generation is calico.model.generation"
+            )
         hidden = self.hidden_states(features, batch)  # R x L x D
         predicts = batch.labels[:, 1:] != -100
         logits = self.llm.get_output_embeddings()(hidden[:, :-1][predicts])
@@ -153,7 +161,8 @@ class CalicoModel(nn.Module):
         if chosen is not None:
             row, position, image = row[chosen], position[chosen], image[chosen]
         states = hidden[row, seg_state_positions(position)]  # K x D
-        return CalicoOutput(logits, batch.labels[:, 1:][predicts], self.segment(features.grounding, states, image))
+        masks = self.segment(features.grounding, states, image)
+        return CalicoOutput(logits, batch.labels[:, 1:][predicts], masks, image)
 
     def hidden_states(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
         """R x L x D: the last layer's normalised states, CAM included, no cache."""
@@ -163,6 +172,6 @@ class CalicoModel(nn.Module):
             ).last_hidden_state
 
     def segment(self, grounding: GroundingFeatures, states: Tensor, image: Tensor) -> MaskLogits:
-        """states: K x D of the [SEG]s, image: K, the encoded image each belongs to. Masks for all in one decoder call."""
+        """states: K x D of the [SEG]s; image: K, the encoded image of each. All masks in one decoder call."""
         prompts = self.seg_projection(states)  # K x C
         return self.pixel_decoder(grounding.take(image), prompts[:, None])

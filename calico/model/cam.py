@@ -1,8 +1,9 @@
 """Correspondence Adaptation Modules (paper, section 4.3) and how they enter a stock Llama.
 
 A CAM stands before a decoder layer and adds to the hidden states at the image positions what the Q-Former finds in
-X'_global for queries shifted by the instruction. It enters by a forward pre-hook, so the language model's own weights and
-code stay as they are. The hook acts only inside `CamHooks.context`: in training and in the prefill, never in cached steps.
+X'_global for queries shifted by the instruction. It enters by a forward pre-hook, so the language model's own weights
+and code stay as they are. The hook acts only inside `CamHooks.context`: in training and in the prefill, never in cached
+steps.
 """
 
 from __future__ import annotations

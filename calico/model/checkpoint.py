@@ -1,4 +1,4 @@
-"""A checkpoint folder: config.json, model.safetensors, tokenizer.json. Never a pickle; never a partial load by accident."""
+"""A checkpoint folder: config.json, model.safetensors, tokenizer.json. Never a pickle, never a partial load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 
 
-def save_checkpoint(folder: Path, model: CalicoModel, config: CalicoConfig, tokenizer: CalicoTokenizer, dtype: torch.dtype = torch.float16) -> None:
+def save_checkpoint(
+    folder: Path,
+    model: CalicoModel,
+    config: CalicoConfig,
+    tokenizer: CalicoTokenizer,
+    dtype: torch.dtype = torch.float16,
+) -> None:
     """Writes all three files; each appears whole or not at all. Merge LoRA adapters first."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -42,14 +48,18 @@ def tied_keys(model: CalicoModel) -> set[str]:
     return {"llm.lm_head.weight"} if model.llm.config.tie_word_embeddings else set()
 
 
-def load_checkpoint(folder: Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[CalicoModel, CalicoConfig, CalicoTokenizer]:
+def load_checkpoint(
+    folder: Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[CalicoModel, CalicoConfig, CalicoTokenizer]:
     """The model in evaluation mode. folder None: the embedded default.
 
     Raises `CheckpointError` naming the file: missing, truncated, a pickle, or with keys that do not fit the config.
     """
     folder = EMBEDDED if folder is None else Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; a checkpoint is a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}")
+        raise CheckpointError(
+            f"{folder}: no such folder; a checkpoint is a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
+        )
     config = CalicoConfig.from_file(folder / CONFIG)
     weights = read_safetensors(folder / WEIGHTS)
     tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)
@@ -64,7 +74,7 @@ def load_checkpoint(folder: Path | None = None, device: torch.device | str = "cp
 
 
 def materialise_buffers(model: CalicoModel, device: torch.device | str) -> None:
-    """Buffers that no checkpoint holds (rotary frequencies) are computed anew where the model was built without memory."""
+    """Buffers that no checkpoint holds (rotary frequencies) are computed anew after a build without memory."""
     rotary = model.llm.get_decoder().rotary_emb
     model.llm.get_decoder().rotary_emb = type(rotary)(config=model.llm.config).to(device)
     for name, module in model.named_modules():
@@ -87,7 +97,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         head = file.read(4)
     if head[:2] == b"PK" or head[:1] == b"\x80":
-        raise CheckpointError(f"{path}: this is a pickle, which may hold code and is not read; convert it to safetensors")
+        raise CheckpointError(
+            f"{path}: this is a pickle, which may hold code and is not read; convert it to safetensors"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -95,14 +107,23 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: truncated or not a safetensors file ({error}); copy it again") from None
 
 
-def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], optional: Iterable[str], preset: str) -> None:
+def check_keys(
+    path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], optional: Iterable[str], preset: str
+) -> None:
     """Every key in its place with its shape, or a `CheckpointError` that counts and names what does not fit."""
     missing = sorted(set(expected) - set(found) - set(optional))
     extra = sorted(set(found) - set(expected))
     misshaped = sorted(k for k in set(expected) & set(found) if expected[k].shape != found[k].shape)
-    faults = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in (("missing", missing), ("unknown", extra), ("misshaped", misshaped)) if keys]
+    faults = [
+        f"{len(keys)} {what} (first: {keys[0]})"
+        for what, keys in (("missing", missing), ("unknown", extra), ("misshaped", misshaped))
+        if keys
+    ]
     if faults:
-        raise CheckpointError(f"{path}: weights do not fit a {preset} model: {', '.join(faults)}; use the config.json written beside these weights")
+        raise CheckpointError(
+            f"{path}: weights do not fit a {preset} model: {', '.join(faults)}; "
+            "use the config.json written beside these weights"
+        )
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

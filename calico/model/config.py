@@ -60,16 +60,23 @@ class CalicoConfig:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: no config there; a checkpoint folder holds config.json, model.safetensors and tokenizer.json") from None
+            raise CheckpointError(
+                f"{path}: no config there; a checkpoint folder holds config.json, model.safetensors and tokenizer.json"
+            ) from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path}: not readable as JSON ({error}); copy the checkpoint again") from None
         known = {f.name for f in dataclasses.fields(cls)}
         required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
         if not isinstance(raw, dict) or (wrong := sorted((set(raw) - known) | (required - set(raw)))):
-            what = f"missing or unknown fields {', '.join(wrong)}" if isinstance(raw, dict) else f"a {type(raw).__name__}"
+            what = (
+                f"missing or unknown fields {', '.join(wrong)}" if isinstance(raw, dict) else f"a {type(raw).__name__}"
+            )
             raise CheckpointError(f"{path}: not a CALICO config ({what}); expected one written by this version")
         if raw.get("format_version") != FORMAT_VERSION:
-            raise CheckpointError(f"{path}: format {raw.get('format_version')}, expected {FORMAT_VERSION}; use the version of calico that wrote it")
+            raise CheckpointError(
+                f"{path}: format {raw.get('format_version')}, expected {FORMAT_VERSION}; "
+                "use the version of calico that wrote it"
+            )
         try:
             for name in ("global_encoder", "semantic_encoder", "grounding_encoder"):
                 raw[name] = EncoderConfig(**raw[name])
@@ -84,25 +91,72 @@ def calico_7b() -> CalicoConfig:
     return CalicoConfig(
         preset="calico-7b",
         global_encoder=EncoderConfig(
-            "eva_clip", 224, 1408,
-            {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16, "patch_size": 14, "image_size": 224, "qkv_bias": True},
+            "eva_clip",
+            224,
+            1408,
+            {
+                "hidden_size": 1408,
+                "intermediate_size": 6144,
+                "num_hidden_layers": 39,
+                "num_attention_heads": 16,
+                "patch_size": 14,
+                "image_size": 224,
+                "qkv_bias": True,
+            },
         ),
         semantic_encoder=EncoderConfig(
-            "dinov2", 518, 768,
-            {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14, "image_size": 518, "num_register_tokens": 4},
+            "dinov2",
+            518,
+            768,
+            {
+                "hidden_size": 768,
+                "num_hidden_layers": 12,
+                "num_attention_heads": 12,
+                "patch_size": 14,
+                "image_size": 518,
+                "num_register_tokens": 4,
+            },
         ),
         grounding_encoder=EncoderConfig(
-            "sam", 1024, 256,
-            {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "global_attn_indexes": [7, 15, 23, 31], "image_size": 1024, "patch_size": 16, "output_channels": 256, "mlp_dim": 5120},
+            "sam",
+            1024,
+            256,
+            {
+                "hidden_size": 1280,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 16,
+                "global_attn_indexes": [7, 15, 23, 31],
+                "image_size": 1024,
+                "patch_size": 16,
+                "output_channels": 256,
+                "mlp_dim": 5120,
+            },
         ),
         num_queries=32,
-        qformer={"vocab_size": 30523, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "cross_attention_frequency": 2, "encoder_hidden_size": 1408},
-        llm={"vocab_size": 32016, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": False},
+        qformer={
+            "vocab_size": 30523,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "cross_attention_frequency": 2,
+            "encoder_hidden_size": 1408,
+        },
+        llm={
+            "vocab_size": 32016,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+        },
         cem_num_heads=16,
         cam_layers=(11, 22),
         mask_decoder={"hidden_size": 256},
         num_mask_grid=256,
-    )  # fmt: skip
+    )
 
 
 def calico_tiny(vocab_size: int = 768) -> CalicoConfig:
@@ -111,15 +165,42 @@ def calico_tiny(vocab_size: int = 768) -> CalicoConfig:
         preset="calico-tiny",
         global_encoder=EncoderConfig("conv", 128, 192, {"widths": [24, 48, 96, 192], "num_blocks": [0, 1, 1, 2]}),
         semantic_encoder=EncoderConfig("conv", 128, 96, {"widths": [24, 48, 96], "num_blocks": [0, 0, 2]}),
-        grounding_encoder=EncoderConfig("conv", 128, 64, {"widths": [16, 32, 64, 128, 192], "num_blocks": [0, 1, 1, 1, 1]}),
+        grounding_encoder=EncoderConfig(
+            "conv", 128, 64, {"widths": [16, 32, 64, 128, 192], "num_blocks": [0, 1, 1, 1, 1]}
+        ),
         num_queries=8,
-        qformer={"vocab_size": 4, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256, "cross_attention_frequency": 2, "encoder_hidden_size": 192, "max_position_embeddings": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-        llm={"vocab_size": vocab_size, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 2048, "tie_word_embeddings": True},
+        qformer={
+            "vocab_size": 4,
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "cross_attention_frequency": 2,
+            "encoder_hidden_size": 192,
+            "max_position_embeddings": 4,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        llm={
+            "vocab_size": vocab_size,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": True,
+        },
         cem_num_heads=4,
         cam_layers=(1, 2),
-        mask_decoder={"hidden_size": 64, "mlp_dim": 256, "num_attention_heads": 4, "num_multimask_outputs": 0, "iou_head_hidden_dim": 64},
+        mask_decoder={
+            "hidden_size": 64,
+            "mlp_dim": 256,
+            "num_attention_heads": 4,
+            "num_multimask_outputs": 0,
+            "iou_head_hidden_dim": 64,
+        },
         num_mask_grid=128,
-    )  # fmt: skip
+    )
 
 
 PRESETS = {"calico-7b": calico_7b, "calico-tiny": calico_tiny}

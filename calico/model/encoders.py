@@ -60,7 +60,9 @@ class SamGrounding(nn.Module):
 
 def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+        nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -81,7 +83,9 @@ class ConvPyramid(nn.Module):
         super().__init__()
         channels = [3, *widths]
         self.stages = nn.ModuleList(
-            nn.Sequential(_convolution(channels[i], channels[i + 1], 2), *(_Residual(channels[i + 1]) for _ in range(n)))
+            nn.Sequential(
+                _convolution(channels[i], channels[i + 1], 2), *(_Residual(channels[i + 1]) for _ in range(n))
+            )
             for i, n in enumerate(num_blocks)
         )
 
@@ -118,7 +122,8 @@ class ConvTokens(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         last = self.pyramid(pixels)[-1]
         tokens = self.projection(last.flatten(2).transpose(1, 2))
-        return self.norm(tokens + sine_positions(*last.shape[2:], tokens.shape[2], tokens.device, tokens.dtype))
+        height, width = last.shape[2:]
+        return self.norm(tokens + sine_positions(height, width, tokens.shape[2], tokens.device, tokens.dtype))
 
 
 class ConvGrounding(nn.Module):

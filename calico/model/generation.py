@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 import torch
@@ -12,11 +12,15 @@ from transformers import DynamicCache
 from calico.model.calico import CalicoModel, ImageFeatures, PromptBatch
 from calico.model.cam import ImageSlots
 
-AllowedTokens = Callable[[Sequence[int]], "set[int] | None"]
+AllowedTokens = Callable[[Sequence[int]], Set[int] | None]
 
 
 class Prompt(NamedTuple):
-    """One prompt: its tokens, for each image of its group the positions of that image's tokens, and which encoded image it is."""
+    """One prompt over a group.
+
+    ids: its tokens. image_positions: for each image of the group the positions of its tokens. images: for each the
+    index of the encoded image.
+    """
 
     ids: Sequence[int]
     image_positions: Sequence[Sequence[int]]

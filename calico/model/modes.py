@@ -1,4 +1,7 @@
-"""Which weights train. `paper`: what the paper trains (LoRA, mask decoder, CEM, CAM). `all`: everything, as the small model is born."""
+"""Which weights train.
+
+`paper`: what the paper trains (LoRA, mask decoder, CEM, CAM). `all`: everything, as the small model is born.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The [SEG] path: the state that predicts a [SEG] becomes one sparse prompt for SAM's mask decoder (paper, section 4.4)."""
+"""The [SEG] path: the state that predicts a [SEG] is one sparse prompt for SAM's mask decoder (paper, section 4.4)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class PixelDecoder(nn.Module):
         try:
             masks, iou = self.mask_decoder(
                 image_embeddings=embedding,
-                image_positional_embeddings=self.position_codes(*embedding.shape[2:], embedding),
+                image_positional_embeddings=self.position_codes(embedding),
                 sparse_prompt_embeddings=sparse[:, None],
                 dense_prompt_embeddings=dense,
                 multimask_output=False,
@@ -67,8 +67,9 @@ class PixelDecoder(nn.Module):
             self._fine = None
         return MaskLogits(masks[:, 0, 0], iou[:, 0, 0])
 
-    def position_codes(self, height: int, width: int, like: Tensor) -> Tensor:
-        """1 x C x height x width codes of the cell centres of the grounding embedding."""
+    def position_codes(self, like: Tensor) -> Tensor:
+        """1 x C x h x w codes of the cell centres of a grounding embedding N x C x h x w."""
+        height, width = like.shape[2:]
         y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
         x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # height x width x 2, (x, y)

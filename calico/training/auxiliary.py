@@ -1,4 +1,4 @@
-"""Heads that exist only while the small model is born: dense part classes and what an image shows, on its encoders' features.
+"""Heads that exist only while the small model is born: dense part classes, and what an image shows.
 
 The paper's encoders come pretrained; ours start from nothing, and these losses are what makes them see within minutes.
 """
@@ -15,13 +15,22 @@ from calico.model.calico import EncoderStates, ImageFeatures
 class AuxiliaryHeads(nn.Module):
     """num_classes: object classes. num_parts: part names; dense classes are background, rest of object, then parts."""
 
-    def __init__(self, global_size: int, query_size: int, semantic_size: int, grounding_size: int, num_classes: int, num_parts: int) -> None:
+    def __init__(
+        self,
+        global_size: int,
+        query_size: int,
+        semantic_size: int,
+        grounding_size: int,
+        num_classes: int,
+        num_parts: int,
+    ) -> None:
         super().__init__()
         self.num_parts = num_parts
         self.dense_grounding = nn.Conv2d(grounding_size, num_parts + 2, 1)
         self.dense_semantic = nn.Linear(semantic_size, num_parts + 2)
         self.pooled = nn.Linear(global_size, num_classes + num_parts)
         self.queried = nn.Linear(query_size, num_classes + num_parts)
+        self.frequency: Tensor
         self.register_buffer("frequency", torch.full((num_parts + 2,), 1.0 / (num_parts + 2)))
 
     def forward(
@@ -56,14 +65,16 @@ class AuxiliaryHeads(nn.Module):
 
 
 def squeezed(part_ids: Tensor) -> Tensor:
-    """From the padded frame to the squeezed one of the semantic branch: each image's valid corner stretched to the square."""
+    """From the padded frame to the semantic branch's squeezed one: each image's valid corner fills the square."""
     size = part_ids.shape[1]
     valid = part_ids != -100
     heights, widths = valid.any(2).sum(1), valid.any(1).sum(1)
     grid = torch.arange(size, device=part_ids.device)
     rows = grid[None] * heights[:, None] // size  # I x S
     columns = grid[None] * widths[:, None] // size
-    return part_ids[torch.arange(len(part_ids), device=part_ids.device)[:, None, None], rows[:, :, None], columns[:, None]]
+    return part_ids[
+        torch.arange(len(part_ids), device=part_ids.device)[:, None, None], rows[:, :, None], columns[:, None]
+    ]
 
 
 def dense_loss(logits: Tensor, part_ids: Tensor, weights: Tensor) -> Tensor:

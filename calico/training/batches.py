@@ -91,7 +91,9 @@ def _moved(value: Any, device: torch.device) -> Any:
 class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
     """`self[step]` is the batch of that step."""
 
-    def __init__(self, tokenizer_file: str, settings: BatchSettings, num_image_tokens: int, size: int, seed: int) -> None:
+    def __init__(
+        self, tokenizer_file: str, settings: BatchSettings, num_image_tokens: int, size: int, seed: int
+    ) -> None:
         self.tokenizer_file = tokenizer_file
         self.settings = settings
         self.num_image_tokens = num_image_tokens
@@ -238,7 +240,7 @@ def _collate(rows: Sequence[_Row], tokenizer: CalicoTokenizer) -> PromptBatch:
 
 
 def _part_ids(image: AnnotatedImage, part_map: np.ndarray) -> np.ndarray:
-    """Part map -> 0 background, 1 object without a part's name, 2 + index in PART_NAMES, -100 padding or unknown name."""
+    """Part map -> 0 background, 1 object but no named part, 2 + index in PART_NAMES, -100 padding or unknown."""
     table = np.full(256, -100, np.int64)
     table[:2] = 0, 1
     for k, name in enumerate(image.part_names):
@@ -246,15 +248,13 @@ def _part_ids(image: AnnotatedImage, part_map: np.ndarray) -> np.ndarray:
     return table[part_map]
 
 
-def _clicks(
-    part_maps: np.ndarray, settings: BatchSettings, rng: np.random.Generator
-) -> tuple[ClickBatch, ClickBatch]:
-    """Points on parts (one to three a prompt, later ones in or just outside it) and tight boxes on parts and objects."""
+def _clicks(part_maps: np.ndarray, settings: BatchSettings, rng: np.random.Generator) -> tuple[ClickBatch, ClickBatch]:
+    """Points on parts (one to three a prompt, later ones in or just outside it); boxes on parts and objects."""
     size = part_maps.shape[1]
     regions: list[tuple[int, int]] = []
     for image, part_map in enumerate(part_maps):
         areas = np.bincount(part_map.ravel(), minlength=256)
-        visible = areas[: PADDING].sum()
+        visible = areas[:PADDING].sum()
         regions += [(image, v) for v in range(2, PADDING) if areas[v] >= max(4, MIN_CLICK_SHARE * visible)]
     chosen = [regions[i] for i in rng.integers(len(regions), size=settings.num_points)]
     num_points = 1 if rng.random() < 0.6 else int(rng.integers(2, 4))
@@ -296,7 +296,9 @@ def region_mask(part_map: np.ndarray, value: int) -> np.ndarray:
 def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
     """A square dilation by `radius`, by two running maxima over cumulative counts."""
     for axis in (0, 1):
-        padded = np.cumsum(np.pad(mask.astype(np.int32), [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)]), axis)
+        padded = np.cumsum(
+            np.pad(mask.astype(np.int32), [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)]), axis
+        )
         upper = np.take(padded, range(2 * radius + 1, padded.shape[axis]), axis)
         lower = np.take(padded, range(padded.shape[axis] - 2 * radius - 1), axis)
         mask = upper > lower

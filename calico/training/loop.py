@@ -1,6 +1,6 @@
-"""The training loop: phases of growing resolution, one cosine over the whole run, exact resume, files a person can look at.
+"""The training loop: phases of growing resolution, one cosine over the whole run, exact resume, files to look at.
 
-accelerate places it on whatever there is: `calico train` on a CPU or one GPU, `accelerate launch -m scripts.train` on several.
+accelerate places it on whatever there is: a CPU, one GPU, or several under `accelerate launch`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """One run. Its length is `minutes` of training time or `steps`, whichever is given; a resumed run keeps its settings."""
+    """One run. Its length is `minutes` of training time or `steps`, whichever is given."""
 
     minutes: float | None = None
     steps: int | None = None
@@ -82,7 +82,14 @@ class RunState:
 class Trainer:
     """Builds or resumes a run in `folder`; `run` trains to its end and leaves a checkpoint in `folder/checkpoint`."""
 
-    def __init__(self, folder: Path, settings: TrainingSettings, config: CalicoConfig, tokenizer: CalicoTokenizer, start: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: TrainingSettings,
+        config: CalicoConfig,
+        tokenizer: CalicoTokenizer,
+        start: Path | None = None,
+    ) -> None:
         self.folder = folder
         self.settings = settings
         self.config = config
@@ -104,7 +111,9 @@ class Trainer:
         size = self.config.grounding_encoder.image_size
         self.bare = TrainingStep(model, heads, settings.weights, size, settings.max_seg_prompts)
         trained = [p for p in self.bare.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
+        )
         self.step_module, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(folder / TOKENIZER)
@@ -160,7 +169,9 @@ class Trainer:
         self.accelerator.backward(result.loss)
         norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), self.settings.clip_norm)
         if not torch.isfinite(norm):
-            raise FloatingPointError(f"step {self.state.step}: the gradient is not finite; lower --learning-rate or use --precision no")
+            raise FloatingPointError(
+                f"step {self.state.step}: the gradient is not finite; lower --learning-rate or use --precision no"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"loss": float(result.loss.detach()), **result.terms}
@@ -178,10 +189,16 @@ class Trainer:
         return self.settings.phases[-1]
 
     def _batches(self, phase: Phase) -> Iterator[TrainingBatch]:
-        scaled = {name: round(value * phase.scale) for name, value in asdict(self.settings.batch).items() if name.startswith("num_")}
+        scaled = {
+            name: round(value * phase.scale)
+            for name, value in asdict(self.settings.batch).items()
+            if name.startswith("num_")
+        }
         settings = BatchSettings(**(asdict(self.settings.batch) | scaled))
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        data = DrawingBatches(str(self.folder / TOKENIZER), settings, self.config.num_queries, phase.size, self.settings.seed)
+        data = DrawingBatches(
+            str(self.folder / TOKENIZER), settings, self.config.num_queries, phase.size, self.settings.seed
+        )
         steps = range(self.state.step * world + rank, 2**40, world)
         loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=self.settings.num_workers)
         return iter(loader)
@@ -190,7 +207,9 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         names = {name for terms in window for name in terms}
-        means = {name: sum(t[name] for t in window if name in t) / sum(name in t for t in window) for name in sorted(names)}
+        means = {
+            name: sum(t[name] for t in window if name in t) / sum(name in t for t in window) for name in sorted(names)
+        }
         row = {**asdict(self.state), "size": phase.size, "rate": self._rate() * self.settings.learning_rate, **means}
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
@@ -218,7 +237,9 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.state = RunState(**state["run"])
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self.folder / STATE}: not the state of this run ({str(error).splitlines()[0]}); use another --out") from None
+            raise CheckpointError(
+                f"{self.folder / STATE}: not the state of this run ({str(error).splitlines()[0]}); use another --out"
+            ) from None
         self._forget_log_after(self.state.step)
         logger.info("resumed %s at step %d, %.1f minutes", self.folder, self.state.step, self.state.seconds / 60)
 

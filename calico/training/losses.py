@@ -1,4 +1,4 @@
-"""The paper's loss (supplement): 1.0 text cross-entropy + 2.0 mask term + 0.5 Dice; and the terms only the small model has."""
+"""The paper's loss (supplement): 1.0 text cross-entropy + 2.0 mask term + 0.5 Dice; and what the small model adds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 class LossWeights:
     """text, mask, dice: the paper's. iou: the mask decoder's own quality estimate. auxiliary: each of the extra heads.
 
-    Mask losses are taken on the decoder's own grid: four times cheaper than at the image's size, and the target is exact there.
+    Mask losses are taken on the decoder's own grid rather than at the image's size: cheaper, and the target is exact.
     """
 
     text: float = 1.0
@@ -28,7 +28,8 @@ SMALL_MODEL_WEIGHTS = LossWeights(text=1.0, mask=4.0, dice=1.5, iou=0.5, auxilia
 
 
 def text_loss(logits: Tensor, targets: Tensor, num_segs: int) -> Tensor:
-    """Answer tokens only, logits A x V. Summed and divided by the number of [SEG], so that a name weighs the same in answers of any length."""
+    """Of the answer tokens, logits A x V: the sum over the number of [SEG]s, so that a name weighs the same in
+    answers of any length."""
     return F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, num_segs)
 
 

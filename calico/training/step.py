@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from calico.model.calico import CalicoModel
+from calico.model.calico import CalicoModel, ImageFeatures
 from calico.model.segmentation import MaskLogits
 from calico.training.auxiliary import AuxiliaryHeads
 from calico.training.batches import PADDING, ClickBatch, TrainingBatch
@@ -25,7 +25,14 @@ class StepResult:
 class TrainingStep(nn.Module):
     """Model and auxiliary heads together, so that one wrapper (DDP, accelerate) holds all that trains."""
 
-    def __init__(self, model: CalicoModel, heads: AuxiliaryHeads | None, weights: LossWeights, full_size: int, max_seg_prompts: int) -> None:
+    def __init__(
+        self,
+        model: CalicoModel,
+        heads: AuxiliaryHeads | None,
+        weights: LossWeights,
+        full_size: int,
+        max_seg_prompts: int,
+    ) -> None:
         super().__init__()
         self.model = model
         self.heads = heads
@@ -38,20 +45,25 @@ class TrainingStep(nn.Module):
         num_segs = len(batch.seg_value)
         chosen = torch.randperm(num_segs, device=batch.seg_value.device)[: self.max_seg_prompts]
         output = self.model(features, batch.prompts, chosen)
-        assert batch.prompts.seg_image is not None  # noqa: S101 - a training batch has its [SEG]s
         text = text_loss(output.answer_logits, output.answer_ids, num_segs)
         terms = {"text": text, "token_acc": (output.answer_logits.argmax(-1) == output.answer_ids).float().mean()}
-        prompts = {"seg": (output.masks, batch.prompts.seg_image[chosen], batch.seg_value[chosen])}
+        prompts = {"seg": (output.masks, output.seg_image, batch.seg_value[chosen])}
         for name, clicks in (("point", batch.points), ("box", batch.boxes)):
             if len(clicks.image):
-                prompts[name] = (self._click_masks(features, clicks, batch.part_maps.shape[1]), clicks.image, clicks.value)
+                prompts[name] = (
+                    self._click_masks(features, clicks, batch.part_maps.shape[1]),
+                    clicks.image,
+                    clicks.value,
+                )
         num_masks = sum(len(image) for _, image, _ in prompts.values())
         loss = self.weights.text * text
         for name, (masks, image, value) in prompts.items():
             share = len(image) / max(1, num_masks)
             found = self._mask_terms(masks, batch.part_maps[image], value)
             loss = loss + share * (
-                self.weights.mask * found["mask"] + self.weights.dice * found["dice"] + self.weights.iou * found["iou_error"]
+                self.weights.mask * found["mask"]
+                + self.weights.dice * found["dice"]
+                + self.weights.iou * found["iou_error"]
             )
             terms[f"{name}_iou"] = found["iou"]
             if name == "seg":
@@ -62,13 +74,15 @@ class TrainingStep(nn.Module):
             terms |= auxiliary
         return StepResult(loss, {name: float(value.detach()) for name, value in terms.items()})
 
-    def _click_masks(self, features, clicks: ClickBatch, size: int) -> MaskLogits:  # type: ignore[no-untyped-def]
+    def _click_masks(self, features: ImageFeatures, clicks: ClickBatch, size: int) -> MaskLogits:
         scale = self.full_size / size  # prompts are told in pixels of the full-size frame
         decoder = self.model.pixel_decoder
-        if clicks.boxes is not None:
+        if clicks.points is not None and clicks.labels is not None:
+            sparse = decoder.point_prompts(clicks.points * scale, clicks.labels)
+        elif clicks.boxes is not None:
             sparse = decoder.box_prompts(clicks.boxes * scale)
         else:
-            sparse = decoder.point_prompts(clicks.points * scale, clicks.labels)
+            raise ValueError("a click batch holds points with labels, or boxes")
         return decoder(features.grounding.take(clicks.image), sparse)
 
     def _mask_terms(self, masks: MaskLogits, part_maps: Tensor, value: Tensor) -> dict[str, Tensor]:
