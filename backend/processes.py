@@ -169,8 +169,11 @@ class SingleInstance:
     def _end_orphans(self) -> None:
         assert self._file is not None
         self._file.seek(0)
-        text = self._file.read()
-        for child in json.loads(text)["children"] if text.strip() else []:
+        try:
+            children = json.load(self._file)["children"]
+        except ValueError:  # empty after an orderly end, or cut short by a crash
+            return
+        for child in children:
             if is_running(child["pid"], child["arguments"]):
                 os.killpg(child["pid"], signal.SIGKILL)
 

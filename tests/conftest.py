@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from backend.host import LabelStudioHost
+    from backend.host import Account, LabelStudioHost
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,31 +31,49 @@ def require(name: str, available: bool, reason: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
-def label_studio(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[LabelStudioHost]:
-    """A new one, of CALICO_LABEL_STUDIO or of the demo's environment, which is made first where CI requires it.
-
-    Its empty database takes half a minute to make: it is made once and kept in pytest's cache.
-    """
-    from backend.host import LABEL_STUDIO_VERSION, Account, LabelStudioHost, is_installed
+def _label_studio_executable() -> Path:
+    """Of CALICO_LABEL_STUDIO or of the demo's environment, which is made first where CI requires it."""
+    from backend.host import is_installed
 
     chosen = os.environ.get("CALICO_LABEL_STUDIO")
     venv = ROOT / ".demo" / "label-studio-venv"
-    executable = Path(chosen) if chosen else venv / "bin" / "label-studio"
+    executable = Path(chosen).absolute() if chosen else venv / "bin" / "label-studio"
     if is_required("host") and not chosen and not is_installed(venv):
         subprocess.run([sys.executable, "-m", "scripts.demo", "--install"], cwd=ROOT, check=True)
     require("host", executable.is_file(), f"{executable} is missing: `calico demo --install` makes it")
-    account = Account("tests@localhost.com", "password of the tests", "0123456789" * 4)
+    return executable
+
+
+def _account() -> Account:
+    from backend.host import Account
+
+    return Account("tests@localhost.com", "password of the tests", "0123456789" * 4)
+
+
+@pytest.fixture(scope="session")
+def empty_data(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The data folder of a new Label Studio: half a minute to make, so it is kept in pytest's cache. Copy it."""
+    from backend.host import LABEL_STUDIO_VERSION, LabelStudioHost
+
+    executable = _label_studio_executable()
     assert request.config.cache is not None
     empty = request.config.cache.mkdir(f"label-studio-{LABEL_STUDIO_VERSION}") / "data"
     if not empty.exists():
         data = tmp_path_factory.mktemp("label-studio-empty") / "data"
-        with LabelStudioHost(data, executable, account=account, port=18080):
+        with LabelStudioHost(data, executable, account=_account(), port=18080):
             pass
         shutil.move(data, empty)
+    return empty
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory, empty_data: Path) -> Iterator[LabelStudioHost]:
+    """A Label Studio without projects, running."""
+    from backend.host import LabelStudioHost
+
     data = tmp_path_factory.mktemp("label-studio") / "data"
-    shutil.copytree(empty, data)
-    with LabelStudioHost(data, executable, account=account, port=18080) as host:
+    shutil.copytree(empty_data, data)
+    with LabelStudioHost(data, _label_studio_executable(), account=_account(), port=18080) as host:
         yield host
 
 

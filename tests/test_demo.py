@@ -1,0 +1,140 @@
+"""`calico demo` as a user runs it: ready with everything pre-annotated, stopped with ctrl-C, and back at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import ROOT
+
+from backend.client import LabelStudioClient
+from backend.demo import PROJECTS, Demo, write_private
+from backend.host import LabelStudioHost
+from backend.processes import port_is_taken
+from calico.errors import InputError
+from calico.model.checkpoint import EMBEDDED
+from scripts import demo as verb
+
+PORT, BACKEND_PORT = 18180, 19190
+READY_TIMEOUT_S = 240
+
+
+@contextmanager
+def running(folder: Path, executable: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any], float]]:
+    """The process, its state.json, and the seconds it took to be ready; killed in the end if it still runs."""
+    command = [sys.executable, "-m", "scripts.demo", "--folder", str(folder)]
+    command += ["--port", str(PORT), "--backend-port", str(BACKEND_PORT)]
+    env = dict(os.environ) | {"CALICO_LABEL_STUDIO": str(executable)}
+    started = time.monotonic()
+    log = folder.parent / "demo.out"
+    with log.open("wb") as out, subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out) as process:
+        try:
+            while not (folder / "state.json").exists():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() - started < READY_TIMEOUT_S, log.read_text()
+                time.sleep(0.2)
+            yield process, json.loads((folder / "state.json").read_text()), time.monotonic() - started
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+@pytest.mark.host
+def test_a_demo_from_start_to_stop_and_again(label_studio: LabelStudioHost, empty_data: Path, tmp_path: Path) -> None:
+    if not os.environ.get("CALICO_CHECKPOINT") and not EMBEDDED.exists():
+        pytest.skip("there is no embedded checkpoint yet")
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    shutil.copytree(empty_data, folder / "data")  # saves the half minute that making a database takes
+    account = label_studio.account
+    known = {"user": account.user, "password": account.password, "token": account.token}
+    write_private(folder / "account.json", known | {"webhook_secret": "a-secret-of-the-tests"})
+
+    with running(folder, label_studio.executable) as (process, state, _):
+        assert state.keys() == {"url", "user", "password", "token", "backend_url", "project_ids"}
+        assert stat.S_IMODE((folder / "state.json").stat().st_mode) == 0o600
+        assert httpx.get(f"{state['backend_url']}/health", trust_env=False).json()["model"] == "ready"
+        with LabelStudioClient(state["url"], state["token"]) as client:
+            groups = []
+            for project in state["project_ids"]:
+                hooks = [hook["url"] for hook in client.webhooks(project)]
+                assert hooks == [f"{state['backend_url']}/webhook"]
+                for task in client.tasks(project, full=True):
+                    groups.append(len(task["data"]))
+                    assert len(task["predictions"]) == 1
+                    assert {row["type"] for row in task["predictions"][0]["result"]} >= {"brushlabels", "textarea"}
+            assert sorted(set(groups)) == [2, 3]
+            assert len(groups) >= 12
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert not (folder / "state.json").exists()
+    assert not port_is_taken(PORT)
+    assert not port_is_taken(BACKEND_PORT)
+
+    with running(folder, label_studio.executable) as (process, again, seconds):
+        assert seconds < 30
+        assert again == state
+        stop = [sys.executable, "-m", "scripts.demo", "--folder", str(folder), "--stop"]
+        subprocess.run(stop, cwd=ROOT, check=True)
+        assert process.wait(10) == 0
+    assert not port_is_taken(PORT)
+
+
+def test_groups_are_the_same_each_time_and_of_the_right_size() -> None:
+    for project in PROJECTS:
+        once, again = verb.draw_groups(project)[:2], verb.draw_groups(project)[:2]
+        for group, same in zip(once, again, strict=True):
+            assert len(group) == project.group_size
+            assert all((a.image == b.image).all() for a, b in zip(group, same, strict=True))
+    assert len({project.group_size for project in PROJECTS}) == 2
+    assert sum(project.num_groups for project in PROJECTS) >= 12
+
+
+def test_private_files_are_private_from_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text("old")
+    path.chmod(0o644)
+    write_private(path, {"token": "x"})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert json.loads(path.read_text()) == {"token": "x"}
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_a_lost_account_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALICO_LABEL_STUDIO", sys.executable)
+    (tmp_path / "data").mkdir()
+    demo = Demo(tmp_path, step=verb.step, groups=verb.draw_groups)
+    with (
+        pytest.raises(InputError, match=r"account.json is gone, but not .*data; `make demo-clean` removes both"),
+        demo.running(),
+    ):
+        pass
+
+
+def test_a_wrong_label_studio_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALICO_LABEL_STUDIO", str(tmp_path / "missing"))
+    demo = Demo(tmp_path, step=verb.step, groups=verb.draw_groups)
+    with pytest.raises(InputError, match=r"CALICO_LABEL_STUDIO=.*missing: no such file"), demo.running():
+        pass
+
+
+def test_clean_removes_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "demo"
+    (folder / "data").mkdir(parents=True)
+    assert verb.main(["--folder", str(folder), "--stop"]) == 0
+    assert folder.exists()
+    assert verb.main(["--folder", str(folder), "--clean"]) == 0
+    assert not folder.exists()
+    assert "No demo was running." in capsys.readouterr().err
