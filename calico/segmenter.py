@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +13,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from calico.encodings import EncodingCache, join_features, split_features
+from calico.errors import InputError
+from calico.fingerprint import EMBEDDED, checkpoint_version
 from calico.language.answers import parse_answer
 from calico.language.constraint import AnswerConstraint
 from calico.language.questions import canonical_question, render_prompt
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels
-from calico.model.checkpoint import EMBEDDED, WEIGHTS, load_checkpoint
+from calico.model.checkpoint import load_checkpoint
 from calico.model.config import CalicoConfig
 from calico.model.generation import Answer, Prompt, generate
 from calico.preprocessing import Preprocessor, fitted_points, fitted_size_hw
 from calico.reconcile import AnsweredMasks, reconcile
-from calico.values import CoSegmentation, ImageGroup, InputError, SubTask
+from calico.values import CoSegmentation, ImageGroup, SubTask, image_digest
 
 ENCODED_AT_ONCE = 8
 CACHE_BYTES = 256 * 2**20
@@ -66,7 +67,7 @@ class CoSegmenter:
         folder = EMBEDDED if path is None else Path(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model, config, tokenizer = load_checkpoint(folder, device)
-        return cls(model, config, tokenizer, version=f"{config.preset}-{fingerprint(folder / WEIGHTS)}")
+        return cls(model, config, tokenizer, version=checkpoint_version(folder))
 
     def segment(self, group: ImageGroup, *, candidates: Sequence[str] | None = None) -> CoSegmentation:
         """All three sub-tasks, reconciled by the rule of `calico.reconcile`.
@@ -125,10 +126,7 @@ class CoSegmenter:
         longest = self.config.grounding_encoder.image_size
         decoder, device = self.model.pixel_decoder, self.model.device
         with self._lock, torch.inference_mode():
-            features = self._encode_images(
-                [image],
-                [hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()],
-            )
+            features = self._encode_images([image], [image_digest(image)])
             box = points = None
             if box_xyxy is not None:
                 corners = fitted_points(np.array(box_xyxy, np.float32).reshape(2, 2), size_hw, longest)
@@ -217,14 +215,3 @@ def restored_mask(logits: Tensor, size_hw: tuple[int, int], longest: int) -> np.
     frame = F.interpolate(logits[None, None].float(), (longest, longest), mode="bilinear", align_corners=False)
     own = F.interpolate(frame[..., :height, :width], size_hw, mode="bilinear", align_corners=False)
     return (own[0, 0] > 0).cpu().numpy()
-
-
-def fingerprint(weights: Path) -> str:
-    """Eight hex digits of a weights file: of its size and its first and last 8 MiB, so that 17 GB take no time."""
-    block = 8 * 2**20
-    size = weights.stat().st_size
-    with weights.open("rb") as file:
-        digest = hashlib.sha256(str(size).encode() + file.read(block))
-        file.seek(max(0, size - block))
-        digest.update(file.read(block))
-    return digest.hexdigest()[:8]

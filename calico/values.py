@@ -67,6 +67,11 @@ def _check_mask(mask: np.ndarray, owner: str) -> None:
         raise InputError(f"{owner}: expected a bool HxW mask, got {got}; convert it with `mask > 0`")
 
 
+def image_digest(image: np.ndarray) -> str:
+    """A hash of an image's content: HxWx3 uint8, its size and its pixels."""
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class ImageGroup:
     """Two to eight images that are looked at together.
@@ -102,11 +107,8 @@ class ImageGroup:
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """A hash of each image's content (size and pixels), for caches."""
-        return tuple(
-            hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
-            for image in self.images
-        )
+        """`image_digest` of each, for caches."""
+        return tuple(image_digest(image) for image in self.images)
 
 
 @dataclass(frozen=True, eq=False)

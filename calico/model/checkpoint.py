@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from calico.errors import CheckpointError
+from calico.fingerprint import EMBEDDED
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 
-EMBEDDED = Path(__file__).parent.parent / "weights" / "calico-tiny"
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
