@@ -153,15 +153,17 @@ def by_key(keyed: Iterable[tuple[str, str]], group_size: int | None = None) -> G
 def by_similarity(sources: Sequence[str], features: np.ndarray, group_size: int) -> Grouping:
     """Groups of exactly `group_size` nearest neighbours.
 
-    features: N x D float, one row per source, any scale; compared by cosine. The image farthest from the mean of those
-    left takes its nearest neighbours, and so on: outliers choose first, since they have the fewest choices (the MDAV
-    heuristic of Domingo-Ferrer and Mateo-Sanz, 2002). O(N^2 D / group_size) time, O(N D) memory.
+    features: N x D float, one row per source; compared by cosine once the mean of all, which tells nothing apart, is
+    taken out. The image farthest from the mean of those left takes its nearest neighbours, and so on: outliers choose
+    first, since they have the fewest choices (the MDAV heuristic of Domingo-Ferrer and Mateo-Sanz, 2002).
+    O(N^2 D / group_size) time, O(N D) memory.
     """
     _check_size(group_size)
     if features.ndim != 2 or len(features) != len(sources):
         raise InputError(f"expected one row of features per image, got {features.shape} for {len(sources)} images")
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = (features / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    centred = features - features.mean(axis=0) if len(features) else features
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit = (centred / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
     left = np.arange(len(sources))
     groups = []
     while len(left) >= group_size:

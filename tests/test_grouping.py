@@ -109,7 +109,7 @@ def test_similarity_finds_planted_groups_whatever_the_order() -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(20, 32))
     kind = rng.permutation(np.repeat(np.arange(20), 3))
-    features = (centres[kind] + 0.05 * rng.normal(size=(60, 32))) * rng.uniform(0.1, 10, size=(60, 1))
+    features = centres[kind] + 0.05 * rng.normal(size=(60, 32)) + 100.0  # what all images share
     grouping = by_similarity([str(i) for i in range(60)], features, 3)
     assert not grouping.left_over
     assert all(len({kind[int(source)] for source in group.sources}) == 1 for group in grouping.groups)
@@ -168,3 +168,17 @@ def test_a_bad_list_is_one_line_with_a_remedy(tmp_path: Path, name: str, text: s
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         read_list(tmp_path / name, "image", "group")
+
+
+def test_the_models_features_find_the_same_picture_again() -> None:
+    from calico.drawings import draw
+    from calico.features import image_features
+    from calico.segmenter import CoSegmenter
+
+    images = [draw(seed, size_hw=(96, 96)).image for seed in range(3)]
+    brighter = [np.clip(image * 1.05 + 3, 0, 255).astype(np.uint8) for image in images]
+    loaded = CoSegmenter.from_checkpoint(device="cpu")
+    features = image_features(loaded.model, loaded.config, images + brighter)
+    assert features.shape == (6, loaded.config.global_encoder.hidden_size)
+    grouping = by_similarity(["a", "b", "c", "A", "B", "C"], features, 2)
+    assert sorted(sources_of(grouping)) == [("a", "A"), ("b", "B"), ("c", "C")]

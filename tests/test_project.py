@@ -221,7 +221,7 @@ def changed(path: str, answer: Any) -> Callable[[], Answers]:
         (
             changed("/api/projects/1/", {"title": "x", "task_number": 1, "label_config": "<View/>"}),
             ["labels"],
-            "<Image>",
+            "no <Image",
         ),
         (changed("/api/ml/", []), ["connection"], "has no backend"),
         (
