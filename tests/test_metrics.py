@@ -251,6 +251,14 @@ def test_ap50_at_its_ends() -> None:
     assert paper.ap50([found]) == pytest.approx(51 / 101)
 
 
+def test_ap50_ranks_by_order_or_by_score_and_takes_half_an_overlap() -> None:
+    # "a" comes first in the order and is wrong; "b" has the better score and an IoU of exactly 0.5.
+    one = picture({"b": box(0, 0, 10, 10)}, {"a": (box(15, 15, 20, 20), 0.1), "b": (box(0, 0, 5, 10), 0.9)})
+    assert paper.ap50([one]) == pytest.approx(0.5)
+    assert paper.ap50([one], own_scores=True) == pytest.approx(1)
+    assert paper.recall([one]) == (1, 1)
+
+
 def test_paper_miou_and_recall() -> None:
     true = {"seat": box(0, 0, 10, 10), "front leg": box(10, 10, 20, 20)}
     # A right mask under a half-right name, a half mask under a wrong one, an extra one that mIoU forgives.

@@ -163,6 +163,11 @@ def test_contours_enclose_the_mask(mask: np.ndarray) -> None:
     assert sum(len(line) for line in lines) == perimeter
 
 
+def test_parts_that_touch_at_a_corner_have_a_line_each() -> None:
+    for mask in (np.eye(3, dtype=bool), np.eye(3, dtype=bool)[::-1]):
+        assert [len(line) for line in contours(mask)] == [4, 4, 4]
+
+
 def test_smoothing_keeps_the_shape() -> None:
     (line,) = contours(box(5, 5, 45, 45, 50))
     smooth = smoothed(line, 5)
