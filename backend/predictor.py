@@ -97,7 +97,10 @@ class Predictor:
         if tasks and not futures:
             raise LaneFull(f"{self._groups.capacity} tasks wait already; try again later")
         wait(futures, timeout=max(0.0, deadline - time.monotonic()))
-        return [self._reply(work) for work in works]
+        results = [self._reply(work) for work in works]
+        seconds = time.monotonic() - deadline + self._time_budget_s
+        log.info("project %s: %d of %d tasks answered in %.1f s", project, sum(map(bool, results)), len(tasks), seconds)
+        return results
 
     def _queued(self, work: _Work) -> _Work:
         try:

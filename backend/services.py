@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backend.client import LabelStudioClient
-from backend.engine import Engine, NotReady, Segmenter
+from backend.engine import Engine, Segmenter
 from backend.inbox import Inbox, reconcile
 from backend.jobs import Jobs
 from backend.media import Media
@@ -35,19 +35,19 @@ class Services:
     predictor: Predictor
     inbox: Inbox
     client: LabelStudioClient | None
+    version_of_files: Callable[[], str]
 
     def model_version(self) -> str:
         """At once, even while the weights are loading: the checkpoint's files tell it.
 
-        Raises what loading raised if it failed, NotReady where the files do not tell.
+        Raises what loading raised if it failed, and NotReady where the files do not tell.
         """
-        try:
-            return self.engine.version(SETUP_WAIT_S if self.engine.state == "loading" else 0)
-        except NotReady:
+        if self.engine.state == "loading":
             try:
-                return checkpoint_version(self.settings.checkpoint)
-            except (CheckpointError, OSError) as error:
-                raise NotReady(f"the model is still loading ({describe(error)})") from None
+                return self.version_of_files()
+            except (CheckpointError, OSError):
+                pass  # what is wrong with them, loading will say
+        return self.engine.version(SETUP_WAIT_S)
 
 
 def load_segmenter(settings: Settings) -> Segmenter:
@@ -68,6 +68,8 @@ def build_services(
 ) -> Services:
     """Starts loading the model in the background. load, client: other than the settings would make.
 
+    Until a segmenter of another `load` is ready, its version is not known.
+
     Raises InputError for settings that cannot work.
     """
     if client is None and settings.label_studio_url and settings.label_studio_api_key:
@@ -86,7 +88,13 @@ def build_services(
         queue_size=settings.queue_size,
         time_budget_s=settings.time_budget_s,
     )
-    return Services(settings, metrics, engine, media, jobs, predictor, inbox, client)
+
+    def version_of_files() -> str:
+        if load is not None:
+            raise CheckpointError("its version is not known yet")
+        return checkpoint_version(settings.checkpoint)
+
+    return Services(settings, metrics, engine, media, jobs, predictor, inbox, client, version_of_files)
 
 
 def start_reconcile(services: Services) -> threading.Thread | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 from flask import Flask
@@ -38,6 +39,7 @@ def serve(app: Flask, settings: Settings) -> int:
         return 1
     log = logging.getLogger("calico.backend")
     log.info("listening on http://%s:%d while the model loads", settings.host, settings.port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1 of a container nothing would end it
     try:
         server.run()
     except KeyboardInterrupt:

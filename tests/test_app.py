@@ -102,9 +102,12 @@ def test_answers_at_once_while_loading(make, monkeypatch):
     gate = threading.Event()
     client = make(load=lambda: (gate.wait(20), FakeSegmenter())[1])
     monkeypatch.setattr("backend.services.SETUP_WAIT_S", 0.05)
-    monkeypatch.setattr("backend.services.checkpoint_version", lambda folder: "tiny-of-the-files")
     started = time.perf_counter()
     assert client.get("/health").get_json() == {"status": "UP", "model": "loading"}
+    answer = client.post("/setup", json={})
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    services = client.application.extensions["calico"]
+    monkeypatch.setitem(vars(services), "version_of_files", lambda: "tiny-of-the-files")
     assert client.post("/setup", json={}).get_json() == {"model_version": "tiny-of-the-files"}
     assert time.perf_counter() - started < 1
     gate.set()
@@ -353,6 +356,18 @@ def test_a_full_queue_refuses_with_retry_after(make, tmp_path):
     gate.set()
     wait_for(lambda: not {"queued", "running"} & set(jobs_of(client)["counts"]))
     assert predict(client, tasks[:1]).status_code == 200
+
+
+def test_predictions_leave_threads_for_the_rest(make, tmp_path):
+    gate = threading.Event()
+    client = make(load=lambda: (gate.wait(20), FakeSegmenter())[1], threads=4)
+    first = threading.Thread(target=predict, args=(client, [pair_task(tmp_path, 1)]))
+    first.start()
+    wait_for(lambda: jobs_of(client)["counts"] == {"running": 1})
+    assert predict(client, [pair_task(tmp_path, 2)]).status_code == 503
+    gate.set()
+    first.join(10)
+    assert predict(client, [pair_task(tmp_path, 2)]).status_code == 200
 
 
 # -- clicks -----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from backend.lane import Lane, LaneFull, Priority
 from backend.metrics import Metrics
 from backend.result_cache import ResultCache
 from calico.errors import CheckpointError
+from calico.fingerprint import EMBEDDED, checkpoint_version
 from calico.values import CoSegmentation, ImageGroup, NamedMask
 
 MEGABYTE = 1_000_000
@@ -85,7 +86,17 @@ def test_the_engine_loads_in_the_background_once():
     assert loads == [True]
 
 
-@pytest.mark.parametrize("error", [CheckpointError("weights are cut short"), ImportError("no torch"), TimeoutError("slow")])
+def test_the_files_tell_the_version_that_the_loaded_model_has():
+    if not EMBEDDED.exists():
+        pytest.skip(f"{EMBEDDED} is missing: train a checkpoint first")
+    from calico.segmenter import CoSegmenter
+
+    assert checkpoint_version() == CoSegmenter.from_checkpoint().version
+
+
+@pytest.mark.parametrize(
+    "error", [CheckpointError("weights are cut short"), ImportError("no torch"), TimeoutError("slow")]
+)
 def test_a_model_that_does_not_load_says_why(error):
     def load():
         raise error
