@@ -116,9 +116,11 @@ class Trainer:
         )
         self.step_module, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
         folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(folder / TOKENIZER)
         if (folder / STATE).exists():
+            self.tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)  # the one that its weights were trained with
             self._resume()
+        else:
+            self.tokenizer.save(folder / TOKENIZER)
 
     @property
     def model(self) -> CalicoModel:
