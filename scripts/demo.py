@@ -68,7 +68,8 @@ def step(title: str) -> Iterator[Note]:
 def draw_groups(project: DemoProject) -> Sequence[Sequence[AnnotatedImage]]:
     from calico.sampler import evaluation_groups
 
-    return list(evaluation_groups(SEED + project.group_size, project.num_groups, project.group_size, size=SIZE))
+    groups = evaluation_groups(SEED + project.group_size, project.num_groups, project.group_size, size=SIZE)
+    return sorted(groups, key=lambda group: len({item.object_name for item in group}))  # of one object first
 
 
 def announce(state: State) -> None:
