@@ -39,6 +39,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m 'not host and not browser and not postgres' $(PYTEST_ARGS)
 
 check: $(READY)
+	-$(BIN)/calico demo --install
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(READY)

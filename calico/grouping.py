@@ -172,10 +172,10 @@ def by_similarity(sources: Sequence[str], features: np.ndarray, group_size: int)
         closeness = rows @ rows[rim]
         closeness[rim] = np.inf
         chosen = np.sort(np.argsort(-closeness, kind="stable")[:group_size])
-        members = tuple(sources[i] for i in left[chosen])
+        members = tuple(sources[i] for i in left[chosen].tolist())
         groups.append((int(left[chosen[0]]), SourceGroup(PurePosixPath(members[0]).stem, members)))
         left = np.delete(left, chosen)
-    left_over = tuple(sources[i] for i in left)
+    left_over = tuple(sources[i] for i in left.tolist())
     problems = [Problem("group_size", f"{source}: left over, a group has {group_size} images") for source in left_over]
     return Grouping(tuple(group for _, group in sorted(groups, key=lambda item: item[0])), left_over, tuple(problems))
 
