@@ -36,13 +36,16 @@ LIST_XML = """<View>
 class FakeSegmenter:
     """Each image's object mask is its pixels above mid-grey, its part mask their upper half; one call at a time.
 
-    delay_s: how long a group takes. An image whose first pixel is pure red fails; one of pure blue shows nothing.
+    delay_s: how long a group takes. hold_after: so many groups are answered, the next wait for `gate` to be set.
+    An image whose first pixel is pure red fails; one of pure blue shows nothing.
     """
 
     version = "fake-1"
 
-    def __init__(self, delay_s: float = 0.0) -> None:
+    def __init__(self, delay_s: float = 0.0, hold_after: int | None = None) -> None:
         self.delay_s = delay_s
+        self.hold_after = hold_after
+        self.gate = threading.Event()
         self.num_groups = 0
         self.num_running = 0
         self.most_running = 0
@@ -59,6 +62,8 @@ class FakeSegmenter:
         self._enter()
         try:
             time.sleep(self.delay_s)
+            if self.hold_after is not None and self.num_groups >= self.hold_after:
+                assert self.gate.wait(30), "nobody set the gate"
             self.num_groups += 1
             self.candidates.append(candidates)
             firsts = [tuple(image[0, 0].tolist()) for image in group.images]

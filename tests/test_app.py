@@ -300,20 +300,18 @@ class Host:
 
 
 def test_a_large_batch_answers_what_is_ready_and_posts_the_rest_once(make, tmp_path):
-    host, segmenter = Host(), FakeSegmenter(delay_s=0.1)
-    client = make(segmenter, client=host.client(), time_budget_s=0.45)
+    host, segmenter = Host(), FakeSegmenter(hold_after=3)
+    client = make(segmenter, client=host.client(), time_budget_s=1.0)
     tasks = [pair_task(tmp_path, task) for task in range(10)]
-    started = time.perf_counter()
     results = predict(client, tasks).get_json()["results"]
-    assert time.perf_counter() - started < 2
     answered = [task["id"] for task, entry in zip(tasks, results, strict=True) if entry]
-    assert 1 <= len(answered) < 10
+    assert len(answered) == 3
+    host.stored += [{**entry, "task": task["id"]} for task, entry in zip(tasks, results, strict=True) if entry]
     predict(client, tasks)  # the host asks again, impatiently
+    segmenter.gate.set()
     wait_for(lambda: not {"queued", "running"} & set(jobs_of(client)["counts"]), 20)
     wait_for(lambda: sum(jobs_of(client)["counts"].values()) == 20)
-    posted = [item["task"] for item in host.stored]
-    assert len(posted) == len(set(posted))
-    assert not set(posted) & set(answered)
+    assert sorted(item["task"] for item in host.stored) == list(range(10))
     for item in host.stored:
         assert is_of_pair(item, item["task"])
         assert item["model_version"] == "fake-1"
@@ -431,15 +429,15 @@ def test_a_click_that_makes_no_sense_is_refused(make, tmp_path, rows, part):
 
 
 def test_clicks_do_not_wait_for_a_batch(make, tmp_path):
-    client = make(FakeSegmenter(delay_s=0.1), time_budget_s=0.05)
+    segmenter = FakeSegmenter(delay_s=0.1)
+    client = make(segmenter, time_budget_s=0.05)
     tasks = [pair_task(tmp_path, task) for task in range(20)]
     predict(client, tasks)  # two seconds of work are queued
     client.application.extensions["calico"].predictor._time_budget_s = 10
-    started = time.perf_counter()
     answer = predict(client, tasks[:1], context={"result": [keypoint(50, 50)]})
     assert answer.status_code == 200
-    assert time.perf_counter() - started < 1
     assert jobs_of(client)["counts"].get("queued", 0) > 5
+    segmenter.delay_s = 0
 
 
 # -- who may ask ------------------------------------------------------------------------------------------------------
