@@ -53,7 +53,7 @@ def correspond(
         members.setdefault(root((key.kind, key.name)), []).append(key)
     result: dict[RegionKey, Correspondence] = {}
     for group in members.values():
-        names = "+".join(sorted({key.name for key in group}))
+        names = "  ".join(sorted({key.name for key in group}))  # two spaces: no normalised name holds them
         found = Correspondence(f"{group[0].kind}:{names}", tuple(sorted({key.image for key in group})))
         result.update(dict.fromkeys(group, found))
     return result

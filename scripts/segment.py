@@ -2,7 +2,7 @@
 
     calico segment a.jpg b.jpg --out result
 
-Writes regions.json (masks as COCO RLE), overlay_1.png, overlay_2.png, ... and index.html to look at.
+Writes regions.json (masks as COCO RLE), overlay_0.png, overlay_1.png, ... and index.html to look at.
 """
 
 from __future__ import annotations
