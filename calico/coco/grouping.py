@@ -1,0 +1,110 @@
+"""Annotated objects of a COCO file -> groups, each group's `CoSegmentation`, and single images for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from calico.coco.dataset import CocoDataset, CocoObject, Findings
+from calico.coco.orientation import upright
+from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, AnnotatedImage, CoSegmentation, NamedMask, RegionKey
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectGroup:
+    """Objects of different images that are looked at together. name: what they share."""
+
+    name: str
+    objects: tuple[CocoObject, ...]
+
+
+def group_objects(dataset: CocoDataset, group_size: int = MIN_GROUP_SIZE) -> list[ObjectGroup]:
+    """By the image rows' `group_id`, as our export writes it; without one, `group_size` images of one object name.
+
+    An image may serve several objects, each in a group of its own. What finds no group is a finding `group_size`.
+    """
+    grouped: dict[str, list[CocoObject]] = {}
+    named: dict[str, list[CocoObject]] = {}
+    for item in dataset.objects:
+        group = item.image.row.get("group_id")
+        if isinstance(group, (int, str)) and not isinstance(group, bool):
+            grouped.setdefault(str(group), []).append(item)
+        else:
+            named.setdefault(item.object_name, []).append(item)
+    groups = []
+    for name, items in grouped.items():
+        kept: dict[object, CocoObject] = {}
+        for item in sorted(items, key=lambda i: (_place(i), -len(i.rows))):
+            if item.image.id in kept:
+                message = f"{item.image.file_name}: {item.object_name!r} beside {kept[item.image.id].object_name!r}"
+                dataset.findings.add("several_objects", f"{message}; an image of a group has one object")
+            else:
+                kept[item.image.id] = item
+        groups.append(ObjectGroup(name, tuple(kept.values())))
+    for name, items in named.items():
+        starts = range(0, len(items), group_size)
+        groups += [ObjectGroup(name, tuple(items[start : start + group_size])) for start in starts]
+    whole = []
+    for found in groups:
+        if MIN_GROUP_SIZE <= len(found.objects) <= MAX_GROUP_SIZE and (
+            found.name in grouped or len(found.objects) == group_size
+        ):
+            whole.append(found)
+        else:
+            files = ", ".join(item.image.file_name for item in found.objects[:MAX_GROUP_SIZE])
+            dataset.findings.add("group_size", f"{found.name}: {len(found.objects)} images left ({files})")
+    return whole
+
+
+def _place(item: CocoObject) -> int:
+    place = item.image.row.get("group_index")
+    return place if isinstance(place, int) else 0
+
+
+def cosegmentation_of(
+    group: ObjectGroup, findings: Findings, *, orientations: Sequence[int] | None = None
+) -> CoSegmentation:
+    """The group's masks with their occurrence and correspondence, from names and from `correspondence_id` if given.
+
+    orientations: the EXIF orientation that each image's masks must still be turned by; None where they are upright.
+    """
+    turns = orientations or [1] * len(group.objects)
+    sizes, masks = [], []
+    relations: list[tuple[RegionKey, RegionKey]] = []
+    linked: dict[str, list[RegionKey]] = {}
+    for image, (item, turn) in enumerate(zip(group.objects, turns, strict=True)):
+        sizes.append(item.image.size_hw[::-1] if turn >= 5 else item.image.size_hw)
+        scores = item.scores()
+        found = item.masks(findings)
+        for part_name, mask in found.items():
+            mask = np.ascontiguousarray(upright(mask, turn))
+            masks.append(NamedMask(image, item.object_name, part_name, mask, scores.get(part_name, 1.0)))
+        for part_name, row in item.rows:
+            kind = "object" if part_name is None else "part"
+            key = RegionKey(image, kind, part_name or item.object_name)
+            if isinstance(row.get("correspondence_id"), str) and part_name in found:
+                linked.setdefault(f"{kind} {row['correspondence_id']}", []).append(key)
+    for keys in linked.values():
+        relations += [(a, b) for a, b in pairwise(keys) if a.name != b.name]
+    return CoSegmentation.from_masks(sizes, masks, relations=relations)
+
+
+def annotated_image(item: CocoObject, image: np.ndarray, findings: Findings, *, orientation: int = 1) -> AnnotatedImage:
+    """One object for the group sampler. image: HxWx3 uint8 RGB, upright; orientation: as in `cosegmentation_of`.
+
+    Where parts overlap the smaller one shows. Raises InputError where the image is not of the masks' size.
+    """
+    masks = {name: upright(mask, orientation) for name, mask in item.masks(findings).items()}
+    parts = sorted((name for name in masks if name is not None), key=lambda name: (-int(masks[name].sum()), name))
+    if len(parts) > 254:
+        findings.add("too_many_parts", f"{item.image.file_name}: {len(parts)} parts, the 254 largest kept")
+        parts = parts[:254]
+    part_map = np.zeros(masks[None].shape if masks else image.shape[:2], np.uint8)
+    for mask in masks.values():
+        part_map[mask] = 1
+    for number, name in enumerate(parts):
+        part_map[masks[name]] = number + 2
+    return AnnotatedImage(image, item.object_name, tuple(parts), part_map, "coco", item.image.file_name)
