@@ -113,6 +113,14 @@ class Chromium:
         element = self.wait_for(lambda: self.find(selector, number))
         self._do("POST", f"/element/{element}/click")
 
+    def click_text(self, text: str) -> None:
+        """The innermost element that shows exactly this text."""
+        script = """
+          const found = [...document.querySelectorAll('*')].filter(one => one.innerText === arguments[0]).at(-1);
+          if (found) found.click();
+          return Boolean(found);"""
+        self.wait_for(lambda: self.run(script, text))
+
     def drag(self, points_xy: list[tuple[int, int]]) -> None:
         """Presses the mouse at the first point, moves through the others, and lets go. Viewport pixels."""
         moves = [{"type": "pointerMove", "duration": 60, "x": int(x), "y": int(y)} for x, y in points_xy]

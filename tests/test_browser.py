@@ -19,6 +19,7 @@ from PIL import Image
 
 from backend.client import LabelStudioClient
 from backend.codecs.annotation import decode_annotation
+from backend.codecs.brush_rle import decode
 from backend.codecs.config import read_config, write_config
 from backend.host import LabelStudioHost
 
@@ -57,16 +58,24 @@ def browser(label_studio: LabelStudioHost, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def task(
-    client: LabelStudioClient, label_studio: LabelStudioHost, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[int, int]]:
-    """A pre-annotated pair, its backend connected: (project, task)."""
-    with LiveBackend(label_studio, tmp_path_factory.mktemp("backend"), FakeSegmenter()) as backend:
-        config = write_config(2, layout="A", smart=True)
-        project, (task,) = make_project(client, label_studio, "in the browser", config, [[drawing(), drawing()]])
+def segmenter() -> FakeSegmenter:
+    return FakeSegmenter()
+
+
+@pytest.fixture(scope="module")
+def tasks(
+    client: LabelStudioClient,
+    label_studio: LabelStudioHost,
+    segmenter: FakeSegmenter,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[list[str]]:
+    """The addresses of pre-annotated pairs, their backend connected."""
+    with LiveBackend(label_studio, tmp_path_factory.mktemp("backend"), segmenter) as backend:
+        config, pair = write_config(2, layout="A", smart=True), [drawing(), drawing()]
+        project, numbers = make_project(client, label_studio, "in the browser", config, [pair, pair, pair])
         client.connect_backend(project, backend.url, is_interactive=True)
         client.retrieve_predictions(project)
-        yield project, task
+        yield [f"{label_studio.url}/projects/{project}/data?task={number}" for number in numbers]
 
 
 def keep(screenshot: np.ndarray, name: str) -> None:
@@ -75,9 +84,9 @@ def keep(screenshot: np.ndarray, name: str) -> None:
         Image.fromarray(screenshot).save(Path(folder) / name)
 
 
-def open_task(browser: Chromium, url: str, project: int, task: int) -> list[list[float]]:
+def open_task(browser: Chromium, address: str) -> list[list[float]]:
     """Opens the task and waits until its masks are drawn. Where the images are."""
-    browser.open(f"{url}/projects/{project}/data?task={task}")
+    browser.open(address)
 
     def images() -> list[list[float]] | None:
         found = browser.run(IMAGES_SCRIPT)
@@ -101,10 +110,12 @@ def color_at(screenshot: np.ndarray, image: list[float], x: float, y: float) -> 
     return screenshot[row, column].astype(int)
 
 
-def test_masks_names_and_the_arrow_are_seen(
-    browser: Chromium, label_studio: LabelStudioHost, task: tuple[int, int]
-) -> None:
-    images = open_task(browser, label_studio.url, *task)
+def number_of(address: str) -> int:
+    return int(address.rpartition("=")[2])
+
+
+def test_masks_names_and_the_arrow_are_seen(browser: Chromium, tasks: list[str]) -> None:
+    images = open_task(browser, tasks[0])
     shot = browser.screenshot()
     keep(shot, "masks.png")
     for image in images:
@@ -123,12 +134,10 @@ def test_masks_names_and_the_arrow_are_seen(
         assert (elsewhere[:, 0] - elsewhere[:, 2]).max() < 0
 
 
-def test_an_edit_is_submitted(
-    browser: Chromium, client: LabelStudioClient, label_studio: LabelStudioHost, task: tuple[int, int]
-) -> None:
+def test_an_edit_is_submitted(browser: Chromium, client: LabelStudioClient, tasks: list[str]) -> None:
     """Paints over the lamp's foot with the shade of image 1 chosen, and submits."""
-    project, number = task
-    images = open_task(browser, label_studio.url, project, number)
+    number = number_of(tasks[1])
+    images = open_task(browser, tasks[1])
     (prediction,) = client.predictions(task=number)
     shade = next(row["id"] for row in prediction["result"] if row["value"].get("brushlabels") == ["common part"])
     browser.click(".lsf-outliner-item", 1)  # the second region, the shade of image 1
@@ -157,3 +166,34 @@ def test_an_edit_is_submitted(
     origins = {row["id"]: row["origin"] for row in annotation["result"] if row["type"] == "brushlabels"}
     assert origins.pop(shade) == "prediction-changed"
     assert set(origins.values()) == {"prediction"}
+
+
+def test_a_smart_click_adds_a_mask(
+    browser: Chromium, client: LabelStudioClient, segmenter: FakeSegmenter, tasks: list[str]
+) -> None:
+    """A keypoint on the background of image 2, labelled a unique part: the backend answers with a mask there."""
+    number = number_of(tasks[2])
+    images = open_task(browser, tasks[2])
+    browser.click_text("Auto-Annotation")
+    browser.click_text("Auto-Accept Suggestions")
+    keypoint = (
+        "return document.querySelectorAll(\"button[aria-label='key-point-tool']\")[1]"  # folded away: no real click
+    )
+    browser.wait_for(lambda: browser.run(f"{keypoint} !== undefined"))
+    browser.run(f"{keypoint}.click()")
+    browser.click(".lsf-label", 14)  # 9 of image 1, 3 of image 2's brush, then its keypoint's third
+    browser.drag([position(images[1], 100, 500)])
+    browser.wait_for(lambda: segmenter.prompts)
+    (size_hw, (point_xy,), labels, box) = segmenter.prompts[-1]
+    assert (size_hw, labels, box) == ((HEIGHT, WIDTH), (True,), None)
+    assert np.abs(np.subtract(point_xy, (100, 500))).max() < 4
+    browser.wait_for(lambda: browser.run("return Htx.annotationStore.selected.regions.length") == 5)
+    keep(browser.screenshot(), "smart.png")
+    browser.click("button[aria-label='Submit current annotation']")
+    (annotation,) = browser.wait_for(lambda: client.annotations(number))
+    before = {row["id"] for row in client.predictions(task=number)[0]["result"] if row["type"] == "brushlabels"}
+    (added,) = [row for row in annotation["result"] if row["type"] == "brushlabels" and row["id"] not in before]
+    assert (added["to_name"], added["value"]["brushlabels"]) == ("img2", ["unique part"])
+    rows, columns = np.nonzero(decode(added["value"]["rle"], HEIGHT, WIDTH))
+    assert abs(rows.mean() - 500) < 4
+    assert abs(columns.mean() - 100) < 4
