@@ -65,9 +65,12 @@ class CalicoBackend(LabelStudioMLBase):
             raise InputError("interactive request: expected a task, got none")
         return [predictor.click(tasks[0], self._xml, context)]
 
-    def fit(self, *args: Any, event: str | None = None, data: Mapping[str, Any] | None = None, **kwargs: Any) -> dict:
-        """Stores the event; called as `fit(event, data)` by 2.x, as `fit((), event=..., data=...)` by 1.0.9."""
+    def fit(self, *args: Any, event: str | None = None, data: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Stores the event; called as `fit(event, data)` by 2.x, as `fit((), event=..., data=...)` by 1.0.9.
+
+        Returns nothing: 1.0.9 would take a result for a newly trained model, of a new version at every annotation.
+        """
         if event is None and args and isinstance(args[0], str):
             event = args[0]
             data = args[1] if len(args) > 1 else data
-        return {"event": inbox().put({**(data or {}), "action": event or ""})}
+        inbox().put({**(data or {}), "action": event or ""})

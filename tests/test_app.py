@@ -24,7 +24,9 @@ from backend.client import LabelStudioClient
 from backend.codecs import brush_rle
 from backend.security import Redact
 from backend.settings import Settings
+from calico.drawings import draw
 from calico.errors import CheckpointError
+from calico.fingerprint import EMBEDDED
 
 SECRET = "a-secret-of-the-path"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -626,3 +628,43 @@ def test_two_clients_200_mixed_requests_each(served, tmp_path):
     if os.getloadavg()[0] < (os.cpu_count() or 1):  # on a busy machine it is the others that are measured
         assert np.percentile(health, 95) <= 0.05
         assert max(health) <= 0.5
+
+
+def test_two_clients_30_requests_each_with_the_real_model(served, tmp_path):
+    """Side by side, every answer is the one that is given alone."""
+    if not (EMBEDDED / "model.safetensors").exists():
+        pytest.skip(f"{EMBEDDED} has no weights: train a checkpoint first")
+    from calico.segmenter import CoSegmenter
+
+    segmenter = CoSegmenter.from_checkpoint(device="cpu")
+    tasks = []
+    for task, name in enumerate(["chair", "mug", "car"]):
+        data = {}
+        for i in (1, 2):
+            path = tmp_path / f"{name}{i}.png"
+            path.write_bytes(png(draw(10 * task + i, size_hw=(96, 128), object_name=name).image))
+            data[f"image{i}"] = str(path)
+        tasks.append({"id": task, "data": data})
+    clicks = [{"result": [keypoint(x, 50, original_width=128, original_height=96)]} for x in (30, 60)]
+    requests = [([task], None) for task in tasks] + [(tasks, None)] + [([task], c) for task in tasks for c in clicks]
+    port, _ = served(segmenter, result_cache_mb=0)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+        expected = [predict(client, tasks, context=context).json() for tasks, context in requests]
+    assert all(len(answer["results"]) == len(tasks) for answer, (tasks, _) in zip(expected, requests, strict=True))
+    wrong: list[int] = []
+
+    def ask(seed):
+        choose = random.Random(seed)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+            for _ in range(30):
+                number = choose.randrange(len(requests))
+                tasks, context = requests[number]
+                if predict(client, tasks, context=context).json() != expected[number]:
+                    wrong.append(number)
+
+    clients = [threading.Thread(target=ask, args=(seed,)) for seed in range(2)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join(300)
+    assert not wrong

@@ -111,7 +111,7 @@ def test_a_click(adapter, tmp_path):
 def test_events_are_stored_however_fit_is_called(adapter):
     body = {"project": {"id": 4}, "annotation": {"id": 5}}
     model = made(adapter)
-    model.fit("ANNOTATION_CREATED", body, anything=1)
+    assert model.fit("ANNOTATION_CREATED", body, anything=1) is None
     model.fit((), event="ANNOTATION_UPDATED", data=body, job_id="1", workdir=None)
     if adapter.LabelStudioMLBase is BaseOf1:
         model.process_event("PROJECT_UPDATED", body, "2", {"workdir": "."})
