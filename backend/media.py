@@ -17,7 +17,7 @@ from backend.settings import Settings
 from calico.errors import InputError
 from calico.images import load_image
 
-BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob", "azure_spi"})
+BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob"})
 _HOST_PATHS = ("/data/upload/", "/data/local-files/", "/storage-data/", "/tasks/", "/projects/")
 
 
@@ -65,6 +65,9 @@ class Media:
             return self._file(unquote(urlsplit(source).path), self._settings.media_roots, "CALICO_MEDIA_ROOTS")
         if scheme:
             raise InputError(f"{scheme}://…: images of this kind are not supported; use http(s), s3, gs or azure-blob")
+        prefix = urlsplit(self._settings.label_studio_url or "").path  # of a host that is served below a path
+        if prefix and source.startswith(prefix + "/"):
+            source = source[len(prefix) :]
         local_root = self._settings.local_files_root
         if source.startswith("/data/local-files/") and local_root:
             wanted = parse_qs(urlsplit(source).query).get("d", [""])[0]

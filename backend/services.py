@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from calico.fingerprint import checkpoint_version
 
 log = logging.getLogger("calico.backend")
 
+RECONCILE_PAUSE_S = 15.0
 SETUP_WAIT_S = 1.0  # the host gives `/setup` three seconds
 
 
@@ -98,16 +100,24 @@ def build_services(
 
 
 def start_reconcile(services: Services) -> threading.Thread | None:
-    """Looks once for events that were missed while the backend was down, in the background."""
+    """Looks once for events that were missed while the backend was down, in the background.
+
+    Tries again, less and less often, until it succeeds: the host may start after the backend.
+    """
     client = services.client
     if client is None:
         return None
 
     def run() -> None:
-        try:
-            log.info("reconcile: %d annotations had been missed", reconcile(services.inbox, client))
-        except Exception as error:  # the host may be down: that must not end the backend
-            log.warning("reconcile: %s", describe(error))
+        pause_s = RECONCILE_PAUSE_S
+        while True:
+            try:
+                log.info("reconcile: %d annotations had been missed", reconcile(services.inbox, client))
+                return
+            except Exception as error:
+                log.warning("reconcile: %s; trying again in %.0f s", describe(error), pause_s)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 3600)
 
     thread = threading.Thread(target=run, name="reconcile", daemon=True)
     thread.start()

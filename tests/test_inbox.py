@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from backend.client import LabelStudioClient
+from backend.client import HostError, LabelStudioClient
 from backend.inbox import RECONCILED, Inbox, reconcile
+from backend.services import start_reconcile
 from calico.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -172,3 +174,23 @@ def test_reconcile_finds_what_never_came_and_nothing_twice(inbox):
     added = [(e["project"], e["task"], e["annotation"], e["annotation_updated_at"]) for e in inbox.pending()[1:]]
     assert added == [(2, 3, 6, "t1"), (4, 9, 8, "t1"), (2, 3, 5, "t2")]
     assert inbox.counts() == {"ANNOTATION_CREATED": 1, RECONCILED: 3}
+
+
+def test_reconcile_waits_for_a_host_that_starts_later(inbox, monkeypatch, caplog):
+    monkeypatch.setattr("backend.services.RECONCILE_PAUSE_S", 0.01)
+    host = fake_host([4], {4: [{"title": "CALICO"}]}, {4: [{"id": 1, "annotations": [{"id": 2, "updated_at": "t"}]}]})
+    tries = []
+
+    def projects():
+        tries.append(1)
+        if len(tries) < 3:
+            raise HostError("http://studio: not reachable")
+        return type(host).projects(host)
+
+    monkeypatch.setattr(host, "projects", projects)
+    with host:
+        start_reconcile(SimpleNamespace(client=host, inbox=inbox)).join(10)
+    assert len(tries) == 3
+    assert inbox.counts() == {RECONCILED: 1}
+    assert "not reachable; trying again" in caplog.text
+    assert start_reconcile(SimpleNamespace(client=None, inbox=inbox)) is None

@@ -334,6 +334,17 @@ def test_files_of_the_host_are_fetched_with_the_token(make):
         make().load("/data/upload/1/a.png")
 
 
+def test_a_host_below_a_path(make):
+    base = "https://host.example/studio"
+    web = Web({f"{base}/data/upload/1/a.png": PNG})
+    media = make(web, label_studio_url=base, media_cache_mb=0)
+    for source in ("/data/upload/1/a.png", "/studio/data/upload/1/a.png", f"{base}/data/upload/1/a.png"):
+        assert np.array_equal(media.load(source), IMAGE)
+    web.pages["https://host.example/other/a.png"] = PNG
+    media.load("https://host.example/other/a.png")
+    assert [("authorization" in request.headers) for request in web.requests] == [True, True, True, False]
+
+
 @pytest.mark.parametrize(
     "url",
     ["https://studio.example/a.png", "http://studio.example:8081/a.png", "http://studio.example.evil.example/a.png",
