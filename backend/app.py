@@ -132,9 +132,7 @@ def _routes(app: Flask, services: Services) -> None:
     def jobs() -> Response:
         limit = request.args.get("limit", 200, type=int)
         task, state = request.args.get("task", type=int), request.args.get("state")
-        return jsonify(
-            services.jobs.as_json(limit=max(0, limit), task=task, state=state),
-        )
+        return jsonify(services.jobs.as_json(limit=max(0, limit), task=task, state=state))
 
     @app.get("/metrics")
     def metrics() -> Response:

@@ -7,6 +7,7 @@ import binascii
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
+import httpx
 import numpy as np
 
 from backend.client import LabelStudioClient
@@ -58,7 +59,7 @@ class Media:
         if scheme == "data":
             return self._decode(self._data_uri(source), "data URI")
         if scheme in ("http", "https"):
-            return self._download(source)
+            return self._download(self._seen_from_here(source))
         if scheme in BUCKET_SCHEMES:
             return self._download(self._presign_url(source, task), name=source.partition("?")[0])
         if scheme == "file":
@@ -119,6 +120,18 @@ class Media:
                 f"{path.partition('?')[0]}: a file of Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY"
             )
         return self._settings.label_studio_url + path
+
+    def _seen_from_here(self, url: str) -> str:
+        """A file of the host under the name `localhost`, as the host calls itself: under its name here."""
+        base = self._settings.label_studio_url
+        try:
+            parsed = httpx.URL(url)
+        except (httpx.InvalidURL, UnicodeError):
+            return url  # refused later, by name
+        is_local = parsed.host in ("localhost", "127.0.0.1", "::1")
+        if base is None or not is_local or not parsed.path.startswith(_HOST_PATHS) or self._is_host(url):
+            return url
+        return base + parsed.raw_path.decode("ascii")
 
     def _presign_url(self, source: str, task: int | None) -> str:
         if task is None:

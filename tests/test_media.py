@@ -334,6 +334,20 @@ def test_files_of_the_host_are_fetched_with_the_token(make):
         make().load("/data/upload/1/a.png")
 
 
+def test_the_hosts_own_localhost_is_the_host(make):
+    """In containers the host calls itself localhost; what is not of the host stays refused."""
+    web = Web(
+        {"http://studio:8080/tasks/7/presign/?fileuri=YQ==": PNG}, {"studio": ["10.0.0.2"], "localhost": ["127.0.0.1"]}
+    )
+    media = make(web, label_studio_url="http://studio:8080")
+    assert np.array_equal(media.load("http://localhost:8080/tasks/7/presign/?fileuri=YQ=="), IMAGE)
+    assert web.requests[0].headers["authorization"] == f"Token {TOKEN}"
+    for url in ("http://localhost:8080/admin/", "http://localhost:8080/data/upload/../../admin", "http://localhost/"):
+        with pytest.raises(InputError, match="private, loopback"):
+            media.load(url)
+    assert len(web.requests) == 1
+
+
 def test_a_host_below_a_path(make):
     base = "https://host.example/studio"
     web = Web({f"{base}/data/upload/1/a.png": PNG})
