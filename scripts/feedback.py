@@ -1,0 +1,154 @@
+"""Turn annotations into a snapshot: groups with their masks, provenance and splits, ready to train on.
+
+    calico feedback (--project ID | --export FILE.json --labeling-config FILE.xml | --inbox) --out DIR [--report]
+
+The host is LABEL_STUDIO_URL, its token LABEL_STUDIO_API_KEY; pictures of an export come from there, from
+CALICO_LOCAL_FILES_ROOT or from CALICO_MEDIA_ROOTS. A run that was killed goes on where it stopped. A snapshot already
+at DIR is replaced; its groups keep their splits. Nothing is read from the host by --purge-annotator and --purge-task.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from calico.errors import InputError
+from scripts import _cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _cli.parser(__doc__)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--project", type=int, metavar="ID", help="the annotated tasks of a project, from the host")
+    source.add_argument("--export", type=Path, metavar="FILE", help="a Label Studio JSON export")
+    source.add_argument("--inbox", action="store_true", help="the events that the backend has stored")
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the snapshot's folder")
+    parser.add_argument(
+        "--labeling-config", type=Path, metavar="FILE", help="the project's config, which no export holds"
+    )
+    parser.add_argument("--no-images", action="store_true", help="do not fetch pictures: for reports, not for training")
+    parser.add_argument("--holdout", type=float, default=0.0, metavar="SHARE", help="as given to `calico prelabel`")
+    parser.add_argument("--validation-share", type=float, default=0.1, metavar="SHARE", help="of the groups (0.1)")
+    parser.add_argument("--test-share", type=float, default=0.2, metavar="SHARE", help="of the groups (0.2)")
+    parser.add_argument("--previous", type=Path, metavar="DIR", help="keep the splits and purges of this snapshot too")
+    parser.add_argument("--report", action="store_true", help="also write DIR/report.json and DIR/report.html")
+    parser.add_argument(
+        "--purge-annotator", action="append", default=[], metavar="WHO", help="take out what a user (id or hash) gave"
+    )
+    parser.add_argument("--purge-task", action="append", default=[], metavar="ID", type=int, help="take out a task")
+    return parser
+
+
+def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.snapshots.store import Snapshot
+
+    if args.purge_annotator or args.purge_task:
+        return purge(args)
+    if args.project is None and args.export is None and not args.inbox:
+        if not args.report:
+            raise InputError("nothing to read: give --project ID, --export FILE or --inbox (or --report alone)")
+        snapshot, num_tasks = Snapshot(args.out), None
+    else:
+        snapshot, num_tasks = collect(args)
+    manifest = snapshot.manifest
+    splits = ", ".join(f"{count} {name}" for name, count in sorted(manifest["splits"].items()))
+    print(f"{manifest['num_groups']} groups ({splits}), {manifest['accepted_as_is']} accepted as is: {snapshot.folder}")
+    for code, count in sorted(manifest["skipped"].items()):
+        print(f"{count:>7} left out: {code.replace('_', ' ')}")
+    for code, count in sorted(manifest["problems"].items()):
+        print(f"{count:>7} doubtful: {code.replace('_', ' ')}")
+    report: dict[str, Any] = {"command": args.command, "num_tasks": num_tasks, "snapshot": manifest}
+    if args.report:
+        from calico.snapshots.page import write_page
+        from calico.snapshots.report import feedback_report
+
+        report["feedback"] = feedback_report(snapshot.records())
+        _cli.write_json(snapshot.folder / "report.json", report["feedback"])
+        write_page(snapshot.folder / "report.html", report["feedback"])
+    return report
+
+
+def purge(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.feedback import annotator_hash
+    from calico.snapshots.writer import purge
+
+    who = [annotator_hash(int(name)) if name.isdigit() else name for name in args.purge_annotator]
+    num_removed = purge(args.out, annotators=who, tasks=args.purge_task)
+    print(f"{num_removed} groups taken out of {args.out}")
+    return {"command": args.command, "removed": num_removed}
+
+
+def collect(args: argparse.Namespace) -> tuple[Any, int]:
+    from itertools import islice
+
+    from backend.client import LabelStudioClient
+    from backend.feedback import Collector
+    from backend.feedback_sources import AnnotatedTask, export_tasks, inbox_tasks, project_tasks
+    from backend.media import Media
+    from backend.metrics import Metrics
+    from backend.settings import Settings
+    from calico.snapshots.splits import Shares
+    from calico.snapshots.writer import SnapshotWriter
+
+    if args.export is not None and args.labeling_config is None:
+        raise InputError("--export: an export does not hold the project's config; give --labeling-config FILE.xml")
+    label_config = _text(args.labeling_config) if args.labeling_config else None
+    settings = Settings.from_environment()
+    client = None
+    if settings.label_studio_url and settings.label_studio_api_key:
+        client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
+    if args.project is not None and client is None:
+        raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
+    media = None if args.no_images else Media(settings, Metrics(), client)
+    file = args.export.stat() if args.export is not None and args.export.exists() else None
+    source = [args.project, str(args.export), file and [file.st_size, file.st_mtime_ns], args.inbox, args.no_images]
+    source += [args.holdout, label_config, settings.label_studio_url]
+    shares = Shares(args.validation_share, args.test_share)
+
+    def tasks(position: dict[str, int]) -> Iterator[AnnotatedTask]:
+        if args.project is not None and client is not None:
+            return project_tasks(client, args.project, after=position["task"])
+        if args.export is not None:
+            found = export_tasks(args.export, label_config or "")
+        else:
+            ask = None if client is None else lambda task: client.predictions(task=task)
+            found = inbox_tasks(settings.inbox_url, label_config=label_config, predictions_of=ask)
+        return islice(found, position["num_tasks"], None)
+
+    with SnapshotWriter(args.out, shares=shares, previous=args.previous, run=source) as writer, _cli.progress() as bar:
+        line = bar.add_task("tasks", total=None)
+
+        def show(num_tasks: int) -> None:
+            note = f"{writer.num_groups} groups, {writer.num_skipped.total()} left out"
+            bar.update(line, completed=num_tasks, note=note)
+
+        collector = Collector(
+            writer, None if media is None else lambda address, task: media.load(address, task=task), args.holdout
+        )
+        num_tasks = collector.run(tasks(writer.position or {"num_tasks": 0, "task": 0}), show)
+        if not writer.num_groups:
+            writer.discard()
+            counted = ", ".join(
+                f"{count} {code.replace('_', ' ')}" for code, count in sorted(writer.num_skipped.items())
+            )
+            raise InputError(
+                f"no annotated group in {num_tasks} tasks ({counted or 'the source is empty'}); nothing written"
+            )
+        return writer.finish(), num_tasks
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--labeling-config {path}: not readable ({error})") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    return _cli.run(build_parser(), handle, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,445 @@
+"""Annotations -> snapshots: what is chosen, left out and said, provenance, memory, all three sources, the verb."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from backend_fakes import PAIR_XML, picture, png
+from conftest import ROOT
+
+from backend.client import LabelStudioClient
+from backend.codecs.config import read_config
+from backend.codecs.prediction import encode_prediction
+from backend.feedback import Collector, annotator_hash, choose_annotation
+from backend.feedback_sources import AnnotatedTask, export_tasks, inbox_tasks, project_tasks
+from backend.inbox import Inbox
+from calico.errors import InputError
+from calico.snapshots.report import feedback_report
+from calico.snapshots.store import Snapshot
+from calico.snapshots.writer import SnapshotWriter
+from calico.values import CoSegmentation, NamedMask, RegionKey
+from scripts import feedback as verb
+
+CONFIG = read_config(PAIR_XML)
+SIZES = ((24, 32), (20, 30))
+FIXTURES = ROOT.parent / "shared" / "fixtures" / "label_studio" / "groups"
+
+
+def coseg(parts: Iterable[tuple[int, str]] = ((0, "leg"), (1, "leg"), (1, "arm"))) -> CoSegmentation:
+    masks = []
+    for image, (height, width) in enumerate(SIZES):
+        whole = np.zeros((height, width), bool)
+        whole[4:18, 4:28] = True
+        masks.append(NamedMask(image, "chair", None, whole))
+    for image, name in parts:
+        mask = np.zeros(SIZES[image], bool)
+        left = {"leg": 5, "arm": 14}.get(name, 22)
+        mask[6:12, left : left + 5] = True
+        masks.append(NamedMask(image, "chair", name, mask))
+    return CoSegmentation.from_masks(SIZES, masks)
+
+
+def rows_of(found: CoSegmentation | None = None, task: int = 1) -> list[dict[str, Any]]:
+    return encode_prediction(found or coseg(), CONFIG, model_version="v1", task_id=task).prediction["result"]
+
+
+def annotation_of(number: int, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    known = {
+        "id": number,
+        "result": copy.deepcopy(rows),
+        "was_cancelled": False,
+        "ground_truth": False,
+        "lead_time": 9.5,
+    }
+    known |= {"completed_by": 7, "updated_at": f"2026-01-01T00:00:{number % 60:02}Z", "parent_prediction": None}
+    return known | more
+
+
+def task_of(number: int, *annotations: dict[str, Any], predicted: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    data = {"image1": f"/data/{number}a.png", "image2": f"/data/{number}b.png"}
+    predictions = [{"id": 500 + number, "model_version": "v1", "result": predicted}] if predicted is not None else []
+    return {"id": number, "project": 3, "data": data, "annotations": list(annotations), "predictions": predictions}
+
+
+def load(address: str, task: int | None) -> np.ndarray:
+    if "gone" in address:
+        raise InputError(f"{address}: 404")
+    seed = sum(address.encode())
+    return np.random.default_rng(seed).integers(0, 255, (*SIZES["b.png" in address], 3), dtype=np.uint8)
+
+
+def collect(folder: Path, tasks: Iterable[dict[str, Any]], *, config: str = PAIR_XML, **options: Any) -> Snapshot:
+    with SnapshotWriter(folder) as writer:
+        Collector(writer, options.pop("load_image", load), **options).run(AnnotatedTask(t, config) for t in tasks)
+        return writer.finish()
+
+
+def edited(rows: list[dict[str, Any]], **names: str) -> list[dict[str, Any]]:
+    """Rows with texts changed: edited(rows, leg="foot")."""
+    changed = copy.deepcopy(rows)
+    for row in changed:
+        if row["type"] == "textarea":
+            row["value"]["text"] = [names.get(text, text) for text in row["value"]["text"]]
+    return changed
+
+
+# -- what a group says ------------------------------------------------------------------------------------------------
+
+
+def test_an_untouched_prediction_is_marked_and_a_corrected_one_tells_what_was_done(tmp_path: Path) -> None:
+    rows = rows_of()
+    arm = next(r["id"] for r in rows if r["type"] == "textarea" and r["value"]["text"] == ["arm"])
+    corrected = [r for r in edited(rows, leg="foot") if arm not in (r.get("id"), r.get("from_id"), r.get("to_id"))]
+    tasks = [
+        task_of(1, annotation_of(11, rows, parent_prediction=501), predicted=rows),
+        task_of(2, annotation_of(12, corrected, parent_prediction=502), predicted=rows),
+        task_of(3, annotation_of(13, rows)),
+    ]
+    snapshot = collect(tmp_path / "s", tasks)
+    groups = {group.provenance["task"]: group for group in snapshot.groups()}
+    assert [groups[t].provenance["accepted_as_is"] for t in (1, 2, 3)] == [True, False, False]
+    assert {row["change"] for row in groups[1].changes or ()} == {"kept"}
+    told = {(row["image"], row["part"]): row["change"] for row in groups[2].changes or ()}
+    assert told == {
+        (0, None): "kept", (1, None): "kept", (0, "leg"): "relabelled", (1, "leg"): "relabelled", (1, "arm"): "deleted"
+    }  # fmt: skip
+    assert groups[3].changes is None
+    source = groups[2].provenance
+    assert (source["prediction"], source["model_version"], source["annotation"]) == (502, "v1", 12)
+    assert (source["annotator"], source["lead_time_s"]) == (annotator_hash({"id": 7, "email": "a@b.c"}), 9.5)
+    assert groups[2].target.by_key[RegionKey(1, "part", "foot")].correspondence == (0, 1)
+    assert snapshot.manifest["accepted_as_is"] == 1
+    report = feedback_report(snapshot.records())
+    assert report["by_version"]["v1"]["name_accuracy"] == pytest.approx(7 / 9)
+    assert [s.provenance["task"] for s in snapshot.samples(accepted_as_is=0)].count(1) == 0
+
+
+def test_a_redrawn_mask_is_edited_with_its_iou_and_a_stale_label_is_counted(tmp_path: Path) -> None:
+    rows = rows_of()
+    smaller = coseg().by_key[RegionKey(1, "part", "arm")].mask.copy()
+    smaller[6:9] = False
+    changed = edited(rows, arm="leg ")
+    masks = [NamedMask(1, "chair", "arm", smaller), NamedMask(1, "chair", None, smaller)]
+    redrawn = next(
+        r["value"]["rle"]
+        for r in rows_of(CoSegmentation.from_masks(SIZES, masks))
+        if r["type"] == "brushlabels" and r["value"]["brushlabels"] != ["object"]
+    )
+    arm = next(r["id"] for r in rows if r["type"] == "textarea" and r["value"]["text"] == ["arm"])
+    for row in changed:
+        if row.get("id") == arm and row["type"] == "brushlabels":
+            row["value"]["rle"] = redrawn  # still labelled `unique part`, but named as the common leg
+    leg = next(
+        r["id"] for r in rows if r["type"] == "textarea" and r["value"]["text"] == ["leg"] and r["to_name"] == "img2"
+    )
+    changed = [r for r in changed if leg not in (r.get("id"), r.get("from_id"), r.get("to_id"))]
+    task = task_of(1, annotation_of(11, changed, parent_prediction=501), predicted=rows)
+    snapshot = collect(tmp_path / "s", [task])
+    [group] = snapshot.groups()
+    [row] = [r for r in group.changes or () if r["part"] == "arm"]
+    assert (row["change"], row["iou"], row["is_name_right"], row["is_occurrence_right"]) == (
+        "edited",
+        0.5,
+        False,
+        False,
+    )
+    assert snapshot.manifest["problems"] == {"occurrence_disagrees": 1}
+
+
+def test_a_prediction_that_was_replaced_is_told_by_origin(tmp_path: Path) -> None:
+    rows = rows_of()
+    moved = copy.deepcopy(rows)
+    moved[0]["origin"] = "prediction-changed"
+    tasks = [task_of(n, annotation_of(n, r, parent_prediction=999)) for n, r in ((1, rows), (2, moved))]
+    found = {g.provenance["task"]: g for g in collect(tmp_path / "s", tasks).groups()}
+    assert [found[n].provenance["accepted_as_is"] for n in (1, 2)] == [True, False]
+    assert (found[1].changes, found[1].provenance["prediction"]) == (None, 999)
+
+
+def test_one_annotation_counts_by_the_rule() -> None:
+    rows = rows_of()
+    old, new = annotation_of(1, rows), annotation_of(2, rows)
+    golden = annotation_of(0, rows, ground_truth=True)
+    cancelled, empty = annotation_of(9, rows, was_cancelled=True), annotation_of(8, [])
+    assert choose_annotation([old, new]).annotation is new
+    assert choose_annotation([old, annotation_of(2, rows, updated_at=old["updated_at"])]).annotation["id"] == 2
+    chosen = choose_annotation([cancelled, old, golden, empty, new])
+    assert chosen.annotation is golden
+    assert [skip.code for skip in chosen.others] == ["cancelled", "empty", "superseded", "superseded"]
+
+
+def test_what_is_left_out_is_counted_and_explained_by_task(tmp_path: Path) -> None:
+    rows = rows_of()
+    nameless = edited(rows, arm=" ")
+    resized = copy.deepcopy(rows)
+    for row in resized:
+        if row.get("to_name") == "img1":
+            row["original_width"] = 64
+    no_object = [r for r in edited(rows) if r["type"] != "brushlabels" or r["value"]["brushlabels"] != ["object"]]
+    for row in no_object:
+        row.pop("meta", None)
+    other_project = task_of(4, annotation_of(4, rows)) | {"data": {"text": "hello"}}
+    gone = task_of(5, annotation_of(5, rows)) | {"data": {"image1": "/data/gone.png", "image2": "/data/b.png"}}
+    tasks = [
+        task_of(1, annotation_of(1, nameless)),
+        task_of(2, annotation_of(2, resized)),
+        task_of(3, annotation_of(3, no_object)),
+        other_project,
+        gone,
+        task_of(6, annotation_of(6, rows, was_cancelled=True)),
+        task_of(7, annotation_of(7, [])),
+        task_of(8),
+        task_of(9, annotation_of(9, rows)),
+        task_of(9, annotation_of(9, rows)),
+        task_of(10, annotation_of(10, [{"nonsense": 1}])),
+        {"data": {}, "annotations": [annotation_of(11, rows)]},
+        task_of(12, annotation_of(12, rows_of(coseg([(0, "leg"), (0, "foot"), (1, "leg")])))),
+    ]
+    snapshot = collect(tmp_path / "s", tasks)
+    codes = {row["task"]: row["code"] for row in snapshot.skipped()}
+    assert codes == {
+        1: "unreadable_region", 2: "unreadable_region", 3: "no_object_name", 4: "other_config", 5: "image_gone",
+        6: "cancelled", 7: "empty", 8: "not_annotated", 9: "twice", 10: "malformed_row", None: "no_id",
+    }  # fmt: skip
+    assert all(len(row["message"]) > 15 and "\n" not in row["message"] for row in snapshot.skipped())
+    assert sorted(group.provenance["task"] for group in snapshot.groups()) == [9, 12]
+    assert snapshot.manifest["problems"] == {}
+
+
+def test_overlapping_duplicates_are_doubtful_not_lost(tmp_path: Path) -> None:
+    twice = coseg([(0, "knob"), (0, "handle"), (1, "leg")])  # both in one place
+    snapshot = collect(tmp_path / "s", [task_of(1, annotation_of(1, rows_of(twice)))])
+    assert snapshot.manifest["problems"] == {"overlapping_regions": 1}
+    assert snapshot.manifest["num_groups"] == 1
+
+
+def test_secrets_and_pictures_stay_out_of_addresses(tmp_path: Path) -> None:
+    task = task_of(1, annotation_of(1, rows_of()))
+    task["data"] = {
+        "image1": "https://u:pw@x.test/a.png?X-Signature=secret",
+        "image2": "data:image/png;base64,AAAA,b.png",
+    }
+    snapshot = collect(tmp_path / "s", [task])
+    [record] = snapshot.records()
+    assert [image["source"] for image in record["images"]] == ["https://x.test/a.png", "data:image/png;base64"]
+
+
+def test_without_pictures_sizes_come_from_the_rows(tmp_path: Path) -> None:
+    only_first = [r for r in rows_of() if r.get("to_name") == "img1"]
+    tasks = [task_of(1, annotation_of(1, rows_of())), task_of(2, annotation_of(2, only_first))]
+    snapshot = collect(tmp_path / "s", tasks, load_image=None)
+    [group] = snapshot.groups()
+    assert group.target.sizes_hw == SIZES
+    assert snapshot.manifest["skipped"] == {"unknown_size": 1}
+    with pytest.raises(InputError, match="without images"):
+        list(snapshot.samples())
+
+
+def test_held_out_groups_are_told_apart(tmp_path: Path) -> None:
+    tasks = [task_of(n, annotation_of(n, rows_of())) for n in range(1, 21)]
+    found = [g.provenance["held_out"] for g in collect(tmp_path / "s", tasks, holdout=0.5).groups()]
+    assert 3 <= found.count(True) <= 17
+    assert found.count(None) == 0
+    assert {g.provenance["held_out"] for g in collect(tmp_path / "t", tasks).groups()} == {None}
+
+
+def test_a_purged_annotator_is_left_out_ever_after(tmp_path: Path) -> None:
+    from calico.snapshots.writer import purge
+
+    mine, yours = annotation_of(1, rows_of(), completed_by=1), annotation_of(2, rows_of(), completed_by={"id": 2})
+    tasks = [task_of(1, mine, yours), task_of(2, annotation_of(3, rows_of(), completed_by=2))]
+    assert collect(tmp_path / "s", tasks).manifest["num_groups"] == 2
+    assert purge(tmp_path / "s", annotators=[annotator_hash(2)]) == 2
+    [group] = collect(tmp_path / "s", tasks).groups()
+    assert group.provenance["annotation"] == 1
+
+
+def test_memory_does_not_grow_with_the_project(tmp_path: Path) -> None:
+    rows = rows_of()
+
+    def peak(num_tasks: int) -> int:
+        tasks = (
+            task_of(n, annotation_of(n, rows, parent_prediction=500 + n), predicted=rows)
+            for n in range(1, num_tasks + 1)
+        )
+        tracemalloc.start()
+        collect(tmp_path / str(num_tasks), tasks, load_image=None)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    small, large = peak(10), peak(70)
+    assert large - small < 60 * 2500  # an index entry a group; its masks and rows as parsed are over 20 kB
+
+
+def test_edits_by_a_real_editor(tmp_path: Path) -> None:
+    if not FIXTURES.exists():
+        pytest.skip(f"{FIXTURES} is not at hand")
+    annotation = json.loads((FIXTURES / "ui_A_edit.json").read_text())
+    [task] = json.loads((FIXTURES / "A_multi_image_tags.task.json").read_text())
+    prediction = {"id": annotation["parent_prediction"], **task["predictions"][0]}
+    known = {"id": 31, "project": 6, "data": task["data"], "annotations": [annotation], "predictions": [prediction]}
+    config = (FIXTURES / "A_multi_image_tags.xml").read_text()
+    snapshot = collect(tmp_path / "s", [known], config=config, load_image=None)
+    told = {row["code"]: row["message"] for row in snapshot.skipped()}
+    changes = [row["change"] for group in snapshot.groups() for row in group.changes or ()]
+    assert told or set(changes) - {"kept"}, "the editor changed something, so not all is kept"
+    assert set(told) <= {"no_object_name"}, told
+
+
+# -- where tasks come from --------------------------------------------------------------------------------------------
+
+
+def test_a_project_resumes_where_it_was_killed_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    tasks = {n: task_of(n, annotation_of(n, rows_of(task=n))) for n in range(1, 61)}
+    asked: list[int] = []
+
+    def host(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/projects/3/":
+            return httpx.Response(200, json={"label_config": PAIR_XML, "task_number": 60})
+        items = json.loads(request.url.params["query"])["filters"]["items"]
+        assert "filter:tasks:total_annotations" in {item["filter"] for item in items}
+        after = next(item["value"] for item in items if item["filter"] == "filter:tasks:id")
+        asked.append(after)
+        page = [tasks[n] for n in sorted(tasks) if n > after][: int(request.url.params["page_size"])]
+        return httpx.Response(200, json={"tasks": page})
+
+    client = LabelStudioClient("http://studio.test", "ab" * 20, transport=httpx.MockTransport(host))
+
+    def dying(found: Iterator[AnnotatedTask]) -> Iterator[AnnotatedTask]:
+        for number, item in enumerate(found):
+            if number == 55:
+                raise KeyboardInterrupt
+            yield item
+
+    with pytest.raises(KeyboardInterrupt), SnapshotWriter(tmp_path / "a", run=1) as writer:
+        Collector(writer, None).run(dying(project_tasks(client, 3)))
+    with SnapshotWriter(tmp_path / "a", run=1) as writer:
+        assert (writer.position, writer.num_groups) == ({"num_tasks": 50, "task": 50}, 50)
+        asked.clear()
+        assert Collector(writer, None).run(project_tasks(client, 3, after=writer.position["task"])) == 60
+        resumed = writer.finish()
+    assert asked == [50]
+    whole = collect(tmp_path / "b", tasks.values(), load_image=None)
+    assert resumed.content_sha256 == whole.content_sha256
+    assert resumed.manifest == whole.manifest
+
+
+def test_the_inbox_gives_the_last_state_of_what_was_not_deleted(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'inbox.db'}"
+    inbox, rows = Inbox(url), rows_of()
+    project = {"id": 3, "label_config": PAIR_XML}
+
+    def event(action: str, task: int, annotation: dict[str, Any]) -> None:
+        known = {"id": task, "data": task_of(task)["data"]}
+        owned = {**annotation, "task": task, "project": 3}
+        inbox.put({"action": action, "annotation": owned, "task": known, "project": project})
+
+    event("ANNOTATION_CREATED", 2, annotation_of(21, rows))
+    event("ANNOTATION_CREATED", 1, annotation_of(11, rows))
+    event("ANNOTATION_UPDATED", 1, annotation_of(11, edited(rows, arm="handle"), parent_prediction=501))
+    event("ANNOTATION_CREATED", 3, annotation_of(31, rows))
+    inbox.put({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 31}], "project": project})
+    inbox.put({"action": "START_TRAINING", "project": project})
+    inbox.close()
+    asked = []
+
+    def predictions_of(task: int) -> list[Any]:
+        asked.append(task)
+        return [{"id": 501, "model_version": "v1", "result": rows}]
+
+    found = list(inbox_tasks(url, predictions_of=predictions_of))
+    assert [item.task["id"] for item in found] == [1, 2]
+    assert (asked, found[0].label_config) == ([1], PAIR_XML)
+    assert list(inbox_tasks(url, 99)) == []
+    with SnapshotWriter(tmp_path / "s") as writer:
+        Collector(writer, load).run(found)
+        snapshot = writer.finish()
+    first = next(group for group in snapshot.groups() if group.id == "3/1")
+    assert first.target.by_key[RegionKey(1, "part", "handle")].object_name == "chair"
+    assert [row["change"] for row in first.changes or ()].count("relabelled") == 1
+
+
+# -- the verb ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An export of three tasks with pictures on disk, and the settings to read them."""
+    for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CALICO_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("CALICO_MEDIA_ROOTS", str(tmp_path))
+    tasks = []
+    for number in (1, 2, 3):
+        task = task_of(number, annotation_of(number, rows_of(), parent_prediction=500 + number, completed_by=number),
+                       predicted=rows_of())  # fmt: skip
+        for key, size in zip(("image1", "image2"), SIZES, strict=True):
+            path = tmp_path / f"{number}{key}.png"
+            path.write_bytes(png(picture(number * 10 + len(tasks), size_hw=size)))
+            task["data"][key] = str(path)
+        tasks.append(task)
+    (tmp_path / "config.xml").write_text(PAIR_XML)
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    return tmp_path
+
+
+def test_the_verb_from_export_to_report_and_purge(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(exported / "s")]
+    source = ["--export", str(exported / "export.json"), "--labeling-config", str(exported / "config.xml"), "--report"]
+    assert verb.main([*source, *out, "--json", str(exported / "told.json")]) == 0
+    assert "3 groups" in capsys.readouterr().out
+    told = json.loads((exported / "told.json").read_text())
+    assert (told["num_tasks"], told["feedback"]["overall"]["kept"]) == (3, 15)
+    assert "What the predictions were worth" in (exported / "s" / "report.html").read_text()
+    first = Snapshot(exported / "s").manifest
+    assert len(list(Snapshot(exported / "s").samples())) == 9
+    assert verb.main([*source, *out]) == 0
+    assert Snapshot(exported / "s").manifest == first
+    assert verb.main([*out, "--purge-annotator", "2"]) == 0
+    assert "1 groups taken out" in capsys.readouterr().out
+    assert verb.main([*source, *out]) == 0
+    assert Snapshot(exported / "s").manifest["num_groups"] == 2
+    assert verb.main([*out, "--report"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[]", "the source is empty"),
+        ('{"tasks": 1}', "no task with `data`"),
+        ('[{"id": 1, "data": {}', "export it again"),
+    ],
+)
+def test_exports_that_hold_nothing_are_refused(
+    exported: Path, capsys: pytest.CaptureFixture[str], content: str, says: str
+) -> None:
+    (exported / "bad.json").write_text(content)
+    source = ["--export", str(exported / "bad.json"), "--labeling-config", str(exported / "config.xml")]
+    assert verb.main([*source, "--out", str(exported / "s")]) == 2
+    assert says in capsys.readouterr().err
+    assert not (exported / "s").exists()
+
+
+def test_the_verb_asks_for_what_it_needs(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(exported / "s")]
+    for argv, says in (
+        ([], "nothing to read"),
+        (["--project", "3"], "LABEL_STUDIO_URL"),
+        (["--export", str(exported / "export.json")], "--labeling-config"),
+        (["--report"], "calico feedback"),
+    ):
+        assert verb.main([*argv, *out]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_an_export_is_read_by_the_task(exported: Path) -> None:
+    assert [item.task["id"] for item in export_tasks(exported / "export.json", PAIR_XML)] == [1, 2, 3]
