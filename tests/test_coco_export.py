@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +364,42 @@ def test_from_a_project_page_by_page(tmp_path, monkeypatch):
     assert export_coco.main([str(tmp_path / "api.json"), "--project", "9", "--no-images"]) == 0
     assert (tmp_path / "api.json").read_bytes() == (tmp_path / "file.json").read_bytes()
     assert pages == [20, 20, 5]
+
+
+def test_images_as_the_backend_fetches_them(tmp_path, monkeypatch):
+    media = tmp_path / "media"
+    media.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for place, size in enumerate(SIZES[:2]):
+        Image.fromarray(np.zeros((*size[::-1], 3), np.uint8)).save(media / f"1_{place}.jpg", exif=exif)
+    xml = config_of("A", num_images=2)
+    task = task_of(1, group(2), xml)
+    task["data"] = {"image1": str(media / "1_0.jpg"), "image2": "/data/upload/1/gone.jpg"}
+    write(tmp_path / "tasks.json", [task])
+    write(tmp_path / "config.xml", xml)
+    monkeypatch.setenv("CALICO_MEDIA_ROOTS", str(media))
+    monkeypatch.setenv("CALICO_DATA_DIR", str(tmp_path / "cache"))
+    arguments = ["--tasks", tmp_path / "tasks.json", "--config", tmp_path / "config.xml", "--json", tmp_path / "r.json"]
+    arguments += ["--write-images", tmp_path / "copies"]
+    assert export_coco.main([str(a) for a in (tmp_path / "out.json", *arguments)]) == 0
+    report, out = (json.loads((tmp_path / name).read_text()) for name in ("r.json", "out.json"))
+    assert report["unread"] == report["problems"]["counts"]["unread_image"] == 1
+    assert [row["file_name"] for row in out["images"]] == ["1-1-1_0.png", "upload/1/gone.jpg"]
+    with Image.open(tmp_path / "copies" / "1-1-1_0.png") as image:
+        assert image.size == SIZES[0][::-1]
+
+
+def test_memory_does_not_grow_with_the_export(tmp_path):
+    path = tmp_path / "tasks.json"
+    with path.open("w") as file:
+        file.write("[" + ",".join(json.dumps({"id": i, "data": {}, "rle": "0" * 40_000}) for i in range(600)) + "]")
+    tracemalloc.start()
+    num_tasks = sum(1 for _ in read_tasks(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert num_tasks == 600
+    assert peak < path.stat().st_size / 3
 
 
 def test_reading_exports_of_any_chunking(tmp_path, monkeypatch):
