@@ -211,7 +211,8 @@ class Demo:
                 if other["title"] == BACKEND_TITLE and other["url"].rstrip("/") != backend_url:
                     client.disconnect_backend(other["id"])  # of a start on other ports
             client.connect_backend(number, backend_url, title=BACKEND_TITLE, is_interactive=True)
-        self._predict(client, number, project)
+        versions = httpx.get(f"{backend_url}/versions", timeout=30, trust_env=False).json()
+        self._predict(client, number, project, versions["versions"][0])
         return number
 
     def _make(self, client: LabelStudioClient, host: LabelStudioHost, project: DemoProject) -> dict[str, Any]:
@@ -239,31 +240,32 @@ class Demo:
             client.import_tasks(made["id"], tasks)
         return made
 
-    def _predict(self, client: LabelStudioClient, number: int, project: DemoProject) -> None:
+    def _predict(self, client: LabelStudioClient, number: int, project: DemoProject, version: str) -> None:
         """Has the host ask the backend, as its button "Batch predictions" does, and counts what it stored."""
 
-        def missing() -> list[int]:
-            return [int(task["id"]) for task in client.tasks(number) if not task["total_predictions"]]
+        def num_missing() -> int:
+            return total - client.model_versions(number).get(version, 0)
 
-        waiting = missing()
-        total = client.num_tasks(number)
-        if not waiting:
-            return
-        with self.step(f"{project.title}: CALICO segments {len(waiting)} groups") as note:
-            for start in range(0, len(waiting), 2):
-                note(f"{total - len(waiting) + start} of {total} groups")
-                self.check_alive()
-                client.retrieve_predictions(number, waiting[start : start + 2])
-            deadline = time.monotonic() + LATE_TIMEOUT_S
-            while (late := missing()) and time.monotonic() < deadline:
-                note(f"{total - len(late)} of {total} groups; the backend goes on with the rest")
-                self.check_alive()
-                time.sleep(1)
-            if late:
-                raise HostError(
-                    f"{project.title}: {len(late)} of {total} groups got no prediction; the reasons are in "
-                    f"{self.folder / 'backend.log'}"
-                )
+        tasks = [int(task["id"]) for task in client.tasks(number)]
+        total = len(tasks)
+        if num_missing() > 0:
+            with self.step(f"{project.title}: CALICO segments {total} groups") as note:
+                for start in range(0, total, 2):  # the host leaves out tasks that have a prediction of this version
+                    note(f"{total - num_missing()} of {total} groups")
+                    self.check_alive()
+                    client.retrieve_predictions(number, tasks[start : start + 2])
+                deadline = time.monotonic() + LATE_TIMEOUT_S
+                while num_missing() > 0 and time.monotonic() < deadline:
+                    note(f"{total - num_missing()} of {total} groups; the backend goes on with the rest")
+                    self.check_alive()
+                    time.sleep(1)
+                if num_missing() > 0:
+                    raise HostError(
+                        f"{project.title}: {num_missing()} of {total} groups got no prediction; the reasons are in "
+                        f"{self.folder / 'backend.log'}"
+                    )
+        for stale in client.model_versions(number).keys() - {version}:  # of another checkpoint
+            client.delete_predictions(number, model_version=stale)
 
     # -- from another process -----------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from calico.values import AnnotatedImage
 from scripts import _cli
 
 FOLDER = Path(__file__).resolve().parent.parent / ".demo"
-SEED, SIZE = 2, 640  # of the drawings, held out; SIZE is the longer side in pixels
+SEED, SIZE = 2, 512  # of the drawings, held out; SIZE is the longer side in pixels: the editor enlarges smaller ones
 QUIET_S = 10.0  # between notes where nobody watches a spinner
 
 
@@ -69,7 +69,11 @@ def draw_groups(project: DemoProject) -> Sequence[Sequence[AnnotatedImage]]:
     from calico.sampler import evaluation_groups
 
     groups = evaluation_groups(SEED + project.group_size, project.num_groups, project.group_size, size=SIZE)
-    return sorted(groups, key=lambda group: len({item.object_name for item in group}))  # of one object first
+
+    def easiest_first(group: Sequence[AnnotatedImage]) -> tuple[int, int]:
+        return len({item.object_name for item in group}), sum(item.difficulty != "clean" for item in group)
+
+    return sorted(groups, key=easiest_first)
 
 
 def announce(state: State) -> None:

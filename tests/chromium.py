@@ -136,6 +136,14 @@ class Chromium:
         with Image.open(io.BytesIO(base64.b64decode(self._do("GET", "/screenshot")))) as image:
             return np.asarray(image.convert("RGB"))
 
+    def settle(self) -> None:
+        """Until the window looks the same for a second: images loaded, masks decoded, animations over."""
+        before = self.screenshot()
+        time.sleep(1)
+        while not np.array_equal(before, now := self.screenshot()):
+            before = now
+            time.sleep(1)
+
     def log_in(self, url: str, user: str, password: str) -> None:
         """To the Label Studio at `url`."""
         self.open(f"{url}/user/login/")
