@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from conftest import ROOT
+from live_backend import make_project
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -30,7 +33,7 @@ from calico.coco.writer import CocoWriter, read_category_ids
 from calico.errors import InputError
 from calico.masks import tight_box_xyxy
 from calico.values import CoSegmentation, NamedMask
-from scripts import export_coco
+from scripts import export_coco, import_coco
 
 FIXTURES = ROOT.parent / "shared" / "fixtures"
 # pycocotools' own, under numpy 2
@@ -238,6 +241,28 @@ def test_pieces(tmp_path):
     assert (sum(coco.annToMask(row) for row in spots) == group(2).by_key[0, "part", "spots"].mask).all()
     assert len({row["id"] for row in out["annotations"]}) == len(out["annotations"])
     assert whole
+
+
+def test_a_piece_belongs_to_the_piece_of_the_object_that_it_lies_on(tmp_path):
+    two, part = np.zeros((9, 20), np.bool_), np.zeros((9, 20), np.bool_)
+    two[1:8, 1:8] = two[1:8, 11:18] = True
+    part[2:4, 2:4] = part[2:4, 12:14] = part[8, 19] = True
+    coseg = CoSegmentation.from_masks(
+        [(9, 20)] * 2, [NamedMask(0, "pair", None, two), NamedMask(0, "pair", "eye", part)]
+    )
+    rows = export(tmp_path, [task_of(1, coseg, config_of("B"))], config_of("B"), "--pieces")["annotations"]
+    places = {row["id"]: place for place, row in enumerate(rows)}
+    assert [places[row["part_of"]] for row in rows if "part_of" in row] == [0, 1, 0]
+
+
+def test_more_pieces_than_ids_are_refused(tmp_path):
+    dust = np.zeros((202, 202), np.bool_)
+    dust[::2, ::2] = True
+    coseg = CoSegmentation.from_masks([dust.shape] * 2, [NamedMask(0, "dust", None, dust)])
+    tasks = [task_of(1, coseg, config_of("B"))]
+    out = export(tmp_path, tasks, config_of("B"), "--pieces", code=1)
+    assert out["report"]["skipped"]["counts"] == {"unreadable_task": 1}
+    assert len(export(tmp_path, tasks, config_of("B"))["annotations"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -476,6 +501,57 @@ def test_groups_made_with_a_real_editor(tmp_path, layout):
     assert out["annotations"]
     assert "unreadable_region" not in out["report"]["problems"]["counts"]
     assert all(row["area"] > 0 for row in out["annotations"])
+
+
+@pytest.mark.host
+def test_a_real_project_is_exported_as_its_masks_are(label_studio, tmp_path, monkeypatch):
+    """Images of all orientations; the API and the host's own JSON export give the same file; and in again."""
+    monkeypatch.setenv("LABEL_STUDIO_URL", label_studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", label_studio.account.token)
+    monkeypatch.setenv("CALICO_DATA_DIR", str(tmp_path / "data"))
+    xml = config_of("A", num_images=2)
+    exif = Image.Exif()
+    with LabelStudioClient(label_studio.url, label_studio.account.token) as client:
+        project, tasks = make_project(client, label_studio, "coco", xml, [[np.zeros((9, 9, 3), np.uint8)] * 2] * 4)
+        for number, task in enumerate(tasks):
+            for place, orientation in enumerate((2 * number + 1, 2 * number + 2)):
+                exif[0x0112] = orientation
+                stored = SIZES[place] if orientation < 5 else SIZES[place][::-1]
+                path = label_studio.files_dir / "coco" / f"{number}-{place}.png"
+                Image.fromarray(np.zeros((*stored, 3), np.uint8)).save(path, exif=exif)
+            result = task_of(task, group(2), xml)["annotations"][0]["result"]
+            client.create_annotation(task, result)
+        answer = client.request("GET", f"api/projects/{project}/export", params={"exportType": "JSON"})
+        write(tmp_path / "tasks.json", answer.text)
+        write(tmp_path / "config.xml", xml)
+        own = client.request("GET", f"api/projects/{project}/export", params={"exportType": "BRUSH_TO_COCO"})
+    out = tmp_path / "out.json"
+    assert export_coco.main([str(out), "--project", str(project), "--json", str(tmp_path / "r.json")]) == 0
+    found = masks_of(out)
+    for task in tasks:
+        for region in group(2).regions:
+            name = "vase" if region.part_name is None else f"vase:{region.part_name}"
+            assert (found.pop((100 * task + 1 + region.image, name)) == region.mask).all()
+    assert not found
+    assert [row[1] for row in json.loads((tmp_path / "r.json").read_text())["turned"]] == list(range(2, 9))
+    arguments = ["--tasks", str(tmp_path / "tasks.json"), "--config", str(tmp_path / "config.xml")]
+    assert export_coco.main([str(tmp_path / "file.json"), *arguments]) == 0
+    assert (tmp_path / "file.json").read_bytes() == out.read_bytes()
+
+    assert import_coco.main([str(out), "--out", str(tmp_path / "again.json"), "--as", "annotations"]) == 0
+    with LabelStudioClient(label_studio.url, label_studio.account.token) as client:
+        again = client.create_project("coco again", (tmp_path / "again.xml").read_text())["id"]
+        client.import_tasks(again, json.loads((tmp_path / "again.json").read_text()))
+    assert export_coco.main([str(tmp_path / "second.json"), "--project", str(again), "--no-images"]) == 0
+    before, after = (json.loads(path.read_text()) for path in (out, tmp_path / "second.json"))
+    assert [row["segmentation"] for row in after["annotations"]] == [
+        row["segmentation"] for row in before["annotations"]
+    ]
+    with zipfile.ZipFile(io.BytesIO(own.content)) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".json")]
+        theirs = json.loads(archive.read(name))
+    # The host's own exporter puts every mask on the task's first image: why this command exists.
+    assert len({row["image_id"] for row in theirs["annotations"]}) <= len(tasks)
 
 
 SUPERVISION = """

@@ -85,28 +85,34 @@ def encode_group(
         row = {"id": image_id, "file_name": entry.file_name, "width": width, "height": height}
         encoded.images.append({**row, "group_id": group_id, "group_index": image, **entry.more})
         regions = [region for region in coseg.regions if region.image == image]
-        pieces: list[tuple[PartRegion, np.ndarray]] = []
+        labelled: list[tuple[PartRegion, np.ndarray, int]] = []  # HxW labels from 1, and how many there are
         for region in sorted(regions, key=lambda r: (r.kind != "object", r.name)):
-            found = _pieces(region.mask) if options.split_pieces else [region.mask]
             if not region.mask.any():
                 message = f"{region.kind} {region.name!r} of image {image + 1}: its mask is empty"
                 encoded.problems.append(Problem("empty_mask", message, image))
                 continue
-            pieces += [(region, piece) for piece in found]
-        if len(pieces) > MAX_ANNOTATIONS:
+            labels, num_pieces = components(region.mask) if options.split_pieces else (region.mask.astype(np.uint8), 1)
+            labelled.append((region, labels, num_pieces))
+        total = sum(num_pieces for _, _, num_pieces in labelled)
+        if total > MAX_ANNOTATIONS:
             raise InputError(
-                f"image {image + 1} of group {group_id}: {len(pieces)} pieces, the limit is {MAX_ANNOTATIONS}; "
+                f"image {image + 1} of group {group_id}: {total} pieces, the limit is {MAX_ANNOTATIONS}; "
                 "export whole masks"
             )
-        whole = [(number, mask) for number, (region, mask) in enumerate(pieces, start=1) if region.part_name is None]
-        for number, (region, mask) in enumerate(pieces, start=1):
-            annotation = _annotation(region, mask, image_id, number, group_id, options, encoded.problems)
-            if region.part_name is not None and whole:
-                owner = max(whole, key=lambda item: (np.count_nonzero(item[1] & mask), -item[0]))[0]
-                annotation["part_of"] = _annotation_id(image_id, owner)
-            if provenance:
-                annotation["provenance"] = dict(provenance)
-            encoded.annotations.append(annotation)
+        # The object comes first, so that its labels are its annotations' places.
+        whole = labelled[0][1] if labelled and labelled[0][0].part_name is None else None
+        number = 0
+        for region, labels, num_pieces in labelled:
+            for label in range(1, num_pieces + 1):
+                number += 1
+                mask = labels == label
+                annotation = _annotation(region, mask, image_id, number, group_id, options, encoded.problems)
+                if region.part_name is not None and whole is not None:
+                    owner = int(np.bincount(whole[mask], minlength=2)[1:].argmax()) + 1  # the piece it lies on most
+                    annotation["part_of"] = _annotation_id(image_id, owner)
+                if provenance:
+                    annotation["provenance"] = dict(provenance)
+                encoded.annotations.append(annotation)
     return encoded
 
 
@@ -145,8 +151,3 @@ def _annotation(
         "occurrence": region.occurrence.value,
         "score": round(float(region.score), 6),
     }
-
-
-def _pieces(mask: np.ndarray) -> list[np.ndarray]:
-    labels, number = components(mask)
-    return [labels == label for label in range(1, number + 1)]
