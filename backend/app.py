@@ -100,7 +100,8 @@ def _routes(app: Flask, services: Services) -> None:
 
     @app.post("/predict")
     def predict() -> Response:
-        body = _body()
+        with services.metrics.span("json"):
+            body = _body()
         tasks = body.get("tasks")
         if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
             raise InputError('expected {"tasks": [{...}, ...], "label_config": "..."}; tasks is no list of objects')
@@ -116,10 +117,13 @@ def _routes(app: Flask, services: Services) -> None:
             if isinstance(context, Mapping) and context.get("result"):
                 if not tasks:
                     raise InputError("interactive request: expected a task, got none")
-                return jsonify(results=[services.predictor.click(tasks[0], label_config, context)])
-            return jsonify(results=services.predictor.predict(tasks, label_config, str(body.get("project", ""))))
+                results: list[Any] = [services.predictor.click(tasks[0], label_config, context)]
+            else:
+                results = services.predictor.predict(tasks, label_config, str(body.get("project", "")))
         finally:
             predicting.release()
+        with services.metrics.span("json"):
+            return jsonify(results=results)
 
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:

@@ -6,7 +6,7 @@ what never came is found by asking (`reconcile`). SQLAlchemy Core and one URL: S
 
 from __future__ import annotations
 
-import logging
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,8 +15,6 @@ import sqlalchemy as sa
 
 from backend.client import LabelStudioClient
 from calico.errors import InputError
-
-log = logging.getLogger("calico.backend")
 
 KNOWN_ACTIONS = frozenset(
     {
@@ -49,10 +47,12 @@ class Inbox:
     """Safe to share between threads and processes. Raises InputError where the database cannot be opened."""
 
     def __init__(self, url: str) -> None:
+        self._write = threading.Lock()  # SQLite lets writers try their luck; here they queue
         try:
             address = sa.make_url(url)
             is_sqlite = address.get_backend_name() == "sqlite"
-            waiting = {"timeout": 0.8} if is_sqlite else {"connect_timeout": 1}  # the host waits for one second
+            # The host gives up after a second, but an event that is stored later than that is still stored.
+            waiting = {"timeout": 30} if is_sqlite else {"connect_timeout": 10}
             self._engine = sa.create_engine(address, connect_args=waiting, pool_pre_ping=not is_sqlite)
             if is_sqlite:
                 sa.event.listen(self._engine, "connect", _use_wal)
@@ -80,7 +80,7 @@ class Inbox:
             "annotation_updated_at": str(annotation.get("updated_at") or "")[:40] or None,
             "body": _without_secrets(body),
         }
-        with self._engine.begin() as connection:
+        with self._write, self._engine.begin() as connection:
             return connection.execute(sa.insert(events).values(row).returning(events.c.id)).scalar_one()
 
     def pending(self, *, limit: int = 100) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ class Inbox:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def mark_handled(self, event: int) -> None:
-        with self._engine.begin() as connection:
+        with self._write, self._engine.begin() as connection:
             connection.execute(sa.update(events).where(events.c.id == event).values(handled_at=datetime.now(UTC)))
 
     def counts(self) -> dict[str, int]:

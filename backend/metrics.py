@@ -20,7 +20,11 @@ class Metrics:
             "calico_request_seconds", "Time to answer", ["route"], buckets=_SECONDS, registry=to
         )
         self.span_seconds = Histogram(
-            "calico_span_seconds", "Time by span: fetch, decode, model, encode", ["span"], buckets=_SECONDS, registry=to
+            "calico_span_seconds",
+            "Time by span: fetch, decode, model, encode, json",
+            ["span"],
+            buckets=_SECONDS,
+            registry=to,
         )
         self.groups = Counter(
             "calico_groups", "Groups by outcome: answered, late, posted, failed, refused", ["outcome"], registry=to

@@ -124,9 +124,9 @@ def test_sqlite_is_in_wal_mode_and_takes_writers_side_by_side(inbox, tmp_path):
 def test_a_large_event_is_stored_within_the_hosts_second(inbox):
     body = annotation_event()
     body["annotation"]["result"] = [{"value": {"rle": list(range(256)) * 2000}}]
-    started = time.perf_counter()
+    started = time.process_time()  # of this process: what else the machine does is not measured
     inbox.put(body)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
