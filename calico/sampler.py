@@ -14,7 +14,7 @@ from random import Random
 
 import numpy as np
 
-from calico.drawings import CLASSES, PARTS_OF, draw
+from calico.drawings import CLASSES, DIFFICULTIES, PARTS_OF, draw
 from calico.values import AnnotatedImage, SubTask
 
 _ATTEMPTS = 40
@@ -148,19 +148,31 @@ def _size_hw(rng: Random, longest: int, aspect: bool) -> tuple[int, int]:
     return (longest, shorter) if rng.random() < 0.5 else (shorter, longest)
 
 
-def draw_batch(seed: int, *, num_images: int, size: int, aspect: bool = True) -> list[AnnotatedImage]:
+def draw_batch(
+    seed: int,
+    *,
+    num_images: int,
+    size: int,
+    aspect: bool = True,
+    difficulty_weights: Sequence[float] | None = None,
+) -> list[AnnotatedImage]:
     """The drawings of one training step; about num_images / 2.2 classes, so that groups of one class exist.
 
     size: longest side in pixels. aspect: the other side is 0.75 to 1.0 of it, else the drawing is square.
+    difficulty_weights: shares of `DIFFICULTIES`, else as `draw` has them.
     """
     rng = Random(stream_seed("train", seed))
     classes = rng.sample(CLASSES, min(len(CLASSES), max(1, round(num_images / 2.2))))
     names = [classes[k % len(classes)] for k in range(min(num_images, 2 * len(classes)))]
     names += rng.choices(classes, k=num_images - len(names))
     rng.shuffle(names)
+    sizes = [_size_hw(rng, size, aspect) for _ in names]
+    levels: list[str | None] = [None] * len(names)
+    if difficulty_weights is not None:
+        levels = list(rng.choices(DIFFICULTIES, difficulty_weights, k=len(names)))
     return [
-        draw(stream_seed("train", seed, k), size_hw=_size_hw(rng, size, aspect), object_name=name)
-        for k, name in enumerate(names)
+        draw(stream_seed("train", seed, k), size_hw=size_hw, object_name=name, difficulty=level)
+        for k, (name, size_hw, level) in enumerate(zip(names, sizes, levels, strict=True))
     ]
 
 

@@ -40,6 +40,8 @@ class BatchSettings:
     pseudo_share: float = 0.5  # of those, the share with one name replaced by an invented word
     varied_share: float = 0.6  # of questions worded freely rather than canonically
     dropout_share: float = 0.25  # of rows tokenised with BPE dropout
+    none_share: float = 0.35  # of common-parts and of unique-parts groups, those that have none
+    difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,13 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
 
     def __getitem__(self, step: int) -> TrainingBatch:
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, step]))
-        images = draw_batch(int(rng.integers(2**62)), num_images=self.settings.num_images, size=self.size)
-        plans = choose_groups(images, rng, num_groups=self.settings.num_groups)
+        images = draw_batch(
+            int(rng.integers(2**62)),
+            num_images=self.settings.num_images,
+            size=self.size,
+            difficulty_weights=self.settings.difficulty_weights,
+        )
+        plans = choose_groups(images, rng, num_groups=self.settings.num_groups, none_share=self.settings.none_share)
         return build_batch(images, plans, self.settings, self.tokenizer, self.num_image_tokens, self.size, rng)
 
 

@@ -24,7 +24,7 @@ class LossWeights:
     mask_term: str = "bce"  # or "focal"
 
 
-SMALL_MODEL_WEIGHTS = LossWeights(text=1.0, mask=4.0, dice=1.5, iou=0.5, auxiliary=2.0)
+SMALL_MODEL_WEIGHTS = LossWeights(text=1.0, mask=4.0, dice=3.0, iou=0.5, auxiliary=2.0)
 
 
 def text_loss(logits: Tensor, targets: Tensor, num_segs: int) -> Tensor:
