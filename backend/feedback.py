@@ -191,9 +191,9 @@ class Collector:
             "accepted_as_is": False,
         }
         if prediction is None:
-            # Whoever replaced the prediction took the proof along; what the editor noted is all there is.
+            # The host forgets `parent_prediction` with the prediction: what the editor noted is all there is.
             origins = {row.get("origin") for row in annotation["result"] if isinstance(row, Mapping) and "value" in row}
-            provenance["accepted_as_is"] = parent is not None and origins == {"prediction"}
+            provenance["accepted_as_is"] = origins == {"prediction"}
             return provenance, None
         rows = prediction["result"]
         before = decode_annotation(rows, config, sizes, task_data=task.get("data"))

@@ -101,7 +101,7 @@ def test_an_untouched_prediction_is_marked_and_a_corrected_one_tells_what_was_do
     tasks = [
         task_of(1, annotation_of(11, rows, parent_prediction=501), predicted=rows),
         task_of(2, annotation_of(12, corrected, parent_prediction=502), predicted=rows),
-        task_of(3, annotation_of(13, rows)),
+        task_of(3, annotation_of(13, [row | {"origin": "manual"} for row in rows])),
     ]
     snapshot = collect(tmp_path / "s", tasks)
     groups = {group.provenance["task"]: group for group in snapshot.groups()}
@@ -144,8 +144,9 @@ def test_a_redrawn_mask_is_edited_with_its_iou_and_a_stale_label_is_counted(tmp_
     task = task_of(1, annotation_of(11, changed, parent_prediction=501), predicted=rows)
     snapshot = collect(tmp_path / "s", [task])
     [group] = snapshot.groups()
-    [row] = [r for r in group.changes or () if r["part"] == "arm"]
-    assert (row["change"], row["iou"], row["is_name_right"], row["is_occurrence_right"]) == (
+    [arm_row] = [r for r in group.changes or () if r["part"] == "arm"]
+    figures = ("change", "iou", "is_name_right", "is_occurrence_right")
+    assert tuple(arm_row[name] for name in figures) == (
         "edited",
         0.5,
         False,
@@ -159,8 +160,9 @@ def test_a_prediction_that_was_replaced_is_told_by_origin(tmp_path: Path) -> Non
     moved = copy.deepcopy(rows)
     moved[0]["origin"] = "prediction-changed"
     tasks = [task_of(n, annotation_of(n, r, parent_prediction=999)) for n, r in ((1, rows), (2, moved))]
+    tasks.append(task_of(3, annotation_of(3, rows)))  # the host forgets the parent with the prediction
     found = {g.provenance["task"]: g for g in collect(tmp_path / "s", tasks).groups()}
-    assert [found[n].provenance["accepted_as_is"] for n in (1, 2)] == [True, False]
+    assert [found[n].provenance["accepted_as_is"] for n in (1, 2, 3)] == [True, False, True]
     assert (found[1].changes, found[1].provenance["prediction"]) == (None, 999)
 
 
@@ -378,7 +380,7 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CALICO_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("CALICO_MEDIA_ROOTS", str(tmp_path))
-    tasks = []
+    tasks: list[dict[str, Any]] = []
     for number in (1, 2, 3):
         task = task_of(number, annotation_of(number, rows_of(), parent_prediction=500 + number, completed_by=number),
                        predicted=rows_of())  # fmt: skip
