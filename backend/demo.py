@@ -135,13 +135,12 @@ class Demo:
             backend_url = f"http://127.0.0.1:{backend_port}/k/{secret}"
             try:
                 new = not (host.data_dir / "label_studio.sqlite3").exists()
-                with self.step(f"Starting Label Studio on port {port}") as note:
+                where = f"Starting Label Studio on port {port} and the backend on port {backend_port}"
+                with self.step(where) as note:
                     self.children.append(host.launch())
-                    instance.remember(self.children)
-                    host.wait(on_wait=lambda waited: note("making its database" if new else "waiting"))
-                with self.step(f"Starting the backend on port {backend_port}") as note:
                     self.children.append(backend := self._start_backend(backend_port, host.url, account, secret))
                     instance.remember(self.children)
+                    host.wait(on_wait=lambda waited: note("making its database" if new else "waiting"))
                     note("loading the model")
                     backend.wait_until_ready(f"{backend_url}/health", timeout_s=120, ready=_model_is_ready)
                 state = State(host.url, account.user, account.password, account.token, backend_url)
