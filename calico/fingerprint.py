@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
+from calico.errors import CheckpointError
 from calico.model.config import CalicoConfig
 
 EMBEDDED = Path(__file__).parent / "weights" / "calico-tiny"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 def fingerprint(weights: Path) -> str:
@@ -21,10 +25,28 @@ def fingerprint(weights: Path) -> str:
     return digest.hexdigest()[:8]
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """`model.safetensors`, or the shards that `model.safetensors.index.json` lists. Raises `CheckpointError`."""
+    index = folder / INDEX
+    if (folder / WEIGHTS).exists() or not index.is_file():
+        return [folder / WEIGHTS]
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: not an index of shards ({error!r}); copy the checkpoint again") from None
+    if not names or any(Path(name).name != name for name in names):
+        raise CheckpointError(
+            f"{index}: expected names of shards beside it, got {names[:3]}; copy the checkpoint again"
+        )
+    return [folder / name for name in names]
+
+
 def checkpoint_version(folder: Path | None = None) -> str:
     """What `CoSegmenter.version` will be once this checkpoint is loaded. folder None: the embedded default.
 
     Raises `CheckpointError` for a config that is missing or unreadable, OSError for missing weights.
     """
     folder = EMBEDDED if folder is None else Path(folder)
-    return f"{CalicoConfig.from_file(folder / 'config.json').preset}-{fingerprint(folder / 'model.safetensors')}"
+    prints = [fingerprint(path) for path in weight_files(folder)]
+    version = prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()[:8]
+    return f"{CalicoConfig.from_file(folder / 'config.json').preset}-{version}"

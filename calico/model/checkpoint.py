@@ -1,4 +1,7 @@
-"""A checkpoint folder: config.json, model.safetensors, tokenizer.json. Never a pickle, never a partial load."""
+"""A checkpoint folder: config.json, tokenizer.json, and model.safetensors or its shards with their index.
+
+Never a pickle, never a partial load.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from calico.errors import CheckpointError
-from calico.fingerprint import EMBEDDED
+from calico.fingerprint import EMBEDDED, WEIGHTS, weight_files
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 
-WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 
@@ -61,7 +63,7 @@ def load_checkpoint(
             f"{folder}: no such folder; a checkpoint is a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
         )
     config = CalicoConfig.from_file(folder / CONFIG)
-    weights = read_safetensors(folder / WEIGHTS)
+    weights = read_weights(folder)
     tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)
     with torch.device("meta"):
         model = build(config)
@@ -88,6 +90,14 @@ def materialise_buffers(model: CalicoModel, device: torch.device | str) -> None:
                     raise CheckpointError(f"buffer {name}.{key} cannot be computed anew; report this as a bug")
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint folder, memory-mapped, of one file or of its shards."""
+    files = weight_files(folder)
+    if lost := [path.name for path in files if len(files) > 1 and not path.is_file()]:
+        raise CheckpointError(f"{folder}: shard {lost[0]} is missing; copy the checkpoint again")
+    return {key: tensor for path in files for key, tensor in read_safetensors(path).items()}
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of one file, memory-mapped. A pickle or a truncated file is refused, nothing of it executed."""
     if not path.is_file():
@@ -95,8 +105,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         hint = f"; {other[0]} may hold code and is not read" if other else ""
         raise CheckpointError(f"{path}: no weights there{hint}; expected a {WEIGHTS} file")
     with path.open("rb") as file:
-        head = file.read(4)
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+        head = file.read(9)
+    # A safetensors file opens with the length of its header, which may look like a pickle, and then a brace.
+    if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise CheckpointError(
             f"{path}: this is a pickle, which may hold code and is not read; convert it to safetensors"
         )
