@@ -197,6 +197,7 @@ def test_paper_mode_trains_adapters_and_exports_them_merged(tmp_path: Path) -> N
 
 
 def test_a_foreign_state_is_refused(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path / "tokenizer.json")
     torch.save({"weights": {}}, tmp_path / STATE)
     with pytest.raises(CheckpointError, match="not the state of this run"):
         Trainer(tmp_path, settings(1), CONFIG, TOKENIZER)
