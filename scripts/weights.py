@@ -1,6 +1,6 @@
 """Make a full-size checkpoint from published weights, or say what is in a file of weights.
 
-    calico weights assemble --out DIR --instructblip SOURCE --glamm SOURCE --dinov2 SOURCE [--sam SOURCE]
+    calico weights assemble --out DIR --instructblip SOURCE --glamm SOURCE --dinov2 SOURCE
     calico weights convert SOURCE --out DIR
     calico weights inspect SOURCE
 
@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     assemble.add_argument("--instructblip", required=True, metavar="SOURCE", help="EVA-CLIP, Q-Former, projection")
     assemble.add_argument("--glamm", required=True, metavar="SOURCE", help="language model, [SEG] projection, SAM")
     assemble.add_argument("--dinov2", required=True, metavar="SOURCE", help="semantic encoder")
+    assemble.add_argument("--eva-clip", metavar="SOURCE", help="EVA-CLIP from here (LAVIS keeps it in its own file)")
     assemble.add_argument("--sam", metavar="SOURCE", help="SAM from here, not from GLaMM")
     add_output(assemble)
     convert = add("convert", "rename the keys of a released CALICO")
@@ -66,6 +67,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.conversion.assemble import (
         CAM_QUERIES_RULE,
         FROM_DINOV2,
+        FROM_EVA_CLIP,
         FROM_GLAMM,
         FROM_INSTRUCTBLIP,
         FROM_SAM,
@@ -93,6 +95,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             Wanted(glamm, from_glamm, rules),
             Wanted(dinov2, FROM_DINOV2, rules),
         ]
+        if args.eva_clip:
+            wanted.append(Wanted(open_source(args.eva_clip, offline=args.offline), FROM_EVA_CLIP, rules))
         if args.sam:
             wanted.append(Wanted(open_source(args.sam, offline=args.offline), FROM_SAM, rules))
         vocabulary = read_vocabulary(glamm, args.tokenizer or blip.locate("tokenizer.json"))
@@ -159,6 +163,8 @@ def show(coverage: Coverage) -> None:
     for source, families in coverage.families.items():
         for family, prefix in families.items():
             print(f"{source}: {family}" + (f", under {prefix}" if prefix else ""))
+        for family, prefixes in coverage.ambiguous[source].items():
+            print(f"{source}: {family} is there under {', '.join(prefixes)}: not guessed at, --map says which")
         for why, count in report["left_out"][source].items():
             print(f"{source}: {count} keys left out: {why}")
     for block, counts in report["blocks"].items():

@@ -396,6 +396,55 @@ def test_lavis_and_dinov2_hub_files(sources: Path, tmp_path: Path) -> None:
     check_eyes(tmp_path)
 
 
+def test_eva_clip_from_a_file_of_its_own(sources: Path, tmp_path: Path) -> None:
+    found = in_lavis(instructblip())
+    eyes = {key.removeprefix("visual_encoder."): found.pop(key) for key in list(found) if key.startswith("visual_")}
+    torch.save(eyes | {"blocks.39.norm1.weight": torch.zeros(1), "norm.bias": torch.zeros(1)}, tmp_path / "eva.pth")
+    torch.save({"model": found}, tmp_path / "blip.pth")
+    tokenizer = str(sources / "instructblip" / "tokenizer.json")
+    files = ["--eva-clip", str(tmp_path / "eva.pth"), "--tokenizer", tokenizer]
+    assert assemble(sources, tmp_path / "out", *files, instructblip=str(tmp_path / "blip.pth")) == 0
+    check_eyes(tmp_path / "out")
+
+
+def test_a_block_that_is_there_twice_is_not_guessed_at(
+    sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = in_segment_anything(sam())
+    torch.save({f"{name}.{key}": tensor for name in ("a", "b") for key, tensor in found.items()}, tmp_path / "sam.pth")
+    assert assemble(sources, tmp_path / "out", sam=str(tmp_path / "sam.pth")) == 2
+    captured = capsys.readouterr()
+    assert "is there under a., b.: not guessed at" in captured.out
+    assert "partial load refused" in captured.err
+
+
+def test_what_float16_cannot_hold_is_refused(sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(sources / "instructblip", tmp_path / "blip")
+    spoil(lambda w: w[NORM].fill_(1e6))(tmp_path / "blip")
+    options = ["--dtype", "float16"]
+    assert assemble(sources, tmp_path / "out", *options, instructblip=str(tmp_path / "blip")) == 2
+    assert "too large for float16; write --dtype bfloat16" in capsys.readouterr().err
+
+
+def test_settings_that_change_numbers_but_no_shape_are_compared(
+    sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sources / "glamm", tmp_path / "glamm")
+    (tmp_path / "glamm" / "config.json").write_text(json.dumps({"num_attention_heads": 2}))
+    assert assemble(sources, tmp_path / "out", glamm=str(tmp_path / "glamm")) == 2
+    assert "num_attention_heads is 2, expected 4" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_numbering_is_refused(
+    sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sources / "glamm", tmp_path / "glamm")
+    path = tmp_path / "glamm" / "added_tokens.json"
+    path.write_text(json.dumps({token: i + 1 for token, i in json.loads(path.read_text()).items()}))
+    assert assemble(sources, tmp_path / "out", glamm=str(tmp_path / "glamm")) == 2
+    assert "'<im_start>' has id" in capsys.readouterr().err
+
+
 def test_both_prefixes_of_transformers(sources: Path, tmp_path: Path) -> None:
     folder = tmp_path / "instructblip"
     shutil.copytree(sources / "instructblip", folder)

@@ -31,6 +31,7 @@ FROM_INSTRUCTBLIP = ("global_encoder", "qformer", "image_projection", "cam_queri
 FROM_GLAMM = ("llm", "seg_projection", "grounding_encoder", "pixel_decoder")
 FROM_SAM = ("grounding_encoder", "pixel_decoder")
 FROM_DINOV2 = ("semantic_encoder",)
+FROM_EVA_CLIP = ("global_encoder",)
 NEW_BLOCKS = ("cem", "cams")
 CAM_QUERIES_RULE = ("cam_queries", "query_tokens")
 """CAM's queries start as a copy of the Q-Former's."""

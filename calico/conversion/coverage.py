@@ -36,6 +36,7 @@ class Coverage:
 
     unfilled: places without a key. unfit: place -> what is wrong with the tensor for it. unmatched: source name -> keys
     without a place. left_out: source name -> key -> why it has no place. families: source name -> family -> prefix.
+    ambiguous: source name -> family -> prefixes, of families that are there more than once.
     """
 
     filled: dict[str, tuple[WeightSource, tuple[Piece, ...]]] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Coverage:
     unmatched: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     families: dict[str, dict[str, str]] = field(default_factory=dict)
+    ambiguous: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
@@ -79,6 +81,7 @@ class Coverage:
         return {
             "is_complete": self.is_complete,
             "families": self.families,
+            "ambiguous": self.ambiguous,
             "blocks": {block: dict(counts) for block, counts in sorted(blocks.items())},
             "started": self.starts,
             "unfilled": self.unfilled,
@@ -121,6 +124,8 @@ def cover(
     for want, families in located:
         name = want.source.name
         coverage.families[name] = {family.name: prefix for family, prefix in families}
+        prefixes = {family.name: family.prefixes(want.source.keys) for family in FAMILIES}
+        coverage.ambiguous[name] = {family: found for family, found in prefixes.items() if len(found) > 1}
         unmatched, left_out = coverage.unmatched.setdefault(name, []), coverage.left_out.setdefault(name, {})
         for key in sorted(want.source.keys - used[name]):
             if why := _why_left_out(key, want, families):

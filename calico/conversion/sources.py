@@ -222,13 +222,13 @@ def _in_folder(folder: Path) -> Locate:
 
 def _in_hub(repo: str, revision: str, offline: bool) -> Locate:
     def locate(name: str) -> Path | None:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         try:
             return Path(hf_hub_download(repo, name, revision=revision, local_files_only=offline))
         except LocalEntryNotFoundError:
-            if offline:
+            if offline or constants.HF_HUB_OFFLINE:
                 return None
             raise CheckpointError(f"{repo}: {name} cannot be downloaded: the hub is out of reach") from None
         except EntryNotFoundError:

@@ -1,31 +1,33 @@
-"""LAVIS: EVA-CLIP-g, the Q-Former on BERT and the projection, as in `instruct_blip_vicuna7b_trimmed.pth`."""
+"""LAVIS: EVA-CLIP-g (`eva_vit_g.pth`, or under `visual_encoder.` in a whole model), Q-Former on BERT, projection."""
 
 from __future__ import annotations
 
 from calico.conversion.layouts.transformers import TEXT_BRANCH
 from calico.conversion.rules import ZEROS, Family
 
+_END = "EVA-CLIP-g's own end: LAVIS stops after 39 of its 40 blocks and has a norm of its own"
 _EVA = "global_encoder.model"
 _LAYER = f"{_EVA}.encoder.layers.{{n}}"
 EVA_CLIP = Family(
     "EVA-CLIP (LAVIS)",
-    anchor="visual_encoder.blocks.0.attn.q_bias",
+    anchor="blocks.0.attn.q_bias",
     rules=(
-        (f"{_EVA}.embeddings.class_embedding", "visual_encoder.cls_token"),
-        (f"{_EVA}.embeddings.position_embedding", "visual_encoder.pos_embed"),
-        (f"{_EVA}.embeddings.patch_embedding.{{rest}}", "visual_encoder.patch_embed.proj.{rest}"),
+        (f"{_EVA}.embeddings.class_embedding", "cls_token"),
+        (f"{_EVA}.embeddings.position_embedding", "pos_embed"),
+        (f"{_EVA}.embeddings.patch_embedding.{{rest}}", "patch_embed.proj.{rest}"),
         (
             f"{_LAYER}.self_attn.qkv.bias",  # keys have no bias there
-            "visual_encoder.blocks.{n}.attn.q_bias",
+            "blocks.{n}.attn.q_bias",
             ZEROS,
-            "visual_encoder.blocks.{n}.attn.v_bias",
+            "blocks.{n}.attn.v_bias",
         ),
-        (f"{_LAYER}.self_attn.qkv.weight", "visual_encoder.blocks.{n}.attn.qkv.weight"),
-        (f"{_LAYER}.self_attn.projection.{{rest}}", "visual_encoder.blocks.{n}.attn.proj.{rest}"),
-        (f"{_LAYER}.layer_norm1.{{rest}}", "visual_encoder.blocks.{n}.norm1.{rest}"),
-        (f"{_LAYER}.layer_norm2.{{rest}}", "visual_encoder.blocks.{n}.norm2.{rest}"),
-        (f"{_LAYER}.mlp.{{rest}}", "visual_encoder.blocks.{n}.mlp.{rest}"),
+        (f"{_LAYER}.self_attn.qkv.weight", "blocks.{n}.attn.qkv.weight"),
+        (f"{_LAYER}.self_attn.projection.{{rest}}", "blocks.{n}.attn.proj.{rest}"),
+        (f"{_LAYER}.layer_norm1.{{rest}}", "blocks.{n}.norm1.{rest}"),
+        (f"{_LAYER}.layer_norm2.{{rest}}", "blocks.{n}.norm2.{rest}"),
+        (f"{_LAYER}.mlp.{{rest}}", "blocks.{n}.mlp.{rest}"),
     ),
+    left_out={"blocks.39.": _END, "norm.": _END, "fc_norm.": _END, "head.": _END},
 )
 LN_VISION = Family(
     "EVA-CLIP's last norm (LAVIS)",
