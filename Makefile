@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 BIN   := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help install test check lint demo demo-stop demo-clean clean
+.PHONY: help install test check check-sdk lint demo demo-stop demo-clean clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +41,14 @@ test: $(READY)
 check: $(READY)
 	-$(BIN)/calico demo --install
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(MAKE) check-sdk
+
+# Our codecs against label-studio-sdk, in Label Studio's environment: the sdk's pins would move ours.
+SDK_PYTHON := .demo/label-studio-venv/bin/python
+check-sdk:
+	@test -x $(SDK_PYTHON) || { echo "no $(SDK_PYTHON); calico demo --install makes it"; exit 1; }
+	$(SDK_PYTHON) -m pip install --quiet --disable-pip-version-check pytest hypothesis pycocotools
+	$(SDK_PYTHON) -m pytest -p no:cacheprovider tests/test_brush_rle.py tests/test_prediction_codec.py tests/test_config_codec.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
