@@ -10,7 +10,7 @@ SEG_PROJECTION = Family(
     "segmentation projection (GLaMM)",
     anchor="text_hidden_fcs.0.0.weight",
     rules=(("seg_projection.{rest}", "text_hidden_fcs.0.{rest}"),),
-    left_out={"vision_tower.": _OWN_EYES, "mm_projector.": _OWN_EYES, "region_encoder.": _OWN_EYES},
+    left_out={"vision_tower.": _OWN_EYES, "mm_projector.{n}.": _OWN_EYES, "region_encoder.": _OWN_EYES},
 )
 
 FAMILIES = (SEG_PROJECTION,)

@@ -1,4 +1,4 @@
-"""What the released CALICO adds to GLaMM's, LAVIS's and DINOv2's names: CEM and CAM.
+"""What the released CALICO adds to GLaMM's, LAVIS's and DINOv2's names: CEM, CAM, and a name for the projection.
 
 The names of its modules are those of the first author's public code; the names of the weights inside them are a guess
 (torch's own attention, one linear per CAM, in the order of the layers) and are not documented anywhere we could read.
@@ -25,4 +25,10 @@ CAM_REINTEGRATION = Family(
     rules=(("cams.{n}.reintegration.{rest}", "reintegration_layers.{n}.{rest}"),),
 )
 
-FAMILIES = (CEM, CAM_EXTRACTION, CAM_REINTEGRATION)
+PROJECTION = Family(
+    "projection (released CALICO, in LLaVA's name)",
+    anchor="mm_projector.weight",
+    rules=(("image_projection.{rest}", "mm_projector.{rest}"),),
+)
+
+FAMILIES = (CEM, CAM_EXTRACTION, CAM_REINTEGRATION, PROJECTION)
