@@ -71,12 +71,12 @@ def choose_groups(
     size_weights: Sequence[float] = (0.6, 0.25, 0.15),
     common_object_share: float = 0.3,
     same_class_share: float = 0.5,
-    none_share: float = 0.2,
+    none_shares: Sequence[float] = (0.5, 0.2, 0.2),
 ) -> list[GroupPlan]:
     """Groups of distinct images out of `images`, each with one question, as balanced as the images allow.
 
-    common_object_share: share of that question; the rest goes evenly to common and unique parts. Of the common-object
-    groups half have none. none_share: share of "there are none" among the groups of each of the other two.
+    common_object_share: share of that question; the rest goes evenly to common and unique parts. none_shares: per
+    sub-task in the order of `SubTask`, the share of its groups to which "there are none" is the answer.
     same_class_share: among their other groups, the share of one class only.
     """
     objects = [item.object_name for item in images]
@@ -133,8 +133,8 @@ def choose_groups(
     seen: set[tuple[tuple[int, ...], SubTask]] = set()
     half = (1.0 - common_object_share) / 2
     plans: list[GroupPlan] = []
-    for sub_task, count in zip(SubTask, _split(num_groups, (common_object_share, half, half), rng), strict=True):
-        none = 0.5 if sub_task is SubTask.COMMON_OBJECT else none_share
+    counts = _split(num_groups, (common_object_share, half, half), rng)
+    for sub_task, count, none in zip(SubTask, counts, none_shares, strict=True):
         num_answered, num_none = _split(count, (1.0 - none, none), rng)
         plans += [
             GroupPlan(choose(sub_task, answered), sub_task) for answered in [True] * num_answered + [False] * num_none

@@ -40,7 +40,8 @@ class BatchSettings:
     pseudo_share: float = 0.5  # of those, the share with one name replaced by an invented word
     varied_share: float = 0.6  # of questions worded freely rather than canonically
     dropout_share: float = 0.25  # of rows tokenised with BPE dropout
-    none_share: float = 0.35  # of common-parts and of unique-parts groups, those that have none
+    none_shares: tuple[float, ...] = (0.5, 0.25, 0.45)  # of each sub-task's groups, those that have none
+    same_class_share: float = 0.4  # of the part questions that have an answer, those about one class
     difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
 
 
@@ -117,7 +118,13 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
             size=self.size,
             difficulty_weights=self.settings.difficulty_weights,
         )
-        plans = choose_groups(images, rng, num_groups=self.settings.num_groups, none_share=self.settings.none_share)
+        plans = choose_groups(
+            images,
+            rng,
+            num_groups=self.settings.num_groups,
+            same_class_share=self.settings.same_class_share,
+            none_shares=self.settings.none_shares,
+        )
         return build_batch(images, plans, self.settings, self.tokenizer, self.num_image_tokens, self.size, rng)
 
 
