@@ -3,15 +3,22 @@
     calico benchmark segment
 
 `segment`: loading, a group of two with three questions (median after warm-up), the same group again, resident memory.
+`serve`: where the time of a backend's request goes. `codec`: our brush RLE against label-studio-sdk's.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
+from calico.errors import InputError
 from scripts import _cli
+
+ROOT = Path(__file__).resolve().parent.parent
+SDK_PYTHON = ROOT / ".demo" / "label-studio-venv" / "bin" / "python"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,6 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--group-size", type=int, default=2)
     segment.add_argument("--repeats", type=int, default=20)
     segment.set_defaults(measure=measure_segment)
+    serve = what.add_parser("serve", help="a backend's request, by span", parents=[_cli.shared_options()])
+    serve.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
+    serve.add_argument("--requests", type=int, default=20)
+    serve.set_defaults(measure=measure_serve)
+    codec = what.add_parser("codec", help="brush RLE against label-studio-sdk", parents=[_cli.shared_options()])
+    codec.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
+    codec.set_defaults(measure=measure_codec)
     return parser
 
 
@@ -32,11 +46,38 @@ def measure_segment(args: argparse.Namespace) -> dict[str, Any]:
     return benchmark_segment(args.checkpoint, args.device, args.group_size, args.repeats)
 
 
+def measure_serve(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.serve_benchmark import benchmark_serve
+
+    return benchmark_serve(args.checkpoint, args.requests)
+
+
+def measure_codec(args: argparse.Namespace) -> dict[str, Any]:
+    """In the sdk's own Python: both codecs in one process, on the same masks."""
+    if not args.sdk_python.is_file():
+        raise InputError(f"--sdk-python {args.sdk_python}: no such file; `calico demo --install` makes the default one")
+    command = [str(args.sdk_python), "-m", "backend.codec_benchmark"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["no output"])[-1]
+        raise InputError(f"{args.sdk_python} could not compare: {last}; it needs label-studio-sdk")
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     report = args.measure(args) | {"command": args.command}
-    for name, value in report.items():
-        print(f"{name:<32}{value:.3f}" if isinstance(value, float) else f"{name:<32}{value}")
+    show(report)
     return report
+
+
+def show(report: dict[str, Any], indent: str = "") -> None:
+    for name, value in report.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}")
+            show(value, indent + "  ")
+        else:
+            print(f"{indent + name:<34}{f'{value:.4f}' if isinstance(value, float) else value}")
 
 
 def main(argv: list[str] | None = None) -> int:
