@@ -25,7 +25,9 @@ NO_HTTP = {"flask", "waitress", "httpx", "requests", "sqlalchemy", "label_studio
 UNSAFE = {"pickle", "dill", "cloudpickle", "shelve"}
 
 #: Import no torch, by themselves or through what they import.
-TORCH_FREE = ("errors", "values", "correspondence", "masks", "reconcile", "language", "metrics", "coco", "snapshots", "versions")
+TORCH_FREE = (
+    "errors", "values", "correspondence", "masks", "reconcile", "language", "metrics", "coco", "snapshots", "versions",
+)  # fmt: skip
 
 MODULE_PATH = re.compile(rf"(?:^|-m\s+)((?:{'|'.join(PACKAGES)})(?:\.\w*)*)(?=$|\s)")
 
