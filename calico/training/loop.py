@@ -1,6 +1,7 @@
 """The training loop: phases of growing resolution, one cosine over the whole run, exact resume, files to look at.
 
-accelerate places it on whatever there is: a CPU, one GPU, or several under `accelerate launch`.
+accelerate places it on whatever there is: a CPU, one GPU, or several under `accelerate launch`. A resumed run repeats
+an unbroken one to the bit with one thread; several threads add up in an order of their own.
 """
 
 from __future__ import annotations
