@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any
 
 from calico.errors import InputError
 from scripts import _cli
-
-logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,13 +71,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
         state = trainer.run(show)
     report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
-    logger.info(
-        "trained %d steps on %d images in %.1f minutes; checkpoint in %s",
-        state.step,
-        state.images,
-        state.seconds / 60,
-        args.out / "checkpoint",
-    )
+    print(f"trained {state.step} steps on {state.images} images in {state.seconds / 60:.1f} minutes")
+    print(f"checkpoint in {args.out / 'checkpoint'}, curves in {args.out / 'curves.png'}")
     return report
 
 
