@@ -141,6 +141,7 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mappi
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         save_file(dict(weights), temporary, metadata={"format": "pt", **metadata})
+        temporary.chmod(0o644)  # what makes temporary files keeps them private
         os.replace(temporary, path)
 
 
@@ -148,4 +149,5 @@ def write_text(path: Path, text: str) -> None:
     """Atomic: the file is there whole or not at all."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
         file.write(text)
+    os.chmod(file.name, 0o644)
     os.replace(file.name, path)
