@@ -55,3 +55,31 @@ def smoothed(line: np.ndarray, window: int) -> np.ndarray:
     wrapped = np.concatenate([line[-half:], line, line[:half]]).astype(np.float64)
     sums = np.cumsum(np.concatenate([np.zeros((1, 2)), wrapped]), axis=0)
     return ((sums[2 * half + 1 :] - sums[: -2 * half - 1]) / (2 * half + 1)).astype(np.float32)
+
+
+def simplified(corners: np.ndarray, tolerance: float) -> np.ndarray:
+    """Douglas-Peucker on a closed line, K x 2 corners, split at the point farthest from the first.
+
+    tolerance: how far a corner that is left out may lie from the line, in the corners' unit. At least three stay.
+    """
+    if tolerance <= 0 or len(corners) < 5:
+        return corners
+    far = int(np.argmax(((corners - corners[0]) ** 2).sum(1)))
+    closed = np.concatenate([corners, corners[:1]])
+    keep = np.zeros(len(closed), np.bool_)
+    keep[[0, far]] = True
+    stack = [(0, far), (far, len(closed) - 1)]
+    while stack:
+        a, b = stack.pop()
+        if b - a < 2:
+            continue
+        base, inner = closed[b] - closed[a], closed[a + 1 : b] - closed[a]
+        length = float(np.hypot(*base))
+        offset = np.hypot(*inner.T) if length == 0 else np.abs(base[0] * inner[:, 1] - base[1] * inner[:, 0]) / length
+        worst = int(np.argmax(offset))
+        if offset[worst] > tolerance:
+            middle = a + 1 + worst
+            keep[middle] = True
+            stack += [(a, middle), (middle, b)]
+    kept = corners[keep[:-1]]
+    return kept if len(kept) >= 3 else corners

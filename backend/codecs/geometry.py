@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from calico.contours import simplified
+
 
 def fill_polygon(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:
     """P x 2 points in pixels -> HxW bool, by the even-odd rule; what lies outside the image is cut off."""
@@ -66,7 +68,7 @@ def polygons_of_mask(mask: np.ndarray, min_iou: float = 0.98) -> tuple[list[np.n
         height, width = bottom - top, right - left
         exact = fill_polygon(outline - (left, top), height, width)
         for tolerance in (1.5, 1.0, 0.7, 0.0):
-            simple = _simplified(outline, tolerance)
+            simple = simplified(outline, tolerance)
             shape = fill_polygon(simple - (left, top), height, width)
             if _iou(shape, exact) >= min_iou:
                 break
@@ -117,27 +119,3 @@ def _outlines(mask: np.ndarray) -> list[np.ndarray]:
         if area > 0:
             outlines.append(points[(ahead != behind).any(1)])
     return outlines
-
-
-def _simplified(points: np.ndarray, tolerance: float) -> np.ndarray:
-    """Douglas-Peucker on a closed outline, split at its two most distant points from the first."""
-    if tolerance <= 0 or len(points) < 5:
-        return points
-    far = int(np.argmax(((points - points[0]) ** 2).sum(1)))
-    closed = np.concatenate([points, points[:1]])
-    keep = np.zeros(len(closed), np.bool_)
-    keep[[0, far]] = True
-    stack = [(0, far), (far, len(closed) - 1)]
-    while stack:
-        a, b = stack.pop()
-        if b - a < 2:
-            continue
-        base, inner = closed[b] - closed[a], closed[a + 1 : b] - closed[a]
-        length = float(np.hypot(*base))
-        offset = np.hypot(*inner.T) if length == 0 else np.abs(base[0] * inner[:, 1] - base[1] * inner[:, 0]) / length
-        worst = int(np.argmax(offset))
-        if offset[worst] > tolerance:
-            middle = a + 1 + worst
-            keep[middle] = True
-            stack += [(a, middle), (middle, b)]
-    return points[keep[:-1]]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from calico.contours import contours
+from calico.contours import contours, simplified
 from calico.errors import InputError
 from calico.masks import decode_rle, iou, tight_box_xyxy
 
@@ -86,7 +86,7 @@ def encode_polygons(mask: np.ndarray, tolerance_px: float = 0.0) -> tuple[list[l
         exact = _fill(_joined([_corners(line) for line in lines]), size_hw)
         tolerance = tolerance_px
         while True:
-            points = _joined([_simplified(_corners(line), tolerance) for line in lines])
+            points = _joined([simplified(_corners(line), tolerance) for line in lines])
             drawn = _fill(points, size_hw)
             if tolerance <= 0 or iou(drawn, exact) >= MIN_IOU:
                 break
@@ -144,28 +144,3 @@ def _joined(lines: list[np.ndarray]) -> np.ndarray:
     for hole in holes:
         points += [outer[:1], hole, hole[:1]]
     return np.concatenate([*points, outer[:1]] if holes else points)
-
-
-def _simplified(corners: np.ndarray, tolerance: float) -> np.ndarray:
-    """Douglas-Peucker on a closed line, split at the point farthest from the first."""
-    if tolerance <= 0 or len(corners) < 5:
-        return corners
-    far = int(np.argmax(((corners - corners[0]) ** 2).sum(1)))
-    closed = np.concatenate([corners, corners[:1]])
-    keep = np.zeros(len(closed), np.bool_)
-    keep[[0, far]] = True
-    stack = [(0, far), (far, len(closed) - 1)]
-    while stack:
-        a, b = stack.pop()
-        if b - a < 2:
-            continue
-        base, inner = closed[b] - closed[a], closed[a + 1 : b] - closed[a]
-        length = float(np.hypot(*base))
-        offset = np.hypot(*inner.T) if length == 0 else np.abs(base[0] * inner[:, 1] - base[1] * inner[:, 0]) / length
-        worst = int(np.argmax(offset))
-        if offset[worst] > tolerance:
-            middle = a + 1 + worst
-            keep[middle] = True
-            stack += [(a, middle), (middle, b)]
-    kept = corners[keep[:-1]]
-    return kept if len(kept) >= 3 else corners
