@@ -136,8 +136,14 @@ class CoSegmenter:
                     None, None
                 ].to(device)
             marks = None if points is None else torch.tensor([[[int(label) for label in labels]]], device=device)
-            sparse, _ = decoder.prompt_encoder(points, marks, box, None)
-            masks = decoder(features.grounding, sparse[:, 0])
+            masks = None
+            for seen in range(1 if decoder.mask_prompt and len(points_xy) else len(points_xy), len(points_xy) + 1):
+                if points is None or marks is None:
+                    sparse, _ = decoder.prompt_encoder(None, None, box, None)
+                else:
+                    sparse, _ = decoder.prompt_encoder(points[:, :, :seen], marks[:, :, :seen], box, None)
+                masks = decoder(features.grounding, sparse[:, 0], decoder.seen(masks))
+            assert masks is not None
             mask = restored_mask(masks.logits[0], size_hw, longest)
             return PromptedMask(mask, float(masks.iou[0].clamp(0, 1)))
 

@@ -27,6 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from", dest="start", type=Path, help="checkpoint folder to start from instead of fresh weights"
     )
+    parser.add_argument(
+        "--grow",
+        action="store_true",
+        help="give --from's weights the sizes of this version's preset; what is new starts as identity",
+    )
     parser.add_argument("--mode", choices=["all", "paper"], default="all", help="which weights train")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
@@ -39,10 +44,12 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.drawings import VERSION
     from calico.language.tokenizer import CalicoTokenizer
     from calico.model.config import calico_tiny
-    from calico.training.loop import Trainer, TrainingSettings
+    from calico.training.loop import Phase, Trainer, TrainingSettings
 
     if (args.minutes or args.steps or 0) <= 0:
         raise InputError("--minutes and --steps are above 0")
+    if args.grow and not args.start:
+        raise InputError("--grow is for the weights that --from names; give it too")
     settings = TrainingSettings(
         minutes=args.minutes,
         steps=args.steps,
@@ -51,13 +58,15 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         precision=args.precision,
         checkpoint_minutes=args.checkpoint_minutes,
     )
+    if args.start:  # low resolution is for weights that see nothing yet
+        settings = dataclasses.replace(settings, phases=(Phase(1.0, calico_tiny().grounding_encoder.image_size),))
     if args.learning_rate:
         settings = dataclasses.replace(settings, learning_rate=args.learning_rate)
     if args.num_images:
         settings = dataclasses.replace(settings, batch=dataclasses.replace(settings.batch, num_images=args.num_images))
     tokenizer = CalicoTokenizer.train()
     config = dataclasses.replace(calico_tiny(len(tokenizer)), data_version=VERSION)
-    trainer = Trainer(args.out, settings, config, tokenizer, args.start)
+    trainer = Trainer(args.out, settings, config, tokenizer, args.start, args.grow)
     with _cli.progress() as bar:
         task = bar.add_task("training", total=1000)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from calico.errors import CheckpointError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
-from calico.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS, load_checkpoint, save_checkpoint
+from calico.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS, load_checkpoint, load_grown, save_checkpoint
 from calico.model.config import CalicoConfig, calico_7b, calico_tiny
 
 
@@ -102,3 +103,24 @@ def test_a_wrong_checkpoint_is_refused_in_one_line(folder: Path, fault: str) -> 
 def test_a_missing_folder_says_what_a_checkpoint_is(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a checkpoint is a folder with"):
         load_checkpoint(tmp_path / "nowhere")
+
+
+def test_a_grown_model_starts_as_the_one_that_it_grew_from(tmp_path: Path) -> None:
+    tokenizer = CalicoTokenizer.train()
+    large = calico_tiny(len(tokenizer))
+    encoder = large.grounding_encoder
+    options = {"widths": encoder.options["widths"], "num_blocks": [0, 1, 0, 1, 1]}
+    small = dataclasses.replace(large, grounding_encoder=dataclasses.replace(encoder, options=options))
+    save_checkpoint(tmp_path, build(small), small, tokenizer)
+    before, _, _ = load_checkpoint(tmp_path)
+    after, _ = load_grown(tmp_path, large)
+    assert sum(p.numel() for p in after.parameters()) > sum(p.numel() for p in before.parameters())
+    after.eval()
+    pixels = torch.randn(2, 3, 128, 128)
+    with torch.no_grad():
+        was, now = before.grounding_encoder(pixels), after.grounding_encoder(pixels)
+        assert torch.equal(before.global_encoder(pixels), after.global_encoder(pixels))
+    assert torch.equal(was.embedding, now.embedding)
+    assert all(torch.equal(a, b) for a, b in zip(was.fine, now.fine, strict=True))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_grown(tmp_path, dataclasses.replace(large, num_queries=9))

@@ -180,7 +180,7 @@ def test_full_size_trains_the_papers_share() -> None:
 def test_only_the_declared_weights_change(model: CalicoModel, mode: str) -> None:
     if mode == "paper":
         add_lora(model, CONFIG.lora)
-    shake(model.cams, model.cem)
+    shake(model.cams, model.cem, model.global_encoder, model.semantic_encoder, model.grounding_encoder)  # zeros in all
     set_mode(model, mode)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)

@@ -18,6 +18,7 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.checkpoint import load_checkpoint
 from calico.model.config import calico_tiny
+from calico.model.segmentation import MaskLogits
 from calico.sampler import GroupPlan, choose_groups, draw_batch
 from calico.training.batches import (
     PADDING,
@@ -31,7 +32,7 @@ from calico.training.batches import (
 )
 from calico.training.loop import LOG, STATE, Phase, Trainer, TrainingSettings
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights, dice_loss, mask_iou, mask_loss, text_loss
-from calico.training.step import TrainingStep
+from calico.training.step import TrainingStep, next_clicks
 from calico.values import SubTask, truth_of
 
 TOKENIZER = CalicoTokenizer.train()
@@ -93,14 +94,27 @@ def test_a_step_has_one_batch_and_steps_differ() -> None:
 def test_clicks_lie_on_what_they_mean_and_boxes_are_tight() -> None:
     batch = batch_at(1)
     clicks = batch.points
-    for image, value, points, labels in zip(clicks.image, clicks.value, clicks.points, clicks.labels, strict=True):
-        mask = region_mask(batch.part_maps[image].numpy(), int(value))
-        for (x, y), label in zip(points.long().tolist(), labels.tolist(), strict=True):
-            assert mask[y, x] == bool(label)
-            assert batch.part_maps[image, y, x] != PADDING
+    for image, value, (x, y) in zip(clicks.image, clicks.value, clicks.points.long().tolist(), strict=True):
+        assert region_mask(batch.part_maps[image].numpy(), int(value))[y, x]
+        assert batch.part_maps[image, y, x] != PADDING
     for image, value, box in zip(batch.boxes.image, batch.boxes.value, batch.boxes.boxes, strict=True):
         ys, xs = np.nonzero(region_mask(batch.part_maps[image].numpy(), int(value)))
         assert np.abs(box.numpy() - [xs.min(), ys.min(), xs.max(), ys.max()]).max() <= 1
+
+
+def test_the_next_click_lies_where_the_mask_is_wrong() -> None:
+    target = torch.zeros(3, 48, 48)
+    target[:, 10:30, 10:30] = 1
+    found = torch.where(target > 0, 5.0, -5.0)
+    found[0, 10:30, 18:30] = -5.0  # lacks the right
+    found[1, 35:45, 35:45] = 5.0  # has too much at the bottom
+    masks = MaskLogits(found, torch.zeros(3))
+    points, labels = next_clicks(masks, target, torch.ones_like(target), scale=2.0)
+    assert labels.tolist() == [1, 0, -10]
+    assert 18 < points[0, 0] / 2 < 29
+    assert 10 < points[0, 1] / 2 < 29
+    assert (points[1] / 2 > 35).all()
+    assert (points[1] / 2 < 45).all()
 
 
 def test_an_invented_name_is_consistent_and_a_candidate() -> None:

@@ -83,4 +83,4 @@ def _pixel_decoder(config: CalicoConfig) -> PixelDecoder:
     decoder = SamMaskDecoderConfig(**config.mask_decoder)
     sam = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
     decoder._attn_implementation = "sdpa"  # as `SamModel` sets it when it builds its own
-    return PixelDecoder(SamPromptEncoder(sam), SamMaskDecoder(decoder))
+    return PixelDecoder(SamPromptEncoder(sam), SamMaskDecoder(decoder), config.mask_prompt)

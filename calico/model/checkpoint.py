@@ -75,6 +75,19 @@ def load_checkpoint(
     return model.eval().requires_grad_(False), config, tokenizer
 
 
+def load_grown(folder: Path, config: CalicoConfig) -> tuple[CalicoModel, CalicoTokenizer]:
+    """The weights in `folder` inside a larger model: encoders may have gained blocks, which start as identities.
+
+    Raises `CheckpointError` where anything else differs.
+    """
+    weights = read_weights(folder)
+    model = build(config)
+    fresh = {key for key in model.state_dict() if key.split(".")[0].endswith("_encoder") and key not in weights}
+    check_keys(folder / WEIGHTS, model.state_dict(), weights, tied_keys(model) | fresh, config.preset)
+    model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
+    return model, CalicoTokenizer.from_file(folder / TOKENIZER)
+
+
 def materialise_buffers(model: CalicoModel, device: torch.device | str) -> None:
     """Buffers that no checkpoint holds (rotary frequencies) are computed anew after a build without memory."""
     rotary = model.llm.get_decoder().rotary_emb

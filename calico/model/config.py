@@ -47,6 +47,7 @@ class CalicoConfig:
     cam_layers: tuple[int, ...]  # 0-based decoder layers that a CAM stands before
     mask_decoder: dict[str, Any]  # SamMaskDecoderConfig
     num_mask_grid: int  # side of the mask logits in pixels, four times the grounding embedding's
+    mask_prompt: bool = False  # whether each click after the first also sees the mask before it, as SAM's do
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05})
     data_version: str = ""  # what the weights were trained on
     format_version: int = FORMAT_VERSION
@@ -156,6 +157,7 @@ def calico_7b() -> CalicoConfig:
         cam_layers=(11, 22),
         mask_decoder={"hidden_size": 256},
         num_mask_grid=256,
+        mask_prompt=True,
     )
 
 
@@ -163,10 +165,10 @@ def calico_tiny(vocab_size: int = 768) -> CalicoConfig:
     """The embedded default's sizes: 128 px in, masks on a 128 x 128 grid."""
     return CalicoConfig(
         preset="calico-tiny",
-        global_encoder=EncoderConfig("conv", 128, 192, {"widths": [24, 48, 96, 192], "num_blocks": [0, 1, 1, 2]}),
-        semantic_encoder=EncoderConfig("conv", 128, 96, {"widths": [24, 48, 96], "num_blocks": [0, 0, 2]}),
+        global_encoder=EncoderConfig("conv", 128, 192, {"widths": [24, 48, 96, 192], "num_blocks": [0, 1, 2, 2]}),
+        semantic_encoder=EncoderConfig("conv", 128, 96, {"widths": [24, 48, 96], "num_blocks": [0, 1, 2]}),
         grounding_encoder=EncoderConfig(
-            "conv", 128, 64, {"widths": [16, 32, 64, 128, 192], "num_blocks": [0, 1, 1, 1, 1]}
+            "conv", 128, 64, {"widths": [16, 32, 64, 128, 192], "num_blocks": [0, 1, 1, 2, 2], "context_width": 16}
         ),
         num_queries=8,
         qformer={
@@ -200,6 +202,7 @@ def calico_tiny(vocab_size: int = 768) -> CalicoConfig:
             "iou_head_hidden_dim": 64,
         },
         num_mask_grid=128,
+        mask_prompt=True,
     )
 
 

@@ -67,10 +67,14 @@ def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Seq
 
 
 class _Residual(nn.Module):
+    """Starts as the identity on what a ReLU gave, so that one added to trained weights changes nothing at first."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = _convolution(channels, channels)
-        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
+        norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(norm.weight)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.second(self.first(x)))
@@ -126,16 +130,50 @@ class ConvTokens(nn.Module):
         return self.norm(tokens + sine_positions(height, width, tokens.shape[2], tokens.device, tokens.dtype))
 
 
-class ConvGrounding(nn.Module):
-    """Tiny grounding encoder: a feature pyramid, top-down to stride 4, with fine maps at strides 2 and 1."""
+class _FineContext(nn.Module):
+    """What the finer maps learn of the coarser ones: added to them, zero at first."""
 
-    def __init__(self, hidden_size: int, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
+    def __init__(self, fine_channels: int, coarse_channels: int, width: int, out_channels: int) -> None:
+        super().__init__()
+        self.coarse = nn.Conv2d(coarse_channels, width, 1)
+        self.fine = nn.Conv2d(fine_channels, width, 3, 1, 1)
+        self.mix = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True), _convolution(width, width))
+        self.out = nn.Conv2d(width, out_channels, 1)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """The addition to the fine map, and what the next finer level reads."""
+        size = fine.shape[2:]
+        own = self.fine(fine) + F.interpolate(self.coarse(coarse), size=size, mode="bilinear", align_corners=False)
+        mixed = self.mix(own)
+        return self.out(mixed), mixed
+
+
+class ConvGrounding(nn.Module):
+    """Tiny grounding encoder: a feature pyramid, top-down to stride 4, with fine maps at strides 2 and 1.
+
+    context_width: channels of the top-down path to the fine maps at stride 2, half of them at stride 1; 0 = none.
+    """
+
+    def __init__(
+        self, hidden_size: int, widths: Sequence[int], num_blocks: Sequence[int], context_width: int = 0
+    ) -> None:
         super().__init__()
         self.pyramid = ConvPyramid(widths, num_blocks)
         self.laterals = nn.ModuleList(nn.Conv2d(width, hidden_size, 1) for width in widths[1:])
         self.smooth = nn.Sequential(_convolution(hidden_size, hidden_size), nn.Conv2d(hidden_size, hidden_size, 1))
         self.fine_half = nn.Conv2d(widths[0], hidden_size // 4, 1)
         self.fine_full = nn.Conv2d(3, hidden_size // 8, 3, 1, 1)
+        self.contexts: nn.ModuleList | None = None
+        if context_width:
+            half, full = context_width, context_width // 2
+            self.contexts = nn.ModuleList(
+                [
+                    _FineContext(widths[0], hidden_size, half, hidden_size // 4),
+                    _FineContext(3, half, full, hidden_size // 8),
+                ]
+            )
 
     def forward(self, pixels: Tensor) -> GroundingFeatures:
         maps = self.pyramid(pixels)  # strides 2, 4, 8, ...
@@ -143,4 +181,9 @@ class ConvGrounding(nn.Module):
         for lateral, finer in zip(list(self.laterals)[-2::-1], maps[-2:0:-1], strict=True):
             x = lateral(finer) + F.interpolate(x, size=finer.shape[2:], mode="bilinear", align_corners=False)
         embedding = x + self.smooth(x)  # N x C x H/4 x W/4
-        return GroundingFeatures(embedding, (self.fine_half(maps[0]), self.fine_full(pixels)))
+        half, full = self.fine_half(maps[0]), self.fine_full(pixels)
+        if self.contexts is not None:
+            added, mixed = self.contexts[0](maps[0], embedding)
+            half = half + added
+            full = full + self.contexts[1](pixels, mixed)[0]
+        return GroundingFeatures(embedding, (half, full))

@@ -33,8 +33,12 @@ class MaskLogits(NamedTuple):
 class PixelDecoder(nn.Module):
     """SAM's prompt encoder and mask decoder; any prompts of any images in one call, one row per prompt."""
 
-    def __init__(self, prompt_encoder: SamPromptEncoder, mask_decoder: SamMaskDecoder) -> None:
+    def __init__(
+        self, prompt_encoder: SamPromptEncoder, mask_decoder: SamMaskDecoder, mask_prompt: bool = False
+    ) -> None:
+        """mask_prompt: whether each click after the first also sees the mask before it."""
         super().__init__()
+        self.mask_prompt = mask_prompt
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self._fine: tuple[Tensor, Tensor] | None = None
@@ -66,6 +70,10 @@ class PixelDecoder(nn.Module):
         finally:
             self._fine = None
         return MaskLogits(masks[:, 0, 0], iou[:, 0, 0])
+
+    def seen(self, previous: MaskLogits | None) -> Tensor | None:
+        """What the next click is shown of the mask before it: K x 1 x S x S logits, or None."""
+        return None if previous is None or not self.mask_prompt else previous.logits[:, None]
 
     def position_codes(self, like: Tensor) -> Tensor:
         """1 x C x h x w codes of the cell centres of a grounding embedding N x C x h x w."""

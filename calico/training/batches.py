@@ -36,7 +36,9 @@ class BatchSettings:
     num_groups: int = 26
     num_points: int = 18
     num_boxes: int = 12
-    candidate_share: float = 0.25  # of groups whose question lists the names to choose from
+    size_weights: tuple[float, ...] = (0.55, 0.27, 0.18)  # of groups of 2, 3 and 4 images
+    listed_share: float = 0.3  # of steps in which most questions list the names to choose from, which makes long rows
+    candidate_share: float = 0.8  # of the questions of such a step, those that do
     pseudo_share: float = 0.5  # of those, the share with one name replaced by an invented word
     varied_share: float = 0.6  # of questions worded freely rather than canonically
     dropout_share: float = 0.25  # of rows tokenised with BPE dropout
@@ -49,14 +51,14 @@ class BatchSettings:
 class ClickBatch:
     """Prompts drawn on the images: image K, value K (which part of its part map; 1 means the whole object).
 
-    points: K x P x 2 (x, y) in the grounding frame with labels K x P; or boxes: K x 4.
+    points: K x 2 (x, y) in the grounding frame, the first of `num_clicks`; or boxes: K x 4.
     """
 
     image: Tensor
     value: Tensor
     points: Tensor | None = None
-    labels: Tensor | None = None
     boxes: Tensor | None = None
+    num_clicks: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
             images,
             rng,
             num_groups=self.settings.num_groups,
+            size_weights=self.settings.size_weights,
             same_class_share=self.settings.same_class_share,
             none_shares=self.settings.none_shares,
         )
@@ -141,6 +144,8 @@ def build_batch(
     preprocess = Preprocessor(size, size, size)
     pixels = [preprocess(image.image) for image in images]
     part_maps = np.stack([fitted_part_map(image.part_map, size, PADDING) for image in images])
+    if rng.random() >= settings.listed_share:
+        settings = replace(settings, candidate_share=0.0)
     rows = [_row(images, plan, settings, tokenizer, num_image_tokens, rng) for plan in plans]
     points, boxes = _clicks(part_maps, settings, rng)
     return TrainingBatch(
@@ -263,7 +268,7 @@ def _part_ids(image: AnnotatedImage, part_map: np.ndarray) -> np.ndarray:
 
 
 def _clicks(part_maps: np.ndarray, settings: BatchSettings, rng: np.random.Generator) -> tuple[ClickBatch, ClickBatch]:
-    """Points on parts (one to three a prompt, later ones in or just outside it); boxes on parts and objects."""
+    """Points on parts, boxes on parts and objects."""
     size = part_maps.shape[1]
     regions: list[tuple[int, int]] = []
     for image, part_map in enumerate(part_maps):
@@ -271,18 +276,11 @@ def _clicks(part_maps: np.ndarray, settings: BatchSettings, rng: np.random.Gener
         visible = areas[:PADDING].sum()
         regions += [(image, v) for v in range(2, PADDING) if areas[v] >= max(4, MIN_CLICK_SHARE * visible)]
     chosen = [regions[i] for i in rng.integers(len(regions), size=settings.num_points)]
-    num_points = 1 if rng.random() < 0.6 else int(rng.integers(2, 4))
-    points = np.zeros((len(chosen), num_points, 2), np.float32)
-    labels = np.ones((len(chosen), num_points), np.int64)
+    num_clicks = 1 if rng.random() < 0.5 else int(rng.integers(2, 4))
+    points = np.zeros((len(chosen), 2), np.float32)
     for row, (image, value) in enumerate(chosen):
-        inside = part_maps[image] == value
-        around = _dilated(inside, size // 10) & ~inside & (part_maps[image] != PADDING)
-        for column in range(num_points):
-            negative = column > 0 and rng.random() < 0.5 and bool(around.any())
-            labels[row, column] = 0 if negative else 1
-            where = np.flatnonzero(around if negative else inside)
-            y, x = divmod(int(rng.choice(where)), size)
-            points[row, column] = x, y
+        y, x = divmod(int(rng.choice(np.flatnonzero(part_maps[image] == value))), size)
+        points[row] = x, y
     boxed = [regions[i] for i in rng.integers(len(regions), size=settings.num_boxes)]
     boxed = [(image, 1 if rng.random() < 0.3 else value) for image, value in boxed]
     boxes = np.zeros((len(boxed), 4), np.float32)
@@ -292,12 +290,12 @@ def _clicks(part_maps: np.ndarray, settings: BatchSettings, rng: np.random.Gener
         jitter = rng.uniform(-0.5, 0.5, 4) * size / 64
         boxes[row] = np.clip(np.array([xs[0], ys[0], xs[-1], ys[-1]]) + jitter, 0, size - 1)
 
-    def batch(pairs: list[tuple[int, int]], **kwargs: Tensor) -> ClickBatch:
+    def batch(pairs: list[tuple[int, int]], **kwargs: Any) -> ClickBatch:
         image, value = (torch.tensor(column, dtype=torch.long) for column in zip(*pairs, strict=True))
         return ClickBatch(image, value, **kwargs)
 
     return (
-        batch(chosen, points=torch.from_numpy(points), labels=torch.from_numpy(labels)),
+        batch(chosen, points=torch.from_numpy(points), num_clicks=num_clicks),
         batch(boxed, boxes=torch.from_numpy(boxes)),
     )
 
@@ -305,15 +303,3 @@ def _clicks(part_maps: np.ndarray, settings: BatchSettings, rng: np.random.Gener
 def region_mask(part_map: np.ndarray, value: int) -> np.ndarray:
     """value 1 means the whole object, all its parts included."""
     return (part_map > 0) & (part_map != PADDING) if value == 1 else part_map == value
-
-
-def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
-    """A square dilation by `radius`, by two running maxima over cumulative counts."""
-    for axis in (0, 1):
-        padded = np.cumsum(
-            np.pad(mask.astype(np.int32), [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)]), axis
-        )
-        upper = np.take(padded, range(2 * radius + 1, padded.shape[axis]), axis)
-        lower = np.take(padded, range(padded.shape[axis] - 2 * radius - 1), axis)
-        mask = upper > lower
-    return mask

@@ -24,7 +24,7 @@ from calico.errors import CheckpointError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
-from calico.model.checkpoint import TOKENIZER, load_checkpoint, save_checkpoint
+from calico.model.checkpoint import TOKENIZER, load_checkpoint, load_grown, save_checkpoint
 from calico.model.config import CalicoConfig
 from calico.model.modes import add_lora, merge_lora, set_mode, train_mode
 from calico.training.auxiliary import AuxiliaryHeads
@@ -90,7 +90,9 @@ class Trainer:
         config: CalicoConfig,
         tokenizer: CalicoTokenizer,
         start: Path | None = None,
+        grow: bool = False,
     ) -> None:
+        """start: a checkpoint folder to begin from, with its own sizes; or, with `grow`, inside those of `config`."""
         self.folder = folder
         self.settings = settings
         self.config = config
@@ -100,6 +102,8 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=settings.precision)
         if start is None:
             model = build(config)
+        elif grow:
+            model, self.tokenizer = load_grown(start, config)
         else:
             model, self.config, self.tokenizer = load_checkpoint(start)
         if settings.mode == "paper":

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from calico.model.calico import CalicoModel, ImageFeatures
+from calico.model.calico import CalicoModel, ImageFeatures, Pixels
 from calico.model.segmentation import MaskLogits
 from calico.training.auxiliary import AuxiliaryHeads
 from calico.training.batches import PADDING, ClickBatch, TrainingBatch
@@ -35,13 +36,17 @@ class TrainingStep(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 4 and "_encoder." in name:  # channels last: a third faster through them on a CPU
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.heads = heads
         self.weights = weights
         self.full_size = full_size
         self.max_seg_prompts = max_seg_prompts
 
     def forward(self, batch: TrainingBatch) -> StepResult:
-        features, states = self.model.encode_with_states(batch.pixels)
+        pixels = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in batch.pixels))
+        features, states = self.model.encode_with_states(pixels)
         num_segs = len(batch.seg_value)
         chosen = torch.randperm(num_segs, device=batch.seg_value.device)[: self.max_seg_prompts]
         output = self.model(features, batch.prompts, chosen)
@@ -51,7 +56,7 @@ class TrainingStep(nn.Module):
         for name, clicks in (("point", batch.points), ("box", batch.boxes)):
             if len(clicks.image):
                 prompts[name] = (
-                    self._click_masks(features, clicks, batch.part_maps.shape[1]),
+                    self._click_masks(features, clicks, batch.part_maps[clicks.image]),
                     clicks.image,
                     clicks.value,
                 )
@@ -74,24 +79,26 @@ class TrainingStep(nn.Module):
             terms |= auxiliary
         return StepResult(loss, {name: float(value.detach()) for name, value in terms.items()})
 
-    def _click_masks(self, features: ImageFeatures, clicks: ClickBatch, size: int) -> MaskLogits:
-        scale = self.full_size / size  # prompts are told in pixels of the full-size frame
+    def _click_masks(self, features: ImageFeatures, clicks: ClickBatch, part_maps: Tensor) -> MaskLogits:
+        """Of the last click; each one after the first lies where the mask before it was wrong, as SAM is trained."""
+        scale = self.full_size / part_maps.shape[1]  # prompts are told in pixels of the full-size frame
         decoder = self.model.pixel_decoder
-        if clicks.points is not None and clicks.labels is not None:
-            sparse = decoder.point_prompts(clicks.points * scale, clicks.labels)
-        elif clicks.boxes is not None:
-            sparse = decoder.box_prompts(clicks.boxes * scale)
-        else:
-            raise ValueError("a click batch holds points with labels, or boxes")
-        return decoder(features.grounding.take(clicks.image), sparse)
+        grounding = features.grounding.take(clicks.image)
+        if clicks.boxes is not None:
+            return decoder(grounding, decoder.box_prompts(clicks.boxes * scale))
+        if clicks.points is None:
+            raise ValueError("a click batch holds points or boxes")
+        points, labels = clicks.points[:, None], torch.ones_like(clicks.value)[:, None]
+        masks: MaskLogits | None = None
+        for _ in range(clicks.num_clicks - 1):
+            with torch.no_grad():
+                masks = decoder(grounding, decoder.point_prompts(points * scale, labels), decoder.seen(masks))
+                point, label = next_clicks(masks, *_targets(masks, part_maps, clicks.value), scale=1 / scale)
+            points, labels = torch.cat([points, point[:, None]], 1), torch.cat([labels, label[:, None]], 1)
+        return decoder(grounding, decoder.point_prompts(points * scale, labels), decoder.seen(masks))
 
     def _mask_terms(self, masks: MaskLogits, part_maps: Tensor, value: Tensor) -> dict[str, Tensor]:
-        stride = part_maps.shape[1] // masks.logits.shape[1]
-        part_maps = part_maps[:, stride // 2 :: stride, stride // 2 :: stride]
-        inside = part_maps != PADDING
-        value = value[:, None, None]
-        targets = torch.where(value == 1, inside & (part_maps > 0), part_maps == value).float()
-        valid = inside.float()
+        targets, valid = _targets(masks, part_maps, value)
         iou = mask_iou(masks.logits, targets, valid)
         return {
             "mask": mask_loss(masks.logits, targets, valid, self.weights.mask_term),
@@ -99,3 +106,25 @@ class TrainingStep(nn.Module):
             "iou_error": ((masks.iou - iou) ** 2).mean(),
             "iou": iou.mean() if len(iou) else masks.iou.sum(),
         }
+
+
+def _targets(masks: MaskLogits, part_maps: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """True masks and the valid pixels, both K x S x S in 0 and 1, on the grid of the logits."""
+    stride = part_maps.shape[1] // masks.logits.shape[1]
+    part_maps = part_maps[:, stride // 2 :: stride, stride // 2 :: stride]
+    inside = part_maps != PADDING
+    value = value[:, None, None]
+    return torch.where(value == 1, inside & (part_maps > 0), part_maps == value).float(), inside.float()
+
+
+def next_clicks(masks: MaskLogits, targets: Tensor, valid: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """A click well inside what is wrong of each mask: points K x 2 (x, y) in pixels of the grid times `scale`, and
+    labels K, 1 where the mask lacks it, 0 where it has too much, -10 (SAM's padding) where nothing is wrong."""
+    size = masks.logits.shape[1]
+    wrong = ((masks.logits > 0).float() != targets).float() * valid
+    window = 2 * (size // 24) + 1
+    depth = F.avg_pool2d(wrong[:, None], window, 1, window // 2)[:, 0] * wrong
+    best = (depth * (0.7 + 0.3 * torch.rand_like(depth))).flatten(1).argmax(1)
+    points = torch.stack([best % size, best // size], 1).float() * scale
+    missing = targets.flatten(1).gather(1, best[:, None])[:, 0].long()
+    return points, torch.where(wrong.flatten(1).any(1), missing, torch.full_like(missing, -10))
