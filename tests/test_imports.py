@@ -26,7 +26,8 @@ UNSAFE = {"pickle", "dill", "cloudpickle", "shelve"}
 
 #: Import no torch, by themselves or through what they import.
 TORCH_FREE = (
-    "errors", "values", "correspondence", "masks", "reconcile", "language", "metrics", "coco", "snapshots", "versions",
+    "errors", "values", "correspondence", "masks", "reconcile", "language", "metrics", "coco", "mixedparts",
+    "snapshots", "versions",
 )  # fmt: skip
 
 MODULE_PATH = re.compile(rf"(?:^|-m\s+)((?:{'|'.join(PACKAGES)})(?:\.\w*)*)(?=$|\s)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +11,8 @@ import numpy as np
 from calico.coco.dataset import CocoDataset, CocoObject, Findings
 from calico.coco.orientation import upright
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, AnnotatedImage, CoSegmentation, NamedMask, RegionKey
+
+MAX_PARTS = 254  # of one object: what a uint8 part map can name
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +100,24 @@ def annotated_image(item: CocoObject, image: np.ndarray, findings: Findings, *, 
     Where parts overlap the smaller one shows. Raises InputError where the image is not of the masks' size.
     """
     masks = {name: upright(mask, orientation) for name, mask in item.masks(findings).items()}
+    num_parts = sum(name is not None for name in masks)
+    if num_parts > MAX_PARTS:
+        findings.add("too_many_parts", f"{item.image.file_name}: {num_parts} parts, the {MAX_PARTS} largest kept")
+    names, part_map = part_map_of(masks) if masks else ((), np.zeros(image.shape[:2], np.uint8))
+    return AnnotatedImage(image, item.object_name, names, part_map, "coco", item.image.file_name)
+
+
+def part_map_of(masks: Mapping[str | None, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Masks by part name (None: the whole object) -> the names, largest part first, and `AnnotatedImage`'s part map.
+
+    masks: HxW bool of one size, one at least. Where parts overlap the smaller one shows; every part belongs to the
+    object. Of more than `MAX_PARTS` parts the largest are kept.
+    """
     parts = sorted((name for name in masks if name is not None), key=lambda name: (-int(masks[name].sum()), name))
-    if len(parts) > 254:
-        findings.add("too_many_parts", f"{item.image.file_name}: {len(parts)} parts, the 254 largest kept")
-        parts = parts[:254]
-    part_map = np.zeros(masks[None].shape if masks else image.shape[:2], np.uint8)
+    parts = parts[:MAX_PARTS]
+    part_map = np.zeros(next(iter(masks.values())).shape, np.uint8)
     for mask in masks.values():
         part_map[mask] = 1
     for number, name in enumerate(parts):
         part_map[masks[name]] = number + 2
-    return AnnotatedImage(image, item.object_name, tuple(parts), part_map, "coco", item.image.file_name)
+    return tuple(parts), part_map
