@@ -26,7 +26,7 @@ UNSAFE = {"pickle", "dill", "cloudpickle", "shelve"}
 
 #: Import no torch, by themselves or through what they import.
 TORCH_FREE = (
-    "errors", "values", "correspondence", "masks", "reconcile", "language", "metrics", "coco", "mixedparts",
+    "errors", "values", "correspondence", "masks", "reconcile", "language", "metrics", "coco", "folders", "mixedparts",
     "snapshots", "versions",
 )  # fmt: skip
 

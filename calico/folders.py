@@ -1,0 +1,44 @@
+"""Folders that appear whole or not at all, and that one process at a time writes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from calico.errors import InputError
+
+
+def put_in_place(ready: Path, folder: Path) -> None:
+    """The finished folder `ready` becomes `folder`; what was there is gone after that, and not before."""
+    for path in sorted(ready.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    aside = folder.with_name(folder.name + ".replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
+    ready.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """After a kill between the two renames of `put_in_place` the old folder lies aside: put it back."""
+    aside = folder.with_name(folder.name + ".replaced")
+    if aside.is_dir() and not folder.exists():
+        aside.rename(folder)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`. Raises InputError where another process does."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{path.parent}: another process is writing here; wait for it") from None
+        yield
