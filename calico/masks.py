@@ -5,7 +5,7 @@ A mask is a HxW bool array; x counts columns and y counts rows of pixels, from 0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, isqrt
 from typing import Any, NamedTuple
 
@@ -42,6 +42,38 @@ def decode_rle(
     Raises InputError, before memory is taken, where the size is not `size_hw` (if given) or over `max_pixels`, and
     where the counts are damaged or do not add up to it. (pycocotools reads past its buffers on such counts.)
     """
+    counts, (height, width) = _checked_counts(rle, size_hw, max_pixels)
+    inside = np.arange(counts.size) % 2 == 1
+    return np.ascontiguousarray(np.repeat(inside, counts).reshape(width, height).T)
+
+
+def compressed_rle(
+    rle: Mapping[str, Any], *, size_hw: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> dict[str, Any]:
+    """COCO run lengths in either form -> the compressed one, JSON-ready, without drawing the mask. Errors as above."""
+    counts, size = _checked_counts(rle, size_hw, max_pixels)
+    text = rle["counts"]
+    if not isinstance(text, (str, bytes)):
+        text = coco_mask.frPyObjects({"size": list(size), "counts": counts.tolist()}, *size)["counts"]
+    return {"size": list(size), "counts": text if isinstance(text, str) else text.decode("ascii")}
+
+
+def rle_area(rle: Mapping[str, Any]) -> int:
+    """Pixels of a mask in COCO run lengths."""
+    return int(_counts(rle["counts"])[1::2].sum())
+
+
+def union_rle(rles: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The union of masks of one size in compressed run lengths (checked ones: from `compressed_rle`, `encode_rle`)."""
+    if len(rles) == 1:
+        return dict(rles[0])
+    merged = coco_mask.merge([{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in rles])
+    return {"size": [int(side) for side in merged["size"]], "counts": merged["counts"].decode("ascii")}
+
+
+def _checked_counts(
+    rle: Mapping[str, Any], size_hw: tuple[int, int] | None, max_pixels: int
+) -> tuple[np.ndarray, tuple[int, int]]:
     try:
         height, width = (int(side) for side in rle["size"])
         counts = _counts(rle["counts"])
@@ -55,8 +87,7 @@ def decode_rle(
         )
     if (counts.size and counts.min() < 0) or int(counts.sum()) != height * width:
         raise InputError(f"RLE counts add up to {int(counts.sum())}, expected {height} x {width} = {height * width}")
-    inside = np.arange(counts.size) % 2 == 1
-    return np.ascontiguousarray(np.repeat(inside, counts).reshape(width, height).T)
+    return counts, (height, width)
 
 
 def _counts(counts: Any) -> np.ndarray:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +14,11 @@ from PIL import Image
 
 from calico.errors import InputError
 from calico.masks import encode_rle
+from calico.mixedparts import coco_rows
+from calico.mixedparts.ade20k import PartNames, read_ade20k, read_part_names
+from calico.mixedparts.coco_rows import CocoRows
+from calico.mixedparts.paco import read_paco
+from calico.mixedparts.partimagenet import read_partimagenet
 from calico.mixedparts.records import (
     ObjectRecord,
     PartMask,
@@ -130,3 +139,357 @@ def test_a_report_counts_all_and_shows_the_first() -> None:
     assert found["repaired"] == {"boolean_crowd": 1}
     assert found["examples"]["short_polygon"] == [f"annotation {number}" for number in range(5)]
     assert (found["objects"], found["parts"]) == (1, 1)
+
+
+def rectangle(x0: int, y0: int, x1: int, y1: int) -> list[int]:
+    return [x0, y0, x1, y0, x1, y1, x0, y1]
+
+
+def uncompressed(mask: np.ndarray) -> dict[str, Any]:
+    """Run lengths as a list, zeros first."""
+    runs, value = [0], False
+    for pixel in mask.T.ravel():
+        if pixel != value:
+            runs.append(0)
+            value = bool(pixel)
+        runs[-1] += 1
+    return {"size": list(mask.shape), "counts": runs}
+
+
+def write(path: Path, document: Any) -> Path:
+    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def coco(images: list[Any], annotations: list[Any], categories: list[Any], **more: Any) -> dict[str, Any]:
+    return {"info": {"year": 2023}, **more, "annotations": annotations, "categories": categories, "images": images}
+
+
+def image_row(number: Any, file_name: str) -> dict[str, Any]:
+    return {"id": number, "file_name": file_name, "height": SIZE_HW[0], "width": SIZE_HW[1], "license": 1}
+
+
+PACO_CATEGORIES = [
+    {"id": 0, "name": "car_(automobile)", "supercategory": "OBJECT", "synset": "car.n.01"},
+    {"id": 23, "name": "trash_can", "supercategory": "OBJECT"},
+    {"id": 2000, "name": "car_(automobile):wheel", "supercategory": "PART"},
+    {"id": 2001, "name": "car_(automobile):door_handle", "supercategory": "PART"},
+    {"id": 2002, "name": "trash_can:inner_side", "supercategory": "PART"},
+]
+WHEELS = box(1, 8, 4, 11) | box(10, 8, 13, 11)
+CAR = box(0, 3, 15, 11)
+PACO_ROWS = [
+    # an object with both forms of RLE, polygons and a part of two polygons, one of them too short
+    {"id": 7, "image_id": 3, "category_id": 0, "obj_ann_id": 7, "segmentation": encode_rle(CAR), "attribute_ids": []},
+    {"id": 8, "image_id": 3, "category_id": 2000, "obj_ann_id": 7, "segmentation": [
+        rectangle(1, 8, 4, 11), rectangle(10, 8, 13, 11), [3, 3, 9, 9], [1, 2]]},
+    {"id": 9, "image_id": 3, "category_id": 2001, "obj_ann_id": 7, "segmentation": uncompressed(box(5, 5, 8, 6)),
+     "iscrowd": False},
+    {"id": 10, "image_id": 3, "category_id": 2001, "obj_ann_id": 7, "segmentation": [rectangle(9, 5, 10, 6)],
+     "iscrowd": 0},
+    # another car beside it, its row after its part's; the boxes would mislead
+    {"id": 12, "image_id": 3, "category_id": 2000, "obj_ann_id": 11, "bbox": [0, 3, 15, 8],
+     "segmentation": [rectangle(14, 0, 16, 2)]},
+    {"id": 11, "image_id": 3, "category_id": 0, "obj_ann_id": 11, "segmentation": uncompressed(box(12, 0, 16, 3))},
+    # an id 0 for the image and the object
+    {"id": 0, "image_id": 0, "category_id": 23, "obj_ann_id": 0, "segmentation": [rectangle(0, 0, 6, 6)]},
+    # an object row that is missing
+    {"id": 14, "image_id": 0, "category_id": 2002, "obj_ann_id": 13, "segmentation": [rectangle(8, 2, 12, 6)]},
+    # rows to leave out: a crowd, short polygons alone, damage, nothing on the image, an unknown category or image
+    {"id": 15, "image_id": 0, "category_id": 23, "obj_ann_id": 15, "iscrowd": True, "segmentation": encode_rle(CAR)},
+    {"id": 16, "image_id": 0, "category_id": 2002, "obj_ann_id": 0, "segmentation": [[1, 1, 5, 5]]},
+    {"id": 17, "image_id": 0, "category_id": 2002, "obj_ann_id": 0, "segmentation": {"size": [12, 16], "counts": [1]}},
+    {"id": 18, "image_id": 0, "category_id": 2002, "obj_ann_id": 0, "segmentation": [rectangle(20, 20, 25, 25)]},
+    {"id": 19, "image_id": 0, "category_id": 999, "obj_ann_id": 0, "segmentation": [rectangle(0, 0, 1, 1)]},
+    {"id": 20, "image_id": 77, "category_id": 0, "obj_ann_id": 20, "segmentation": [rectangle(0, 0, 1, 1)]},
+    {"id": 9, "image_id": 3, "category_id": 2001, "obj_ann_id": 7, "segmentation": [rectangle(0, 0, 1, 1)]},
+    {"id": 21, "image_id": 0, "category_id": [0], "obj_ann_id": 21, "segmentation": [rectangle(0, 0, 1, 1)]},
+    "no row",
+]  # fmt: skip
+PACO_IMAGES = [image_row(3, "train2017/000000000003.jpg"), image_row(0, "000000000000.jpg")]
+
+
+def by_id(records: Iterable[ObjectRecord]) -> dict[str, ObjectRecord]:
+    found = {item.object_id: item for item in records}
+    assert all(item.parts or item.object_rle for item in found.values())
+    return found
+
+
+def assert_masks(item: ObjectRecord, expected: dict[str | None, np.ndarray]) -> None:
+    found = item.masks()
+    assert set(found) == set(expected)
+    for name, mask in expected.items():
+        assert np.array_equal(found[name], mask), name
+
+
+def test_paco_is_read_with_every_awkward_form(tmp_path: Path) -> None:
+    path = write(tmp_path / "paco_lvis_v1_train.json", coco(PACO_IMAGES, PACO_ROWS, PACO_CATEGORIES))
+    report = ReadReport()
+    found = by_id(read_paco(path, split="train", report=report))
+    assert [(i.object_id, i.object_name, i.image_file) for i in found.values()] == [
+        ("7", "car", "train2017/000000000003.jpg"),
+        ("11", "car", "train2017/000000000003.jpg"),
+        ("0", "trash can", "000000000000.jpg"),
+        ("13", "trash can", "000000000000.jpg"),
+    ]
+    handles = box(5, 5, 8, 6) | box(9, 5, 10, 6)
+    assert_masks(found["7"], {None: CAR, "wheel": WHEELS, "door handle": handles})
+    assert_masks(found["11"], {None: box(12, 0, 16, 3), "wheel": box(14, 0, 16, 2)})
+    assert_masks(found["0"], {None: box(0, 0, 6, 6)})
+    assert_masks(found["13"], {None: box(8, 2, 12, 6), "inner side": box(8, 2, 12, 6)})
+    assert found["13"].object_rle is None
+    assert report.as_json() | {"examples": None} == {
+        "source": "paco", "images": 2, "rows": 16, "objects": 4, "parts": 4, "examples": None,
+        "repaired": {"short_polygon": 2, "missing_object": 1},
+        "skipped": {
+            "unreadable_annotations": 1, "unknown_image": 1, "duplicate_annotation": 1, "unknown_category": 2,
+            "crowd": 1, "unreadable_segmentation": 2, "empty_mask": 1,
+        },
+    }  # fmt: skip
+    assert "annotation 15 of 000000000000.jpg" in report.examples["crowd"][0]
+
+
+def test_the_documented_form_of_paco_has_part_categories_whose_ids_are_those_of_objects(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "image_id": 0, "category_id": 23, "obj_ann_id": 1, "segmentation": encode_rle(CAR)},
+        {"id": 2, "image_id": 0, "category_id": 23, "obj_ann_id": 1, "segmentation": [rectangle(1, 4, 3, 6)]},
+        {"id": 4, "image_id": 0, "category_id": 24, "obj_ann_id": 3, "segmentation": [rectangle(1, 4, 3, 6)]},
+    ]
+    parts = [{"id": 23, "name": "rim", "supercategory": "PART"}, {"id": 24, "name": "lid", "supercategory": "PART"}]
+    document = coco(PACO_IMAGES, rows, PACO_CATEGORIES[:2], part_categories=parts)
+    report = ReadReport()
+    (found,) = read_paco(write(tmp_path / "paco.json", document), split="val", report=report)
+    assert found.object_name == "trash can"
+    assert_masks(found, {None: CAR, "rim": box(1, 4, 3, 6)})
+    assert report.skipped == {"no_object": 1}  # nothing says what object 3 was
+
+
+def test_parts_without_an_object_id_are_joined_by_name_never_by_box(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "image_id": 0, "category_id": 0, "segmentation": encode_rle(CAR)},
+        {"id": 2, "image_id": 0, "category_id": 2000, "segmentation": [rectangle(1, 8, 4, 11)]},
+        {"id": 3, "image_id": 0, "category_id": 2000, "segmentation": [rectangle(10, 8, 13, 11)]},
+    ]
+    report = ReadReport()
+    path = write(tmp_path / "a.json", coco(PACO_IMAGES, rows, PACO_CATEGORIES))
+    found = by_id(read_paco(path, split="train", report=report))
+    assert_masks(found["1"], {None: CAR})
+    assert_masks(found["0:car"], {None: WHEELS, "wheel": WHEELS})
+    assert report.repaired == {"missing_object": 1}
+
+
+def test_images_are_looked_for_where_users_put_them_and_counted_where_missing(tmp_path: Path) -> None:
+    rows = [
+        {"id": n, "image_id": n, "category_id": 0, "obj_ann_id": n, "segmentation": encode_rle(CAR)} for n in range(5)
+    ]
+    names = ["train2017/a.jpg", "b.jpg", "train2017/c.jpg", "missing.jpg", "../../secret.jpg"]
+    path = write(tmp_path / "a.json", coco([image_row(n, name) for n, name in enumerate(names)], rows, PACO_CATEGORIES))
+    root = tmp_path / "coco"
+    for place in ("train2017/a.jpg", "val2017/b.jpg", "c.jpg"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(b"x")
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    report = ReadReport()
+    found = [item.image_file for item in read_paco(path, split="train", report=report, images=root)]
+    assert found == ["train2017/a.jpg", "val2017/b.jpg", "c.jpg"]
+    assert report.skipped == {"missing_image": 1, "bad_file_name": 1}
+
+
+def test_rows_are_found_again_whatever_the_order_spacing_and_signs(tmp_path: Path, monkeypatch) -> None:
+    """The file in pieces of a few bytes; names beyond ASCII; annotations before images; other keys between."""
+    monkeypatch.setattr(coco_rows, "CHUNK_BYTES", 7)
+    rows = [{"id": "ä", "image_id": "é1", "category_id": 5, "segmentation": [rectangle(0, 0, 2, 2)], "x": {"y": [[]]}}]
+    document = {"n": -12.5e3, "annotations": rows, "licenses": [1, "ü", [2]], "empty": [], "o": {"images": [{}]}}
+    document |= {"categories": [{"id": 5, "name": "grün:Ölkanne"}], "images": [image_row("é1", "日本/ö.jpg")]}
+    path = tmp_path / "a.json"
+    path.write_text("\ufeff \n" + json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+    report = ReadReport()
+    with CocoRows(path, report) as found:
+        assert [item.file_name for item in found.images.values()] == ["日本/ö.jpg"]
+        assert found.rows_of("é1") == rows
+        assert found.by_ids(["ä", "b", None, [1]]) == {"ä": rows[0]}
+        assert found.categories == document["categories"]
+    assert report.skipped == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "expected a JSON object"),
+        ("[]", "'images' is missing"),
+        ("{}", "'images' is missing"),
+        ('{"images": [], "annotations": []}', "'categories' is missing"),
+        ('{"images": [{"id": 1}, ', "no whole JSON"),
+        ('{"images": [{"id": 1} {"id": 2}]}', "expected one of ',]'"),
+        ('{"images": [tru]}', "no whole JSON"),
+        ('{1: []}', "a key is '1'"),
+        ('{"images" []}', "expected one of ':'"),
+        ('{"images": []', "got its end"),
+        ("[" * 100_000, "no whole JSON"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_coco_files(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(says)):
+        list(read_paco(path, split="train", report=ReadReport()))
+
+
+def test_a_missing_annotation_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        list(read_paco(tmp_path / "none.json", split="train", report=ReadReport()))
+
+
+PIN_PARTS = ["Quadruped Head", "Quadruped Body", "Car Tier", "Car Side Mirror"]
+PIN_ROWS = [
+    # ids and categories from 0; a Tier in two rows, one of them with two polygons
+    {"id": 0, "image_id": 0, "category_id": 0, "segmentation": [rectangle(0, 0, 3, 3)], "iscrowd": 0},
+    {"id": 1, "image_id": 0, "category_id": 1, "segmentation": encode_rle(box(2, 2, 9, 9)), "iscrowd": False},
+    {"id": 2, "image_id": 1, "category_id": 2, "segmentation": [rectangle(1, 8, 4, 11), rectangle(5, 8, 6, 11)]},
+    {"id": 3, "image_id": 1, "category_id": 2, "segmentation": [rectangle(10, 8, 13, 11), [1, 1, 2, 2]]},
+    {"id": 4, "image_id": 1, "category_id": 3, "segmentation": uncompressed(box(0, 0, 1, 2)), "iscrowd": 0},
+    {"id": 5, "image_id": 1, "category_id": 44, "segmentation": [rectangle(0, 0, 3, 3)]},
+]
+PIN_IMAGES = [image_row(0, "n02100735_10042.JPEG"), image_row(1, "n02814533_7.JPEG")]
+TIRES = WHEELS | box(5, 8, 6, 11)
+
+
+@pytest.mark.parametrize("form", ["stock", "without supercategory", "MixedParts"])
+def test_partimagenet_is_read_in_each_form(tmp_path: Path, form: str) -> None:
+    rows = []
+    for number, name in enumerate(PIN_PARTS):
+        above, _, part = name.partition(" ")
+        row: dict[str, Any] = {"id": number, "name": part if form == "MixedParts" else name}
+        rows.append(row if form == "without supercategory" else row | {"supercategory": above})
+    report = ReadReport()
+    path = write(tmp_path / "train.json", coco(PIN_IMAGES, PIN_ROWS, rows))
+    quadruped, car = read_partimagenet(path, split="train", report=report)
+    assert (quadruped.object_name, quadruped.object_id) == ("quadruped", "0:quadruped")
+    assert quadruped.object_rle is None
+    both = box(0, 0, 3, 3) | box(2, 2, 9, 9)
+    assert_masks(quadruped, {None: both, "head": box(0, 0, 3, 3), "body": box(2, 2, 9, 9)})
+    assert_masks(car, {None: TIRES | box(0, 0, 1, 2), "tire": TIRES, "side mirror": box(0, 0, 1, 2)})
+    assert report.repaired == {"short_polygon": 1}
+    assert report.skipped == {"unknown_category": 1}
+
+
+def pin_categories() -> list[dict[str, Any]]:
+    return [{"id": n, "name": name, "supercategory": name.split()[0]} for n, name in enumerate(PIN_PARTS)]
+
+
+def test_partimagenet_takes_objects_from_the_file_of_whole_ones(tmp_path: Path) -> None:
+    """Matched by file name: the ids of images are others there."""
+    rows = [{"id": 0, "image_id": 9, "category_id": 3, "segmentation": [rectangle(0, 0, 10, 10)]}]
+    categories = [{"id": 3, "name": "English_setter", "supercategory": "Quadruped"}]
+    parts = write(tmp_path / "train.json", coco(PIN_IMAGES, PIN_ROWS, pin_categories()))
+    whole = write(tmp_path / "whole.json", coco([image_row(9, "x/n02100735_10042.JPEG")], rows, categories))
+    report = ReadReport()
+    setter, car = read_partimagenet(parts, split="train", report=report, objects=whole)
+    assert setter.object_name == "english setter"
+    assert_masks(setter, {None: box(0, 0, 10, 10), "head": box(0, 0, 3, 3), "body": box(2, 2, 9, 9)})
+    assert (car.object_name, car.object_rle) == ("car", None)
+    assert report.repaired == {"short_polygon": 1, "missing_object": 1}
+
+
+def test_partimagenet_images_lie_flat_by_split_or_by_class(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.json", coco(PIN_IMAGES, PIN_ROWS, pin_categories()))
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    (tmp_path / "images" / "n02814533").mkdir()
+    (tmp_path / "images" / "train" / "n02100735_10042.JPEG").write_bytes(b"x")
+    (tmp_path / "images" / "n02814533" / "n02814533_7.JPEG").write_bytes(b"x")
+    found = read_partimagenet(path, split="train", report=ReadReport(), images=tmp_path / "images")
+    assert [i.image_file for i in found] == ["train/n02100735_10042.JPEG", "n02814533/n02814533_7.JPEG"]
+
+
+ADE_NAMES = ["chair's back", "chair's leg", "chair's leg", "chest of drawers's drawer", "table's leg"]
+ADE_CATEGORIES = [
+    {"id": 0, "name": "chair"},
+    {"id": 1, "name": "chest of drawers, chest, bureau, dresser"},
+    {"id": 2, "name": "table"},
+]
+
+
+def ade_map() -> np.ndarray:
+    part_map = np.full(SIZE_HW, 65535, np.uint16)
+    part_map[0:4, 0:4] = 0  # a part id 0 is a part
+    part_map[6:10, 0:2] = 1
+    part_map[6:10, 4:6] = 2  # of the same label
+    part_map[6:10, 10:12] = 4
+    return part_map
+
+
+def ade_files(tmp_path: Path, rows: list[Any], part_map: np.ndarray | None) -> tuple[Path, Path, PartNames]:
+    images = [image_row(0, "ADE_train_00000001.jpg")]
+    folder = tmp_path / "annotations_detectron2_part" / "training"
+    folder.mkdir(parents=True)
+    if part_map is not None:
+        Image.fromarray(part_map).save(folder / "ADE_train_00000001.png")
+    names = read_part_names(write(tmp_path / "names.json", ADE_NAMES))
+    path = write(tmp_path / "ade20k_instance_train.json", coco(images, rows, ADE_CATEGORIES))
+    return path, folder.parent, names
+
+
+def ade_row(number: int, category: int, mask: np.ndarray, **more: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": 0, "category_id": category, "segmentation": encode_rle(mask), **more}
+
+
+def test_ade20k_parts_are_cut_out_of_the_map_by_their_object(tmp_path: Path) -> None:
+    left, right = box(0, 0, 5, 12), box(5, 0, 16, 12)
+    rows = [
+        ade_row(0, 0, left, iscrowd=0),
+        ade_row(1, 0, right, part_category_id=[1, 2, 2]),
+        ade_row(2, 2, right, part_category_id=4),
+        ade_row(3, 2, right, part_category_id=[0, 300, "x"]),
+        ade_row(4, 1, left),
+        ade_row(5, 0, left, iscrowd=True),
+    ]
+    report = ReadReport()
+    path, maps, names = ade_files(tmp_path, rows, ade_map())
+    found = by_id(read_ade20k(path, maps, names, split="train", report=report))
+    # ids 1 and 2 are both "leg"; the object's mask cuts the second in two
+    assert_masks(found["0"], {None: left, "back": box(0, 0, 4, 4), "leg": box(0, 6, 2, 10) | box(4, 6, 5, 10)})
+    assert_masks(found["1"], {None: right, "leg": box(5, 6, 6, 10)})
+    assert_masks(found["2"], {None: right, "leg": box(10, 6, 12, 10)})  # the table's, not the chair's
+    assert_masks(found["3"], {None: right})
+    assert (found["4"].object_name, found["4"].parts) == ("chest of drawers", ())
+    assert report.skipped == {"crowd": 1, "foreign_part_id": 3}
+    assert "lists 0 (chair's back) as a part of a table" in report.examples["foreign_part_id"][0]
+
+
+@pytest.mark.parametrize(
+    ("part_map", "code"),
+    [
+        (None, "missing_part_map"),
+        (np.zeros((3, 3), np.uint16), "bad_part_map"),
+        (np.zeros((*SIZE_HW, 3), np.uint8), "bad_part_map"),
+    ],
+)
+def test_ade20k_objects_stay_where_their_part_map_cannot_be_used(tmp_path: Path, part_map, code: str) -> None:
+    path, maps, names = ade_files(tmp_path, [ade_row(0, 0, CAR)], part_map)
+    report = ReadReport()
+    (found,) = read_ade20k(path, maps, names, split="train", report=report)
+    assert_masks(found, {None: CAR})
+    assert report.skipped == {code: 1}
+
+
+def test_ade20k_ids_that_name_no_part_are_reported(tmp_path: Path) -> None:
+    part_map = ade_map()
+    part_map[0, 0], part_map[0, 1] = 234, 400
+    path, maps, names = ade_files(tmp_path, [ade_row(0, 0, box(0, 0, 4, 4))], part_map)
+    report = ReadReport()
+    (found,) = read_ade20k(path, maps, names, split="train", report=report)
+    assert_masks(found, {None: box(0, 0, 4, 4), "back": box(0, 0, 4, 4) & (part_map == 0)})
+    assert report.skipped == {"unknown_part_id": 2}
+    assert "holds [234, 400]" in report.examples["unknown_part_id"][0]
+
+
+def test_ade20k_part_names_are_read_in_each_form(tmp_path: Path) -> None:
+    expected = {0: ("chair", "back"), 1: ("table", "leg")}
+    names = ["chair's back", "table's leg"]
+    forms: list[Any] = [names, {"class_order": names}, {"0": names[0], "1": names[1]}]
+    forms.append({"categories": [{"id": 1, "name": "table:leg"}, {"id": 0, "name": names[0]}]})
+    for number, form in enumerate(forms):
+        assert read_part_names(write(tmp_path / f"{number}.json", form)) == expected
+    for bad in (["chair"], [], {"x": "chair's back"}, [3], "text"):
+        with pytest.raises(InputError, match="part"):
+            read_part_names(write(tmp_path / "bad.json", bad))

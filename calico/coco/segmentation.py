@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from calico.contours import contours, simplified
 from calico.errors import InputError
-from calico.masks import decode_rle, iou, tight_box_xyxy
+from calico.masks import compressed_rle, decode_rle, iou, tight_box_xyxy, union_rle
 
 MIN_IOU = 0.98  # of a simplified outline with its mask; a coarser one is not written
 
@@ -25,34 +25,44 @@ class DecodedSegmentation(NamedTuple):
     num_short: int
 
 
+class CompressedSegmentation(NamedTuple):
+    """rle: compressed run lengths, JSON-ready. num_short: as above."""
+
+    rle: dict[str, Any]
+    num_short: int
+
+
 def decode_segmentation(segmentation: Any, size_hw: tuple[int, int]) -> DecodedSegmentation:
     """Any form in which COCO files hold a mask -> HxW bool at `size_hw`, the size that the image's row states.
 
     A list of polygons is their union. Raises InputError where nothing can be read: no polygon of three points, numbers
     that are none, run lengths that are damaged or of another size.
     """
+    rle, num_short = compress_segmentation(segmentation, size_hw)
+    return DecodedSegmentation(decode_rle(rle), num_short)
+
+
+def compress_segmentation(segmentation: Any, size_hw: tuple[int, int]) -> CompressedSegmentation:
+    """As `decode_segmentation`, to run lengths: many times as fast, as no mask is drawn."""
     if isinstance(segmentation, Mapping):
         size = segmentation.get("size", list(size_hw))  # some writers leave it out
-        return DecodedSegmentation(decode_rle({**segmentation, "size": size}, size_hw=size_hw), 0)
+        return CompressedSegmentation(compressed_rle({**segmentation, "size": size}, size_hw=size_hw), 0)
     if not isinstance(segmentation, list) or not segmentation:
         got = "an empty list" if segmentation == [] else type(segmentation).__name__
         raise InputError(f"segmentation: expected polygons or an RLE, got {got}; annotate it with a mask")
     if not any(isinstance(item, (list, Mapping)) for item in segmentation):
         segmentation = [segmentation]  # one polygon without its outer list
-    mask = np.zeros(size_hw, np.bool_)
-    num_short = 0
+    rles = []
     for item in segmentation:
         if isinstance(item, Mapping):
-            mask |= decode_segmentation(item, size_hw).mask
+            rles.append(compress_segmentation(item, size_hw).rle)
             continue
         points = _points(item, size_hw)
-        if len(points) < 3:
-            num_short += 1
-            continue
-        mask |= _fill(points, size_hw)
-    if num_short == len(segmentation):
+        if len(points) >= 3:
+            rles.append(_filled(points, size_hw))
+    if not rles:
         raise InputError("segmentation: its polygons have fewer than 3 points each; draw it again")
-    return DecodedSegmentation(mask, num_short)
+    return CompressedSegmentation(union_rle(rles), len(segmentation) - len(rles))
 
 
 def _points(numbers: Any, size_hw: tuple[int, int]) -> np.ndarray:
@@ -97,7 +107,12 @@ def encode_polygons(mask: np.ndarray, tolerance_px: float = 0.0) -> tuple[list[l
 
 
 def _fill(points: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    return decode_rle(coco_mask.frPyObjects([points.ravel().tolist()], *size_hw)[0])
+    return decode_rle(_filled(points, size_hw))
+
+
+def _filled(points: np.ndarray, size_hw: tuple[int, int]) -> dict[str, Any]:
+    rle = coco_mask.frPyObjects([points.ravel().tolist()], *size_hw)[0]
+    return {"size": list(size_hw), "counts": rle["counts"].decode("ascii")}
 
 
 def _pieces(mask: np.ndarray) -> list[tuple[np.ndarray, list[np.ndarray]]]:
