@@ -196,6 +196,29 @@ def test_a_file_in_pacos_form_with_all_its_damage():
     assert dataset.findings.counts["unreadable_segmentation"] == 1
 
 
+def test_part_categories_whose_ids_are_those_of_objects():
+    document = paco() | {"part_categories": [{"id": 0, "name": "rim", "supercategory": "PART"}, {"id": [1]}]}
+    document["categories"] = document["categories"][::3]
+    document["annotations"] = [
+        {"id": 5, "obj_ann_id": 5, "image_id": 0, "category_id": 0, "segmentation": [polygon(2, 2, 12, 12)]},
+        {"id": 6, "obj_ann_id": 5, "image_id": 0, "category_id": 0, "segmentation": [polygon(2, 2, 5, 5)]},
+    ]
+    dataset = parse_coco(document)
+    [item] = dataset.objects
+    masks = item.masks(dataset.findings)
+    assert item.object_name == "cup"
+    assert (masks[None] == box(2, 2, 12, 12)).all()
+    assert (masks["rim"] == box(2, 2, 5, 5)).all()
+    assert dataset.findings.counts == {"unreadable_image": 1, "unreadable_category": 1}
+
+
+@pytest.mark.parametrize("key", ["id", "image_id", "category_id", "obj_ann_id"])
+def test_ids_that_are_none(key):
+    document = paco()
+    document["annotations"][0][key] = [0]
+    assert parse_coco(document).findings.counts["unreadable_annotation"] == 1
+
+
 def test_an_annotated_image_for_the_sampler():
     dataset = parse_coco(paco())
     found = annotated_image(dataset.objects[0], np.zeros((*SIZE, 3), np.uint8), Findings())

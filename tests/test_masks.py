@@ -11,6 +11,7 @@ from calico.errors import InputError
 from calico.masks import (
     boundary_f,
     components,
+    compressed_rle,
     decode_rle,
     dilate,
     encode_rle,
@@ -18,7 +19,9 @@ from calico.masks import (
     iou,
     next_click,
     resize_mask,
+    rle_area,
     tight_box_xyxy,
+    union_rle,
 )
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -48,6 +51,26 @@ def test_long_runs_and_uncompressed_counts() -> None:
     assert decode_rle({"size": [2, 3], "counts": [1, 2, 3]}).tolist() == [[False, True, False], [True, False, False]]
 
 
+@quick
+@given(st.data(), array_shapes(min_dims=2, max_dims=2, max_side=9), st.integers(1, 3))
+def test_run_lengths_are_compressed_and_united_without_drawing(data, size_hw: tuple[int, int], number: int) -> None:
+    drawn = [data.draw(arrays(np.bool_, size_hw)) for _ in range(number)]
+    rles = []
+    for mask in drawn:
+        runs, value = [0], False
+        for pixel in mask.T.ravel():
+            if pixel != value:
+                runs.extend([0, 0, 0] if len(runs) == 1 else [0])  # zero runs too
+                value = bool(pixel)
+            runs[-1] += 1
+        rles.append(compressed_rle({"size": list(size_hw), "counts": runs}, size_hw=size_hw))
+        assert np.array_equal(decode_rle(rles[-1]), mask)
+    assert compressed_rle(encode_rle(drawn[0])) == encode_rle(drawn[0])
+    united = union_rle(rles)
+    assert np.array_equal(decode_rle(united), np.logical_or.reduce(drawn))
+    assert rle_area(united) == np.logical_or.reduce(drawn).sum()
+
+
 @pytest.mark.parametrize(
     ("rle", "message"),
     [
@@ -65,8 +88,9 @@ def test_long_runs_and_uncompressed_counts() -> None:
     ],
 )
 def test_damaged_rle_is_refused(rle: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        decode_rle(rle, size_hw=(4, 4))
+    for read in (decode_rle, compressed_rle):
+        with pytest.raises(InputError, match=message):
+            read(rle, size_hw=(4, 4))
 
 
 @settings(max_examples=200, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from calico.errors import InputError
 from calico.masks import encode_rle
 from calico.mixedparts import coco_rows
 from calico.mixedparts.ade20k import PartNames, read_ade20k, read_part_names
+from calico.mixedparts.classes import comparable_pairs, read_class_list
 from calico.mixedparts.coco_rows import CocoRows
 from calico.mixedparts.paco import read_paco
 from calico.mixedparts.partimagenet import read_partimagenet
@@ -28,6 +31,7 @@ from calico.mixedparts.records import (
     load_record_image,
     united,
 )
+from calico.mixedparts.released import ReleasedSource, read_mixedparts
 
 SIZE_HW = (12, 16)
 
@@ -493,3 +497,185 @@ def test_ade20k_part_names_are_read_in_each_form(tmp_path: Path) -> None:
     for bad in (["chair"], [], {"x": "chair's back"}, [3], "text"):
         with pytest.raises(InputError, match="part"):
             read_part_names(write(tmp_path / "bad.json", bad))
+
+
+def released_sources(tmp_path: Path) -> dict[str, ReleasedSource]:
+    paco_images = [*PACO_IMAGES, image_row(5, "000000000005.jpg")]
+    more = [
+        {"id": 30, "image_id": 5, "category_id": 0, "obj_ann_id": 30, "segmentation": [rectangle(0, 0, 8, 8)]},
+        {"id": 31, "image_id": 5, "category_id": 2000, "obj_ann_id": 30, "segmentation": [rectangle(0, 6, 2, 8)]},
+        {"id": 32, "image_id": 5, "category_id": 0, "obj_ann_id": 32, "segmentation": [rectangle(12, 0, 13, 1)]},
+    ]
+    paco_file = write(tmp_path / "paco.json", coco(paco_images, [*PACO_ROWS, *more], PACO_CATEGORIES))
+    heads = [{"id": 3, "name": "English_setter", "supercategory": "Quadruped"}]
+    whole_rows = [
+        {"id": 0, "image_id": 0, "category_id": 3, "segmentation": [rectangle(0, 0, 10, 10)]},
+        {"id": 1, "image_id": 1, "category_id": 3, "segmentation": [rectangle(2, 2, 14, 12)]},
+    ]
+    pin_parts = write(tmp_path / "pin.json", coco(PIN_IMAGES, PIN_ROWS, pin_categories()))
+    pin_whole = write(tmp_path / "pin_whole.json", coco(PIN_IMAGES, whole_rows, heads))
+    ade, maps, names = ade_files(
+        tmp_path, [ade_row(0, 0, box(0, 0, 5, 12)), ade_row(1, 2, box(5, 0, 16, 12))], ade_map()
+    )
+    return {
+        "paco_lvis": ReleasedSource(paco_file),
+        "part_image_net": ReleasedSource(pin_whole, parts=pin_parts),
+        "ade20k_part234": ReleasedSource(ade, part_maps=maps, part_names=names),
+    }
+
+
+RELEASED: list[Any] = [
+    {"dataset_name": "paco_lvis", "is_object": True, "img_ids": [3, 5], "common": [
+        {"cat": "car", "ann_ids": [[7, 11], [30, 15]], "visibility": [0.5, 0.25]},  # 15 is another image's
+        {"cat": "car", "ann_ids": [[7], [32]], "visibility": [0.5, 0.01]},  # one pixel: under 2 % of the image
+    ]},
+    {"dataset_name": "paco_lvis", "is_object": False, "img_ids": [3, 5], "pairs": [
+        {"cats": ["car", "car"], "ann_ids": [[7], [30]], "visibility": [0.5, 0.25],
+         "common": [{"part_cat": "wheel", "part_ann_ids": [[8], [31]], "part_visibility": [0.1, 0.1]}],
+         "unique": {"part_cats": [["door handle"], []], "part_ann_ids": [[[9, 10]], []]}},
+        {"cats": ["car", "car"], "ann_ids": [[7], [30]], "visibility": [0.5, 0.25], "common": None, "unique": None},
+    ]},
+    {"dataset_name": "part_image_net", "is_object": False, "img_ids": [0, 1], "pairs": [
+        {"cats": ["english setter", "english setter"], "ann_ids": [[0], [1]], "visibility": [0.5, 0.5],
+         "common": None,
+         "unique": {"part_cats": [["head", "body"], ["tier"]], "part_ann_ids": [[[0], [1]], [[2, 3, 99]]]}},
+    ]},
+    {"dataset_name": "ade20k_part234", "is_object": False, "img_ids": [0, 0], "pairs": [
+        {"cats": ["chair", "table"], "ann_ids": [[0], [1]], "visibility": [0.5, 0.5],
+         "common": [{"part_cat": "leg", "part_cat_ids": [[1, 2], [4]], "part_visibility": [0.1, 0.1]}],
+         "unique": {"part_cats": [["back"], ["drawer"]], "part_cat_ids": [[[0]], [[3]]]}},
+    ]},
+    {"dataset_name": "paco_lvis", "is_object": True, "img_ids": [3, 88], "common": []},
+    {"dataset_name": "paco_lvis", "is_object": True, "img_ids": [3, 5], "common": [
+        {"cat": "car", "ann_ids": [[7], [99]], "visibility": [0.5, 0.5]}]},
+    {"dataset_name": "pascal", "is_object": True},
+    {"dataset_name": "paco_lvis", "img_ids": [3, 5]},
+]  # fmt: skip
+
+
+def test_released_records_are_resolved_in_their_sources(tmp_path: Path) -> None:
+    report = ReadReport()
+    path = write(tmp_path / "mixed_parts_train.json", RELEASED)
+    pairs = list(read_mixedparts(path, released_sources(tmp_path), split="train", report=report))
+    assert [(pair.record, pair.source, pair.sub_task.value) for pair in pairs] == [
+        (0, "paco", "common_object"),
+        (1, "paco", "common_parts"),
+        (1, "paco", "unique_parts"),
+        (2, "partimagenet", "unique_parts"),
+        (3, "ade20k", "common_parts"),
+        (3, "ade20k", "unique_parts"),
+    ]
+    objects, common, unique, setters, legs, others = (pair.objects for pair in pairs)
+    assert [(item.object_id, item.object_name) for item in objects] == [("7+11", "car"), ("30+15", "car")]
+    assert_masks(objects[0], {None: CAR | box(12, 0, 16, 3)})
+    assert_masks(objects[1], {None: box(0, 0, 8, 8)})
+    assert_masks(common[0], {None: CAR, "wheel": WHEELS})
+    assert_masks(common[1], {None: box(0, 0, 8, 8), "wheel": box(0, 6, 2, 8)})
+    assert_masks(unique[0], {None: CAR, "door handle": box(5, 5, 8, 6) | box(9, 5, 10, 6)})
+    assert_masks(unique[1], {None: box(0, 0, 8, 8)})
+    assert_masks(setters[0], {None: box(0, 0, 10, 10), "head": box(0, 0, 3, 3), "body": box(2, 2, 9, 9)})
+    assert_masks(setters[1], {None: box(2, 2, 14, 12), "tire": TIRES})
+    assert_masks(legs[0], {None: box(0, 0, 5, 12), "leg": box(0, 6, 2, 10) | box(4, 6, 5, 10)})
+    assert_masks(legs[1], {None: box(5, 0, 16, 12), "leg": box(10, 6, 12, 10)})
+    assert_masks(others[0], {None: box(0, 0, 5, 12), "back": box(0, 0, 4, 4)})
+    assert_masks(others[1], {None: box(5, 0, 16, 12)})
+    assert pairs[0].visibility == (0.5, 0.25)
+    assert report.skipped == {
+        "unreadable_annotations": 1, "unknown_image": 2,  # of PACO_ROWS: one; of the records: one
+        "unknown_annotation": 3, "small_object": 1, "no_question": 1, "no_part": 1, "no_object": 1,
+        "other_source": 1, "unreadable_record": 1,
+    }  # fmt: skip
+
+
+def test_files_that_are_no_released_records(tmp_path: Path) -> None:
+    for document in ({"a": [1]}, [3]):
+        path = write(tmp_path / "a.json", document)
+        with pytest.raises(InputError, match="expected a list of records"):
+            list(read_mixedparts(path, {}, split="train", report=ReadReport()))
+    with pytest.raises(InputError, match="expected one of paco_lvis"):
+        list(read_mixedparts(path, {"coco": ReleasedSource(path)}, split="train", report=ReadReport()))
+    ade, _, _ = ade_files(tmp_path, [], None)
+    with pytest.raises(InputError, match="expected part_maps and part_names"):
+        list(read_mixedparts(path, {"ade20k_part234": ReleasedSource(ade)}, split="train", report=ReadReport()))
+
+
+def categories_folder() -> Path:
+    """The category lists of the real sources: not part of this repository."""
+    places = [ROOT.parent / "shared" / "fixtures" / "categories"]
+    if "CALICO_CATEGORY_LISTS" in os.environ:
+        places.insert(0, Path(os.environ["CALICO_CATEGORY_LISTS"]))
+    for place in places:
+        if place.is_dir():
+            return place
+    pytest.skip(f"no category lists: none of {', '.join(map(str, places))} is there (CALICO_CATEGORY_LISTS names one)")
+
+
+def counted(parts_of: dict[str, list[str]]) -> tuple[int, int, set[str]]:
+    """(pairs of different classes, those that share a part, the parts shared): counted pair by pair."""
+    num_pairs, num_shared, names = 0, 0, set()
+    classes = list(parts_of)
+    for i in range(len(classes)):
+        for j in range(i):
+            same = [part for part in parts_of[classes[i]] if part in parts_of[classes[j]]]
+            num_pairs += 1
+            num_shared += bool(same)
+            names.update(same)
+    return num_pairs, num_shared, names
+
+
+@pytest.mark.parametrize(
+    ("file", "num_classes", "num_pairs", "num_comparable"),
+    [
+        ("paco_lvis.json", 75, 2775, 900),
+        ("partimagenet.json", 11, 55, None),
+        ("ade20k_part_234.json", 44, 946, None),
+    ],
+)
+def test_comparable_classes_of_the_sources(file, num_classes, num_pairs, num_comparable) -> None:
+    path = categories_folder() / file
+    listed = json.loads(path.read_text())["objects"]
+    expected = counted(listed)
+    assert expected[0] == num_pairs
+    if num_comparable is not None:
+        assert expected[1] == num_comparable
+    found = read_class_list(path)
+    pairs = comparable_pairs(found)
+    assert len(found) == num_classes
+    assert len(pairs) == expected[1]
+    shared = {name.replace("_", " ").lower().replace("tier", "tire") for name in expected[2]}
+    assert set().union(*(pair.shared for pair in pairs)) == shared
+
+
+def test_readers_name_classes_and_parts_as_the_category_lists_do(tmp_path: Path) -> None:
+    """A file with one object and each of its parts per class, in PACO's own categories."""
+    lists = json.loads((categories_folder() / "paco_lvis.json").read_text())
+    categories = lists["raw_categories"]
+    assert len(categories) == 531
+    rows: list[Any] = []
+    whole = {row["name"]: row["id"] for row in categories if ":" not in row["name"]}
+    for row in categories:
+        owner = whole[row["name"].partition(":")[0]]
+        rows.append(
+            {"id": row["id"], "image_id": 0, "category_id": row["id"], "obj_ann_id": owner,
+             "segmentation": [rectangle(0, 0, 2, 2)]}
+        )  # fmt: skip
+    report = ReadReport()
+    path = write(tmp_path / "paco.json", coco(PACO_IMAGES, rows, categories))
+    found = {item.object_name: item for item in read_paco(path, split="train", report=report)}
+    assert (len(found), report.num_parts, report.skipped, report.repaired) == (75, 456, {}, {})
+    parts_of = {name: frozenset(part.name for part in item.parts) for name, item in found.items()}
+    assert parts_of == read_class_list(categories_folder() / "paco_lvis.json")
+
+
+def test_comparable_classes_of_a_small_list(tmp_path: Path) -> None:
+    listed = {
+        "chair": ["leg", "back", "seat"], "table": ["leg", "top"], "sofa": ["Back", "arm"],
+        "trash_can": ["rim"], "cup_(drink)": ["rim", "handle"], "ball": [],
+    }  # fmt: skip
+    pairs = comparable_pairs(read_class_list(write(tmp_path / "a.json", {"objects": listed})))
+    assert [(pair.first, pair.second, set(pair.shared)) for pair in pairs] == [
+        ("chair", "sofa", {"back"}),
+        ("chair", "table", {"leg"}),
+        ("cup", "trash can", {"rim"}),
+    ]
+    assert counted({k: [p.lower() for p in v] for k, v in listed.items()})[:2] == (15, 3)

@@ -23,8 +23,12 @@ from calico.values import Problem
 
 MAX_MESSAGES = 1000
 UNNAMED_OBJECT = "object"
+PART = "part"
+ID_KEYS = ("id", "image_id", "category_id", "obj_ann_id", "part_of")
 
 Row = Mapping[str, Any]
+Names = tuple[str | None, str | None]  # object, part
+Categories = Mapping[Any, Names]
 
 
 @dataclass
@@ -130,7 +134,8 @@ def parse_coco(document: Any) -> CocoDataset:
         lists[name] = found
     findings = Findings()
     images = _images(lists["images"], findings)
-    categories = _categories([*lists["categories"], *document.get("part_categories", [])], findings)
+    part_rows = document.get("part_categories")
+    categories = _categories(lists["categories"], part_rows if isinstance(part_rows, list) else [], findings)
     annotations = _annotations(lists["annotations"], images, categories, findings)
     objects = _objects(annotations, images, categories, findings)
     frame = str((document.get("info") or {}).get("frame", "")) if isinstance(document.get("info"), dict) else ""
@@ -157,24 +162,40 @@ def _images(rows: list[Any], findings: Findings) -> dict[Any, CocoImage]:
     return images
 
 
-def _categories(rows: list[Any], findings: Findings) -> dict[Any, tuple[str | None, str | None]]:
-    categories = {}
-    families = families_of(rows)
-    for row in rows:
-        if not isinstance(row, dict):
-            findings.add("unreadable_category", f"category: expected an object, got {type(row).__name__}")
+def _categories(rows: list[Any], part_rows: list[Any], findings: Findings) -> Categories:
+    """Names by id. PACO's `part_categories` may use the ids of objects: those stand under (PART, id) as well."""
+    categories: dict[Any, Names] = {}
+    families = families_of([*rows, *part_rows])
+    for place, row in enumerate([*rows, *part_rows]):
+        if not isinstance(row, dict) or isinstance(row.get("id"), (list, dict)):
+            findings.add("unreadable_category", f"category: expected an object with an id, got {str(row)[:60]}")
             continue
         try:
-            categories[row.get("id")] = read_category(row, families)
+            names = read_category(row, families)
         except InputError as error:
             findings.add("unreadable_category", str(error))
+            continue
+        if place < len(rows):
+            categories[row.get("id")] = names
+        else:
+            names = names if names[1] else (None, names[0])  # alone in that list it is a part's name
+            categories.setdefault(row.get("id"), names)
+            categories[PART, row.get("id")] = names
     return categories
+
+
+def _names_of(row: Row, categories: Categories) -> Names:
+    number, owner = row["category_id"], row.get("obj_ann_id")
+    names = categories[number]
+    if names[1] is None and owner is not None and owner != row.get("id"):
+        return categories.get((PART, number), names)
+    return names
 
 
 def _annotations(
     rows: list[Any],
     images: Mapping[Any, CocoImage],
-    categories: Mapping[Any, tuple[str | None, str | None]],
+    categories: Categories,
     findings: Findings,
 ) -> list[Row]:
     """The rows that can be used: of a known image and category, and not of a crowd."""
@@ -182,6 +203,9 @@ def _annotations(
     for row in rows:
         if not isinstance(row, dict):
             findings.add("unreadable_annotation", f"annotation: expected an object, got {type(row).__name__}")
+        elif strange := [key for key in ID_KEYS if isinstance(row.get(key), (list, dict))]:
+            message = f"annotation {row.get('id')}: expected one {strange[0]}, got {str(row[strange[0]])[:60]}"
+            findings.add("unreadable_annotation", message)
         elif row.get("image_id") not in images:
             findings.add("unknown_image", f"annotation {row.get('id')}: no image has the id {row.get('image_id')!r}")
         elif row.get("category_id") not in categories:
@@ -197,13 +221,13 @@ def _annotations(
 def _objects(
     annotations: list[Row],
     images: Mapping[Any, CocoImage],
-    categories: Mapping[Any, tuple[str | None, str | None]],
+    categories: Categories,
     findings: Findings,
 ) -> list[CocoObject]:
-    object_of = {row.get("id"): categories[row["category_id"]][0] for row in annotations}
+    object_of = {row.get("id"): _names_of(row, categories)[0] for row in annotations}
     gathered: dict[tuple[Any, str], list[tuple[str | None, Row]]] = {}
     for row in annotations:
-        object_name, part_name = categories[row["category_id"]]
+        object_name, part_name = _names_of(row, categories)
         if part_name is not None:
             # PACO: the row of the object itself; never to be guessed from boxes.
             owner = row.get("obj_ann_id", row.get("part_of"))

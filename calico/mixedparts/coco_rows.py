@@ -117,8 +117,8 @@ class CocoRows:
         self._places.extend((item.start, item.length))
 
     def _keep(self, name: str, row: Any) -> None:
-        if not isinstance(row, dict):
-            self.report.skip(f"unreadable_{name}", f"expected an object, got {str(row)[:60]!r}")
+        if not isinstance(row, dict) or isinstance(row.get("id"), (list, dict)):
+            self.report.skip(f"unreadable_{name}", f"expected an object with an id, got {str(row)[:60]!r}")
         elif name == "categories":
             self.categories.append(row)
         elif name == "part_categories":
