@@ -52,6 +52,8 @@ def compressed_rle(
 ) -> dict[str, Any]:
     """COCO run lengths in either form -> the compressed one, JSON-ready, without drawing the mask. Errors as above."""
     counts, size = _checked_counts(rle, size_hw, max_pixels)
+    if (counts[1:] == 0).any():  # empty runs: pycocotools' merge writes beyond its buffer on them
+        return encode_rle(decode_rle(rle, max_pixels=max_pixels))
     text = rle["counts"]
     if not isinstance(text, (str, bytes)):
         text = coco_mask.frPyObjects({"size": list(size), "counts": counts.tolist()}, *size)["counts"]
