@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from backend.app import create_app
-from backend.services import start_reconcile
+from backend.services import start_reconcile, start_watch
 from backend.serving import configure_logging, serve
 from backend.settings import Settings
 from calico.errors import CalicoError
@@ -24,6 +24,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     start_reconcile(app.extensions["calico"])
+    start_watch(app.extensions["calico"])
     return serve(app, settings)
 
 

@@ -35,10 +35,11 @@ def main(argv: list[str] | None = None) -> int:
 
         from backend.model import CalicoBackend, services
         from backend.security import guard
+        from backend.services import start_watch
 
         app = init_app(CalicoBackend)
         guard(app, settings)
-        services()  # starts loading
+        start_watch(services())  # which starts loading
     except CalicoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,13 +11,15 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from backend.champion import Load
 from backend.client import LabelStudioClient
-from backend.engine import NotReady, Segmenter
+from backend.engine import NotReady
 from backend.inbox import KNOWN_ACTIONS
 from backend.lane import LaneFull
 from backend.metrics import Metrics
 from backend.predictor import describe
 from backend.security import guard
+from backend.segmenter import Segmenter
 from backend.services import Services, build_services
 from backend.settings import Settings
 from calico.errors import CalicoError, InputError
@@ -29,13 +31,18 @@ SPARE_THREADS = 3  # never taken by predictions, so that /health always answers
 
 
 def create_app(
-    settings: Settings, *, load: Callable[[], Segmenter] | None = None, client: LabelStudioClient | None = None
+    settings: Settings,
+    *,
+    load: Callable[[], Segmenter] | None = None,
+    load_version: Load | None = None,
+    client: LabelStudioClient | None = None,
 ) -> Flask:
-    """load: makes the segmenter, in the background. client: a connection to the host, else made from the settings.
+    """load: makes the segmenter, in the background. load_version: makes one from a version's folder. client: a
+    connection to the host. What is not given is made from the settings.
 
     Raises InputError for settings that cannot work.
     """
-    services = build_services(settings, load=load, client=client)
+    services = build_services(settings, load=load, load_version=load_version, client=client)
     app = Flask("calico-backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_mb * 1_000_000
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -83,7 +90,7 @@ def _routes(app: Flask, services: Services) -> None:
         failure = engine.failure
         if failure is not None:
             return jsonify(status="DOWN", model="failed", error=describe(failure)), 503
-        return jsonify(status="UP", model=engine.state), 200
+        return jsonify(services.health()), 200
 
     @app.get("/")
     def index() -> Response:

@@ -1,49 +1,60 @@
-"""The one place where the model runs: loaded once in the background, one call at a time, equal calls computed once."""
+"""The one place where the model runs: loaded in the background, one call at a time, equal calls computed once."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from backend.lane import Lane, Priority
 from backend.metrics import Metrics
 from backend.result_cache import ResultCache
+from backend.segmenter import Segmenter
+from backend.succession import Succession, Wanted
 from calico.errors import CalicoError, CheckpointError
 from calico.values import CoSegmentation, ImageGroup
 
-
-class Segmenter(Protocol):
-    """What `calico.segmenter.CoSegmenter` offers, and a fake of the tests."""
-
-    version: str
-
-    def segment(self, group: ImageGroup, *, candidates: Sequence[str] | None = None) -> CoSegmentation: ...
-
-    def segment_prompts(
-        self,
-        image: np.ndarray,
-        points_xy: Sequence[tuple[float, float]],
-        labels: Sequence[bool],
-        box_xyxy: tuple[float, float, float, float] | None,
-    ) -> tuple[np.ndarray, float]: ...  # HxW bool at the image's own size, score 0 to 1
+T = TypeVar("T")
 
 
 class NotReady(CalicoError):
     """The weights are still being loaded; try again shortly."""
 
 
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A call of the model that waits, runs or is done. version: of the model that was chosen for it, and stays."""
+
+    version: str
+    future: Future[T]
+
+    def result(self, timeout_s: float | None = None) -> T:
+        """Waits for it. Raises TimeoutError, and what the model raised."""
+        return self.future.result(timeout_s)
+
+    def done(self) -> bool:
+        return self.future.done()
+
+
 class Engine:
     """Starts loading at once. Safe to share between threads: the model itself only ever runs on the lane's one thread.
 
-    load: makes the segmenter; it is called once. queue_size: calls that may wait before LaneFull.
+    load: makes the segmenter; it is called once. follow: says at each call whether another one is to serve from now on
+    (`Succession`). queue_size: calls that may wait before LaneFull.
     """
 
     def __init__(
-        self, load: Callable[[], Segmenter], metrics: Metrics, *, queue_size: int = 256, cache_bytes: int = 0
+        self,
+        load: Callable[[], Segmenter],
+        metrics: Metrics,
+        *,
+        follow: Callable[[], Wanted | None] = lambda: None,
+        queue_size: int = 256,
+        cache_bytes: int = 0,
     ) -> None:
         self._metrics = metrics
         self._lane = Lane("model", num_threads=1, capacity=queue_size)
@@ -51,35 +62,41 @@ class Engine:
         self._in_flight: dict[Hashable, Future[Any]] = {}
         self._lock = threading.RLock()
         metrics.queue_depth.labels("model").set_function(lambda: self._lane.depth)
-        self._segmenter: Future[Segmenter] = self._lane.submit(load, Priority.FIRST)
-        self._segmenter.add_done_callback(lambda future: metrics.model_ready.set(future.exception() is None))
+        self._models = Succession(self._lane.submit(load, Priority.FIRST), follow, metrics)
+
+    @property
+    def models(self) -> Succession:
+        return self._models
 
     @property
     def state(self) -> str:
         """`loading`, `ready` or `failed`."""
-        if not self._segmenter.done():
+        serving = self._models.serving
+        if not serving.done():
             return "loading"
-        return "failed" if self._segmenter.exception() else "ready"
+        return "failed" if serving.exception() else "ready"
 
     @property
     def failure(self) -> BaseException | None:
-        """Why loading failed, once it did."""
-        return self._segmenter.exception() if self._segmenter.done() else None
+        """Why loading failed, once it did and nothing else serves."""
+        serving = self._models.serving
+        return serving.exception() if serving.done() else None
 
     def segmenter(self, timeout_s: float | None = None) -> Segmenter:
         """Waits for the weights. Raises NotReady after the timeout, and what loading raised if it failed."""
+        serving = self._models.serving
         try:
-            return self._segmenter.result(timeout_s)
+            return serving.result(timeout_s)
         except CalicoError:
             raise
         except Exception as error:
-            if not self._segmenter.done():
+            if not serving.done():
                 raise NotReady("the model is still loading; try again in some seconds") from None
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the model could not be loaded ({type(error).__name__}: {reason})") from error
 
     def version(self, timeout_s: float | None = None) -> str:
-        """The version that predictions carry. Raises as `segmenter` does."""
+        """The version that serves now. Raises as `segmenter` does."""
         return self.segmenter(timeout_s).version
 
     def segment(
@@ -88,19 +105,20 @@ class Engine:
         candidates: Sequence[str] = (),
         priority: Priority = Priority.BATCH,
         timeout_s: float | None = None,
-    ) -> Future[CoSegmentation]:
+    ) -> Call[CoSegmentation]:
         """All three questions about a group. Equal images, candidates and version give one computation and one result.
 
         timeout_s bounds the wait for the weights, not the computation. Raises as `segmenter` does, and LaneFull.
         """
         segmenter = self.segmenter(timeout_s)
-        key = ("segment", segmenter.version, group.digests, tuple(candidates))
+        version = segmenter.version
+        key = ("segment", version, group.digests, tuple(candidates))
         known = self._results.get(key)
         self._metrics.cache.labels("result", "miss" if known is None else "hit").inc()
         if known is not None:
             future: Future[CoSegmentation] = Future()
             future.set_result(known)
-            return future
+            return Call(version, future)
 
         def compute() -> CoSegmentation:
             with self._metrics.span("model"):
@@ -108,7 +126,7 @@ class Engine:
             self._results.put(key, result)
             return result
 
-        return self._once(key, compute, priority)
+        return Call(version, self._once(key, compute, priority))
 
     def segment_prompts(
         self,
@@ -117,7 +135,7 @@ class Engine:
         labels: Sequence[bool],
         box_xyxy: tuple[float, float, float, float] | None,
         timeout_s: float | None = None,
-    ) -> Future[tuple[np.ndarray, float]]:
+    ) -> Call[tuple[np.ndarray, float]]:
         """(HxW bool mask, score 0 to 1) for clicks and a box in pixels of the image. Goes before any group.
 
         Raises as `segment` does.
@@ -128,7 +146,7 @@ class Engine:
             with self._metrics.span("model"):
                 return segmenter.segment_prompts(image, list(points_xy), list(labels), box_xyxy)
 
-        return self._once(object(), compute, Priority.FIRST)
+        return Call(segmenter.version, self._once(object(), compute, Priority.FIRST))
 
     def _once(self, key: Hashable, compute: Callable[[], Any], priority: Priority) -> Future[Any]:
         """The future of the equal call in flight, or of a new one."""

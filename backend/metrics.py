@@ -34,6 +34,8 @@ class Metrics:
         self.cache = Counter("calico_cache", "Cache look-ups", ["cache", "outcome"], registry=to)
         self.events = Counter("calico_webhook_events", "Webhook events received, by action", ["action"], registry=to)
         self.queue_depth = Gauge("calico_queue_depth", "Calls that wait", ["queue"], registry=to)
+        self.model_info = Gauge("calico_model_info", "1 for the version that serves", ["version"], registry=to)
+        self.switches = Counter("calico_model_switches", "Changes of the model, by outcome", ["outcome"], registry=to)
         self.model_ready = Gauge("calico_model_ready", "1 once the weights are loaded", registry=to)
 
     @contextmanager

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from backend.backend_client import BackendClient
 from backend.client import LabelStudioClient
-from backend.engine import Engine, Segmenter
+from backend.engine import Engine
 from backend.jobs import Jobs, JobState
 from backend.media import Media
 from backend.metrics import Metrics
 from backend.predictor import Predictor
+from backend.segmenter import Segmenter
+from backend.services import champion_of
 from backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class LocalSource:
     ) -> None:
         metrics = Metrics()
         self._jobs = Jobs()
-        engine = Engine(load or (lambda: _load(settings.checkpoint, settings.device)), metrics)
+        engine = Engine(load or champion_of(settings).load, metrics)
         self._predictor = Predictor(engine, Media(settings, metrics, client), self._jobs, metrics, time_budget_s=1e6)
         self.version = engine.version()  # waits for the weights; raises what loading raised
 
@@ -100,9 +101,3 @@ class LocalSource:
     def _reason(self, task: int) -> str:
         [job] = self._jobs.as_json(limit=1, task=task)["jobs"]
         return str(job["reason"])
-
-
-def _load(checkpoint: Path | None, device: str | None) -> Segmenter:
-    from calico.segmenter import CoSegmenter
-
-    return CoSegmenter.from_checkpoint(checkpoint, device)

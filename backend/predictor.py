@@ -146,10 +146,12 @@ class Predictor:
         if not MIN_GROUP_SIZE <= len(sources) <= MAX_GROUP_SIZE:  # before anything is fetched
             raise InputError(f"a group has {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE} images, the task has {len(sources)}")
         group = ImageGroup(tuple(self._media.load(source, task=work.task_id) for source in sources))
-        result = self._engine.segment(group, config.candidates(data), work.priority).result()
-        version = self._engine.version()
+        call = self._engine.segment(group, config.candidates(data), work.priority)
+        result = call.result()
         with self._metrics.span("encode"):
-            encoded = encode_prediction(result, config, model_version=version, task_id=work.task_id, task_data=data)
+            encoded = encode_prediction(
+                result, config, model_version=call.version, task_id=work.task_id, task_data=data
+            )
         problems = [*result.problems, *encoded.problems]
         for problem in problems:
             self._metrics.problems.labels(problem.code).inc()
@@ -219,17 +221,18 @@ class Predictor:
             sizes = f"{prompts.size_wh} in the editor, {(width, height)} in the file"
             raise InputError(f"interactive request: image {prompts.image + 1} is {sizes} (width, height)")
         try:
-            mask, score = self._engine.segment_prompts(
+            call = self._engine.segment_prompts(
                 image,
                 prompts.points_xy(height, width),
                 prompts.labels,
                 prompts.box_xyxy(height, width),
                 timeout_s=deadline - time.monotonic(),
-            ).result(max(0.0, deadline - time.monotonic()))
+            )
+            mask, score = call.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             raise NotReady("the model is busy; try again in some seconds") from None
         with self._metrics.span("encode"):
-            return encode_mask(mask, score, prompts, config, model_version=self._engine.version(), task_data=data)
+            return encode_mask(mask, score, prompts, config, model_version=call.version, task_data=data)
 
 
 @lru_cache(maxsize=64)

@@ -7,21 +7,25 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from backend.champion import Champion, Load
 from backend.client import LabelStudioClient
-from backend.engine import Engine, Segmenter
+from backend.engine import Engine
 from backend.inbox import Inbox, reconcile
 from backend.jobs import Jobs
 from backend.media import Media
 from backend.metrics import Metrics
 from backend.predictor import Predictor, describe
+from backend.segmenter import Segmenter
 from backend.settings import Settings
-from calico.errors import CheckpointError
-from calico.fingerprint import checkpoint_version
+from calico.errors import CheckpointError, InputError
 
 log = logging.getLogger("calico.backend")
 
 RECONCILE_PAUSE_S = 15.0
+WATCH_S = 2.0  # between looks at the registry while nobody asks
 SETUP_WAIT_S = 1.0  # the host gives `/setup` three seconds
 
 
@@ -47,16 +51,34 @@ class Services:
         if self.engine.state == "loading":
             try:
                 return self.version_of_files()
-            except (CheckpointError, OSError):
+            except (CheckpointError, InputError, OSError):
                 pass  # what is wrong with them, loading will say
         return self.engine.version(SETUP_WAIT_S)
 
+    def health(self) -> dict[str, Any]:
+        """What `/health` tells of a backend that is up: the model's state and version, and what keeps the next away."""
+        models = self.engine.models
+        serving = models.serving
+        told: dict[str, Any] = {"status": "UP", "model": "ready" if serving.done() else "loading"}
+        if serving.done():
+            told["version"] = serving.result().version
+        if (wanted := models.wanted) is not None:
+            told["loading"] = wanted.name
+        if (failed := models.not_loaded) is not None:
+            told["problem"] = f"{failed.wanted.name} does not load: {describe(failed.error)}"
+        return told
 
-def load_segmenter(settings: Settings) -> Segmenter:
-    """Imports torch and loads the weights: seconds, so never on a request's thread."""
-    from calico.segmenter import CoSegmenter
 
-    return CoSegmenter.from_checkpoint(settings.checkpoint, settings.device)
+def champion_of(settings: Settings, load: Load | None = None) -> Champion:
+    """What the settings let serve. load: other than torch's. Raises InputError for a registry that is damaged."""
+
+    def load_segmenter(folder: Path | None) -> Segmenter:
+        """Imports torch and loads the weights: seconds, so never on a request's thread."""
+        from calico.segmenter import CoSegmenter
+
+        return CoSegmenter.from_checkpoint(folder, settings.device)
+
+    return Champion(settings.versions, settings.checkpoint, load or load_segmenter)
 
 
 def open_inbox(settings: Settings) -> Inbox:
@@ -66,19 +88,28 @@ def open_inbox(settings: Settings) -> Inbox:
 
 
 def build_services(
-    settings: Settings, *, load: Callable[[], Segmenter] | None = None, client: LabelStudioClient | None = None
+    settings: Settings,
+    *,
+    load: Callable[[], Segmenter] | None = None,
+    load_version: Load | None = None,
+    client: LabelStudioClient | None = None,
 ) -> Services:
-    """Starts loading the model in the background. load, client: other than the settings would make.
+    """Starts loading the model in the background. load, load_version, client: other than the settings would make.
 
-    Until a segmenter of another `load` is ready, its version is not known.
+    load: makes the first segmenter; until that is ready, its version is not known. load_version: makes any, from a
+    folder.
 
     Raises InputError for settings that cannot work.
     """
     if client is None and settings.label_studio_url and settings.label_studio_api_key:
         client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
     metrics, jobs, inbox = Metrics(), Jobs(), open_inbox(settings)
+    champion = champion_of(settings, load_version)
     engine = Engine(
-        load or (lambda: load_segmenter(settings)), metrics, cache_bytes=settings.result_cache_mb * 1_000_000
+        load or champion.load,
+        metrics,
+        follow=champion.follow,
+        cache_bytes=settings.result_cache_mb * 1_000_000,
     )
     media = Media(settings, metrics, client)
     predictor = Predictor(
@@ -94,7 +125,7 @@ def build_services(
     def version_of_files() -> str:
         if load is not None:
             raise CheckpointError("its version is not known yet")
-        return checkpoint_version(settings.checkpoint)
+        return champion.version_of_files()
 
     return Services(settings, metrics, engine, media, jobs, predictor, inbox, client, version_of_files)
 
@@ -120,5 +151,21 @@ def start_reconcile(services: Services) -> threading.Thread | None:
             pause_s = min(2 * pause_s, 3600)
 
     thread = threading.Thread(target=run, name="reconcile", daemon=True)
+    thread.start()
+    return thread
+
+
+def start_watch(services: Services) -> threading.Thread:
+    """Has a new version loaded before the next request comes."""
+
+    def run() -> None:
+        while True:
+            try:
+                services.engine.models.look()
+            except Exception as error:
+                log.warning("looking for versions: %s", describe(error))
+            time.sleep(WATCH_S)
+
+    thread = threading.Thread(target=run, name="watch", daemon=True)
     thread.start()
     return thread

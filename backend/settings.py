@@ -104,6 +104,12 @@ class Settings:
         _existing,
         "a checkpoint folder that exists, e.g. runs/first/best; unset: the embedded one",
     )
+    versions: Path | None = _setting(  # noqa: RUF009  it is `field` with our metadata
+        "CALICO_VERSIONS",
+        None,
+        lambda text: Path(text).expanduser(),
+        "the folder of a registry of versions, e.g. /var/lib/calico/registry",
+    )
     device: str | None = _setting(
         "CALICO_DEVICE",
         None,
