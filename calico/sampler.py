@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -188,17 +188,28 @@ def _disjoint_classes(rng: Random, num: int) -> list[str] | None:
     return None
 
 
-def draw_group(seed: int, *, group_size: int, size: int | None = None) -> list[AnnotatedImage]:
+def draw_group(
+    seed: int,
+    *,
+    group_size: int,
+    size: int | None = None,
+    stream: str = "eval",
+    draw_one: Callable[..., AnnotatedImage] = draw,
+    classes: Sequence[str] = CLASSES,
+) -> list[AnnotatedImage]:
     """One held-out group: half of them of one class, and each of the three questions has groups with no answer.
 
     35 % one class by chance, 15 % one class without unique parts, 15 % classes without common parts, 20 % different
     classes, 15 % (groups of three and more) strangers beside a class. Beyond four classes some always share a part
     name: larger groups lack the third kind. size: longest side in pixels, else 160 to 256 for each image.
+    draw_one: what draws, called as `draw` is. classes: `CLASSES`, or a single one, of which the whole group then is.
     """
-    rng = Random(stream_seed("eval", seed))
+    rng = Random(stream_seed(stream, seed))
     kind = rng.choices(("same", "no unique", "no common", "different", "mixed"), (35, 15, 15, 20, 15))[0]
     names = None
-    if kind == "no common":
+    if len(classes) == 1:
+        names = [*classes] * group_size
+    elif kind == "no common":
         names = _disjoint_classes(rng, group_size)
     elif kind in ("same", "no unique"):
         names = [rng.choice(CLASSES)] * group_size
@@ -211,7 +222,7 @@ def draw_group(seed: int, *, group_size: int, size: int | None = None) -> list[A
         longest = size or rng.randint(*_EVALUATION_SIZES)
         size_hw = _size_hw(rng, longest, True)
         for attempt in range(12):
-            item = draw(stream_seed("eval", seed, k, attempt), size_hw=size_hw, object_name=name)
+            item = draw_one(stream_seed(stream, seed, k, attempt), size_hw=size_hw, object_name=name)
             if kind != "no unique" or not group or set(item.part_names) == set(group[0].part_names):
                 break
         group.append(item)

@@ -27,32 +27,39 @@ DIFFICULTIES = ("clean", "clutter", "occluded", "outline")
 _DIFFICULTY_WEIGHTS = (40, 25, 15, 20)
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
+    """How a class is drawn: its outline in a unit frame, its part names, its largest rotation."""
+
     geometry: Callable[[Random], list[Primitive]]
     parts: tuple[str, ...]  # in the order in which they are named
     max_turn: float = 15.0  # degrees
 
 
-_KINDS: dict[str, _Kind] = {
-    "chair": _Kind(chair, ("seat", "back", "leg", "arm")),
-    "stool": _Kind(stool, ("seat", "leg")),
-    "table": _Kind(table, ("top", "leg", "drawer")),
-    "lamp": _Kind(lamp, ("shade", "pole", "base")),
-    "mug": _Kind(mug, ("body", "handle"), 20.0),
-    "teapot": _Kind(teapot, ("body", "handle", "spout", "lid")),
-    "car": _Kind(car, ("body", "wheel", "window", "light"), 12.0),
-    "truck": _Kind(truck, ("body", "cab", "wheel", "window", "light"), 12.0),
-    "bicycle": _Kind(bicycle, ("wheel", "frame", "seat", "handlebar")),
-    "bird": _Kind(bird, ("body", "head", "beak", "wing", "tail", "leg"), 20.0),
-    "dog": _Kind(dog, ("body", "head", "leg", "tail", "ear")),
-    "airplane": _Kind(airplane, ("body", "wing", "tail", "window"), 35.0),
-    "knife": _Kind(knife, ("blade", "handle"), 180.0),
-    "scissors": _Kind(scissors, ("blade", "handle"), 180.0),
+KINDS: dict[str, Kind] = {
+    "chair": Kind(chair, ("seat", "back", "leg", "arm")),
+    "stool": Kind(stool, ("seat", "leg")),
+    "table": Kind(table, ("top", "leg", "drawer")),
+    "lamp": Kind(lamp, ("shade", "pole", "base")),
+    "mug": Kind(mug, ("body", "handle"), 20.0),
+    "teapot": Kind(teapot, ("body", "handle", "spout", "lid")),
+    "car": Kind(car, ("body", "wheel", "window", "light"), 12.0),
+    "truck": Kind(truck, ("body", "cab", "wheel", "window", "light"), 12.0),
+    "bicycle": Kind(bicycle, ("wheel", "frame", "seat", "handlebar")),
+    "bird": Kind(bird, ("body", "head", "beak", "wing", "tail", "leg"), 20.0),
+    "dog": Kind(dog, ("body", "head", "leg", "tail", "ear")),
+    "airplane": Kind(airplane, ("body", "wing", "tail", "window"), 35.0),
+    "knife": Kind(knife, ("blade", "handle"), 180.0),
+    "scissors": Kind(scissors, ("blade", "handle"), 180.0),
 }
 
-CLASSES: tuple[str, ...] = tuple(_KINDS)
-PART_NAMES: tuple[str, ...] = tuple(dict.fromkeys(part for kind in _KINDS.values() for part in kind.parts))
-PARTS_OF: dict[str, tuple[str, ...]] = {name: kind.parts for name, kind in _KINDS.items()}
+CLASSES: tuple[str, ...] = tuple(KINDS)
+PART_NAMES: tuple[str, ...] = tuple(dict.fromkeys(part for kind in KINDS.values() for part in kind.parts))
+PARTS_OF: dict[str, tuple[str, ...]] = {name: kind.parts for name, kind in KINDS.items()}
+
+
+def choose_difficulty(rng: Random) -> str:
+    """By chance, 40 / 25 / 15 / 20 %."""
+    return rng.choices(DIFFICULTIES, _DIFFICULTY_WEIGHTS)[0]
 
 
 def draw(
@@ -68,13 +75,13 @@ def draw(
     if min(size_hw) < 1:
         raise InputError(f"size_hw: expected a positive height and width, got {size_hw}")
     rng = Random(f"{VERSION}/{seed}")  # a text seed is hashed, so neighbouring seeds have nothing in common
-    by_chance = rng.choice(CLASSES), rng.choices(DIFFICULTIES, _DIFFICULTY_WEIGHTS)[0]
+    by_chance = rng.choice(CLASSES), choose_difficulty(rng)
     object_name, difficulty = object_name or by_chance[0], difficulty or by_chance[1]
-    if object_name not in _KINDS:
+    if object_name not in KINDS:
         raise InputError(f"object_name: expected one of {', '.join(CLASSES)}, got {object_name!r}")
     if difficulty not in DIFFICULTIES:
         raise InputError(f"difficulty: expected one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
-    kind = _KINDS[object_name]
+    kind = KINDS[object_name]
     shapes = place(kind.geometry(rng), rng, size_hw, kind.max_turn)
     style = choose_style(rng, [shape.part for shape in shapes], difficulty)
     image, part_map = render(rng, shapes, kind.parts, style, size_hw, difficulty)
