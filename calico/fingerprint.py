@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from calico.errors import CheckpointError
 from calico.model.config import CalicoConfig
+from calico.versions.registry import CARD
 
 EMBEDDED = Path(__file__).parent / "weights" / "calico-tiny"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter.safetensors"
+ADAPTER_CARD = "adapter.json"
 
 
 def fingerprint(weights: Path) -> str:
@@ -41,12 +45,42 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def checkpoint_version(folder: Path | None = None) -> str:
-    """What `CoSegmenter.version` will be once this checkpoint is loaded. folder None: the embedded default.
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no checkpoint."""
+    return (folder / ADAPTER_CARD).is_file() and not (folder / "config.json").is_file()
+
+
+def weights_version(folder: Path) -> str:
+    """Preset and hash of a checkpoint's weights: what an adapter says it was made on, wherever the folder lies.
 
     Raises `CheckpointError` for a config that is missing or unreadable, OSError for missing weights.
     """
-    folder = EMBEDDED if folder is None else Path(folder)
     prints = [fingerprint(path) for path in weight_files(folder)]
     version = prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()[:8]
     return f"{CalicoConfig.from_file(folder / 'config.json').preset}-{version}"
+
+
+def checkpoint_version(folder: Path | None = None) -> str:
+    """What `CoSegmenter.version` will be once this checkpoint or adapter is loaded. folder None: the embedded default.
+
+    In a registry it is the version's id, elsewhere preset and hash of the weights.
+    Raises `CheckpointError` for a config or card that is missing or unreadable, OSError for missing weights.
+    """
+    folder = EMBEDDED if folder is None else Path(folder)
+    if (folder / CARD).is_file():
+        return str(read_card(folder / CARD, "id")["id"])
+    if is_adapter(folder):
+        return f"{read_card(folder / ADAPTER_CARD, 'preset')['preset']}-{fingerprint(folder / ADAPTER)}"
+    return weights_version(folder)
+
+
+def read_card(path: Path, *needed: str) -> dict[str, Any]:
+    """A JSON object with at least these fields, or a `CheckpointError` that names the file."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error}); copy the version again") from None
+    if not isinstance(card, dict) or (missing := [name for name in needed if name not in card]):
+        lacks = ", ".join(missing) if isinstance(card, dict) else "everything"
+        raise CheckpointError(f"{path}: lacks {lacks}; copy the version again")
+    return card

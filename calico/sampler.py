@@ -15,7 +15,7 @@ from random import Random
 import numpy as np
 
 from calico.drawings import CLASSES, DIFFICULTIES, PARTS_OF, draw
-from calico.values import AnnotatedImage, SubTask
+from calico.values import AnnotatedImage, CoSegmentation, SubTask
 
 _ATTEMPTS = 40
 _EVALUATION_SIZES = (160, 256)  # longest side in pixels, from and to
@@ -23,10 +23,14 @@ _EVALUATION_SIZES = (160, 256)  # longest side in pixels, from and to
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """Which images (indices into a sequence of images) are looked at together, and what is asked of them."""
+    """Which images (indices into a sequence of images) are looked at together, and what is asked of them.
+
+    truth: what a person says of the group, where names alone do not tell it; None: `truth_of` the images.
+    """
 
     indices: tuple[int, ...]
     sub_task: SubTask
+    truth: CoSegmentation | None = None
 
 
 def stream_seed(stream: str, *key: int) -> int:

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from calico.encodings import EncodingCache, join_features, split_features
 from calico.errors import InputError
-from calico.fingerprint import EMBEDDED, checkpoint_version
+from calico.fingerprint import EMBEDDED, checkpoint_version, is_adapter
 from calico.language.answers import parse_answer
 from calico.language.constraint import AnswerConstraint
 from calico.language.questions import canonical_question, render_prompt
 from calico.language.tokenizer import CalicoTokenizer
+from calico.model.adapter import load_adapted
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels
 from calico.model.checkpoint import load_checkpoint
 from calico.model.config import CalicoConfig
@@ -41,7 +42,7 @@ class PromptedMask(NamedTuple):
 class CoSegmenter:
     """Holds one model; its methods may be called from any thread, one runs at a time.
 
-    version: preset and a hash of the weights, as predictions carry it.
+    version: as predictions carry it; preset and a hash of the weights, or a registry's id.
     """
 
     def __init__(
@@ -62,11 +63,20 @@ class CoSegmenter:
         self._encodings = EncodingCache(cache_bytes)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path | None = None, device: str | None = None) -> Self:
-        """path None: the embedded default. device None: a GPU where there is one. Raises `CheckpointError`."""
+    def from_checkpoint(
+        cls, path: str | Path | None = None, device: str | None = None, *, base: str | Path | None = None
+    ) -> Self:
+        """path: a checkpoint's folder, or that of an adapter; None: the embedded default. device None: a GPU where
+        there is one. base: the checkpoint that an adapter was made on; None: see `calico.model.adapter.find_base`.
+
+        Raises `CheckpointError`.
+        """
         folder = EMBEDDED if path is None else Path(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, config, tokenizer = load_checkpoint(folder, device)
+        if is_adapter(folder):
+            model, config, tokenizer = load_adapted(folder, None if base is None else Path(base), device)
+        else:
+            model, config, tokenizer = load_checkpoint(folder, device)
         return cls(model, config, tokenizer, version=checkpoint_version(folder))
 
     def segment(self, group: ImageGroup, *, candidates: Sequence[str] | None = None) -> CoSegmentation:

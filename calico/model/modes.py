@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
@@ -16,9 +17,12 @@ MODES = ("paper", "all")
 PAPER_MODULES = ("cem.", "cams.", "cam_queries", "pixel_decoder.mask_decoder.")
 
 
-def add_lora(model: CalicoModel, lora: dict[str, Any]) -> None:
-    """LoRA on q_proj and v_proj of the language model only (paper, section 5)."""
-    inject_adapter_in_model(LoraConfig(target_modules=["q_proj", "v_proj"], **lora), model.llm)
+PAPER_TARGETS = ("q_proj", "v_proj")
+
+
+def add_lora(model: CalicoModel, lora: dict[str, Any], targets: Sequence[str] = PAPER_TARGETS) -> None:
+    """LoRA on linears of the language model only, as the paper (section 5) on q_proj and v_proj unless told others."""
+    inject_adapter_in_model(LoraConfig(target_modules=list(targets), **lora), model.llm)
 
 
 def merge_lora(model: CalicoModel) -> None:

@@ -67,6 +67,7 @@ class TrainingBatch:
 
     seg_value: K, what each [SEG] means in its image's part map (1: the whole object). class_ids: I. part_ids: I x S x S
     int64, the part's index in `PART_NAMES` + 2, for the dense auxiliary loss; -100 in the padding. presence: I x parts.
+    seg_weight: K, the chance of each [SEG] that its mask is trained, in proportion; None: all the same.
     """
 
     pixels: Pixels
@@ -78,6 +79,7 @@ class TrainingBatch:
     presence: Tensor
     points: ClickBatch
     boxes: ClickBatch
+    seg_weight: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         return _moved(self, device)
@@ -181,11 +183,11 @@ def _row(
     group = [images[i] for i in plan.indices]
     candidates: tuple[str, ...] = ()
     if rng.random() < settings.candidate_share:
-        if rng.random() < settings.pseudo_share:
+        if rng.random() < settings.pseudo_share and plan.truth is None:
             group = with_invented_name(group, plan.sub_task, rng)
         candidates = candidate_names(group, plan.sub_task, rng)
     question = _question(plan.sub_task, len(group), candidates, settings, rng)
-    truth = truth_of(group)
+    truth = plan.truth or truth_of(group)
     answer = render_answer(truth, plan.sub_task)
     dropout = 0.1 if rng.random() < settings.dropout_share else 0.0
     prompt = tokenizer.encode_prompt(render_prompt(question.text, len(group)), num_image_tokens)

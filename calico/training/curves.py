@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 PANELS = {
-    "losses": ("loss", "text", "mask", "dice", "dense", "dense_semantic", "pooled", "queried"),
+    "losses": ("loss", "validation", "text", "mask", "dice", "dense", "dense_semantic", "pooled", "queried"),
     "token accuracy": ("token_acc",),
-    "mask IoU on fresh drawings": ("seg_iou", "point_iou", "box_iou"),
+    "mask IoU": ("seg_iou", "point_iou", "box_iou"),
     "learning rate": ("rate",),
 }
 

@@ -48,7 +48,10 @@ class TrainingStep(nn.Module):
         pixels = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in batch.pixels))
         features, states = self.model.encode_with_states(pixels)
         num_segs = len(batch.seg_value)
-        chosen = torch.randperm(num_segs, device=batch.seg_value.device)[: self.max_seg_prompts]
+        if batch.seg_weight is None:
+            chosen = torch.randperm(num_segs, device=batch.seg_value.device)[: self.max_seg_prompts]
+        else:
+            chosen = torch.multinomial(batch.seg_weight, min(num_segs, self.max_seg_prompts))
         output = self.model(features, batch.prompts, chosen)
         text = text_loss(output.answer_logits, output.answer_ids, num_segs)
         terms = {"text": text, "token_acc": (output.answer_logits.argmax(-1) == output.answer_ids).float().mean()}

@@ -1,0 +1,245 @@
+"""Batches of a finetune: corrected groups, in equal parts with base data against forgetting.
+
+A batch is a function of (seed, step) alone, as in `calico.training.batches`, so a finetune resumes exactly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from calico.language.tokenizer import CalicoTokenizer
+from calico.preprocessing import fitted_size_hw
+from calico.sampler import GroupPlan, choose_groups, draw_batch
+from calico.snapshots.records import AnnotatedGroup
+from calico.snapshots.store import Snapshot
+from calico.training.batches import BatchSettings, TrainingBatch, build_batch
+from calico.values import AnnotatedImage, CoSegmentation, NamedMask, PartRegion, SubTask, truth_of
+
+logger = logging.getLogger(__name__)
+KEPT_SIZE = 1.5  # longest side of a kept picture, times the model's input: an augmentation takes some of it away
+MAX_REPEAT = 4.0
+MAX_PARTS = 250  # of one image: codes of a part map
+
+#: Draws base data: (seed, number of images, longest side in pixels) -> annotated images of the base's training stream.
+Replay = Callable[[int, int, int], list[AnnotatedImage]]
+
+
+@dataclass(frozen=True, eq=False)
+class CorrectedGroup:
+    """A group of a snapshot as training sees it: pictures no larger than need be, parts as maps.
+
+    truth: where names alone do not tell what corresponds (a relation drawn by hand), else None. weight: how often it is
+    drawn, in proportion.
+    """
+
+    id: str
+    images: tuple[AnnotatedImage, ...]
+    truth: CoSegmentation | None
+    weight: float = 1.0
+    keys: tuple[str, ...] = field(default=())
+
+    @property
+    def names(self) -> set[str]:
+        return {name for image in self.images for name in (image.object_name, *image.part_names) if name}
+
+
+def read_groups(
+    snapshot: Snapshot, ids: Iterable[str], size: int, *, accepted_as_is: float = 1.0
+) -> list[CorrectedGroup]:
+    """The groups with these ids. size: the model's input in pixels. accepted_as_is: the weight of predictions that were
+    submitted untouched; 0 leaves them out. Memory: 2 bytes a kept pixel and image, times two."""
+    wanted, found = set(ids), []
+    for group in snapshot.groups():
+        weight = accepted_as_is if group.provenance["accepted_as_is"] else 1.0
+        if group.id in wanted and weight > 0 and group.target.regions:
+            images = snapshot.load_images(group).images
+            found.append(corrected(group, images, round(size * KEPT_SIZE), weight))
+    return found
+
+
+def corrected(group: AnnotatedGroup, images: Sequence[np.ndarray], longest: int, weight: float) -> CorrectedGroup:
+    """longest: of a kept picture, in pixels."""
+    by_image: list[list[PartRegion]] = [[] for _ in images]
+    for region in group.target.regions:
+        by_image[region.image].append(region)
+    kept = tuple(
+        reduced(annotated(image, regions, f"{group.id} image {k + 1}"), longest)
+        for k, (image, regions) in enumerate(zip(images, by_image, strict=True))
+    )
+    return CorrectedGroup(group.id, kept, _hand_drawn(group.target, kept), weight, group.keys)
+
+
+def annotated(image: np.ndarray, regions: Sequence[PartRegion], source: str) -> AnnotatedImage:
+    """One image's regions as a part map. The object is its region and all its parts; where parts overlap, the smaller
+    one is in front. An image without regions has an empty object name, and nothing is asked to be found on it."""
+    parts = sorted((r for r in regions if r.part_name is not None), key=lambda r: (-int(r.mask.sum()), r.name))
+    if len(parts) > MAX_PARTS:
+        logger.warning("%s: %d parts, the %d largest are trained on", source, len(parts), MAX_PARTS)
+        parts = parts[:MAX_PARTS]
+    part_map = np.zeros(image.shape[:2], np.uint8)
+    for region in regions:
+        if region.part_name is None:
+            part_map[region.mask] = 1
+    for k, region in enumerate(parts):
+        part_map[region.mask] = k + 2
+    name = regions[0].object_name if regions else ""
+    return AnnotatedImage(image, name, tuple(r.name for r in parts), part_map, "correction", source)
+
+
+def reduced(item: AnnotatedImage, longest: int) -> AnnotatedImage:
+    """No larger than `longest` pixels; a part that has no pixel left is given one, since it is named."""
+    if max(item.image.shape[:2]) <= longest:
+        return item
+    height, width = fitted_size_hw((item.image.shape[0], item.image.shape[1]), longest)
+    image = Image.fromarray(item.image).resize((width, height), Image.Resampling.BILINEAR)
+    part_map = np.array(Image.fromarray(item.part_map).resize((width, height), Image.Resampling.NEAREST))
+    for k in range(len(item.part_names)):
+        if not (part_map == k + 2).any() and (where := np.argwhere(item.part_map == k + 2)).size:
+            y, x = where[len(where) // 2] * (height, width) // item.part_map.shape
+            part_map[y, x] = k + 2
+    return replace(item, image=np.asarray(image), part_map=part_map)
+
+
+def _hand_drawn(target: CoSegmentation, images: Sequence[AnnotatedImage]) -> CoSegmentation | None:
+    """The truth about the kept images with the target's relations, where names alone give others."""
+    plain = truth_of(images)
+    told = {key: region.correspondence for key, region in target.by_key.items()}
+    if all(told.get(r.key, r.correspondence) == r.correspondence for r in plain.regions):
+        return None
+    ids = {region.key: region.correspondence_id for region in target.regions}
+    pairs = [(a, b) for a, b in combinations([r.key for r in plain.regions if r.key in ids], 2) if ids[a] == ids[b]]
+    masks = [NamedMask(r.image, r.object_name, r.part_name, r.mask) for r in plain.regions]
+    return CoSegmentation.from_masks(plain.sizes_hw, masks, relations=pairs)
+
+
+def drawings(seed: int, num_images: int, size: int) -> list[AnnotatedImage]:
+    """Base data of a model that was trained on drawings."""
+    return draw_batch(seed, num_images=num_images, size=size, difficulty_weights=BatchSettings().difficulty_weights)
+
+
+def class_weights(groups: Sequence[CorrectedGroup]) -> np.ndarray:
+    """How often each group is drawn, in proportion: rare names more often, by the square root, as LVIS repeats them."""
+    counts = Counter(name for group in groups for name in group.names)
+    usual = float(np.median(list(counts.values()))) if counts else 1.0
+    repeats = [
+        min(MAX_REPEAT, max([1.0, *(float(np.sqrt(usual / counts[name])) for name in group.names)])) for group in groups
+    ]
+    weights = np.array([group.weight * repeat for group, repeat in zip(groups, repeats, strict=True)])
+    return weights / weights.sum()
+
+
+class CorrectionBatches:
+    """`batch(step)` draws corrected groups and as many base images; `fixed(...)` is the same every time.
+
+    num_tokens: of one image in the language model. size: longest side in pixels.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[CorrectedGroup],
+        replay: Replay,
+        tokenizer: CalicoTokenizer,
+        settings: BatchSettings,
+        num_tokens: int,
+        size: int,
+        seed: int,
+    ) -> None:
+        self.groups, self.replay, self.tokenizer, self.settings = groups, replay, tokenizer, settings
+        self.num_tokens, self.size, self.seed = num_tokens, size, seed
+        self._weights = class_weights(groups)
+        names = {word for group in groups for name in group.names for word in name.split()}
+        self._may_flip = not names & {"left", "right"}
+
+    def batch(self, step: int, part: int = 0, num_parts: int = 1) -> TrainingBatch:
+        """num_parts: of how many micro-batches the step is made; each has its share of the images and groups."""
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, step, part, num_parts]))
+        wanted = max(2, self.settings.num_images // num_parts)
+        chosen: list[CorrectedGroup] = []
+        order = rng.choice(len(self.groups), len(self.groups), replace=False, p=self._weights)
+        for index in order:
+            if chosen and sum(len(group.images) for group in chosen) + len(self.groups[index].images) > wanted / 2:
+                break
+            chosen.append(self.groups[index])
+        chosen = [
+            replace(group, images=tuple(augmented(image, rng, self._may_flip) for image in group.images))
+            for group in chosen
+        ]
+        return self._build(chosen, rng, num_parts)
+
+    def fixed(self, groups: Sequence[CorrectedGroup], number: int) -> TrainingBatch:
+        """A validation batch: these groups as they are, and as many base images."""
+        return self._build(groups, np.random.default_rng(np.random.SeedSequence([self.seed, 2**31, number])), 1)
+
+    def _build(self, groups: Sequence[CorrectedGroup], rng: np.random.Generator, num_parts: int) -> TrainingBatch:
+        images = [image for group in groups for image in group.images]
+        num_own = len(images)
+        images += self.replay(int(rng.integers(2**62)), max(2, num_own), self.size)
+        share = 1 / num_parts
+        settings = replace(
+            self.settings,
+            num_points=max(1, round(self.settings.num_points * share)),
+            num_boxes=max(1, round(self.settings.num_boxes * share)),
+        )
+        plans = self._own_plans(groups, rng, max(1, round(self.settings.num_groups * share / 2)))
+        loose = [k for k, image in enumerate(images) if image.object_name]
+        mixed = choose_groups(
+            [images[k] for k in loose],
+            rng,
+            num_groups=max(1, round(self.settings.num_groups * share) - len(plans)),
+            size_weights=settings.size_weights,
+            same_class_share=settings.same_class_share,
+            none_shares=settings.none_shares,
+        )
+        plans += [replace(plan, indices=tuple(loose[k] for k in plan.indices)) for plan in mixed]
+        batch = build_batch(images, plans, settings, self.tokenizer, self.num_tokens, self.size, rng)
+        return replace(batch, seg_weight=size_weights(batch))
+
+    def _own_plans(self, groups: Sequence[CorrectedGroup], rng: np.random.Generator, limit: int) -> list[GroupPlan]:
+        """The groups as they were annotated, each with some of the three questions."""
+        plans, start = [], 0
+        for group in groups:
+            indices = tuple(range(start, start + len(group.images)))
+            start += len(group.images)
+            plans += [GroupPlan(indices, task, group.truth) for task in SubTask]
+        return [plans[k] for k in rng.permutation(len(plans))[:limit]]
+
+
+def size_weights(batch: TrainingBatch) -> torch.Tensor:
+    """K: small regions' masks are trained more often, by the fourth root of their area; at most eight times."""
+    maps = batch.part_maps.numpy()
+    areas = [np.bincount(part_map.ravel(), minlength=256) for part_map in maps]
+    images = [] if batch.prompts.seg_image is None else batch.prompts.seg_image.tolist()
+    found = [
+        float(areas[image][1:255].sum() if value == 1 else areas[image][value])
+        for image, value in zip(images, batch.seg_value.tolist(), strict=True)
+    ]
+    weights = np.maximum(np.array(found), 4.0) ** -0.25
+    return torch.from_numpy(np.maximum(weights, weights.max(initial=0) / 8))
+
+
+def augmented(item: AnnotatedImage, rng: np.random.Generator, may_flip: bool) -> AnnotatedImage:
+    """Half of the images mirrored, small changes of light and colour, a margin now and then; no part is lost.
+
+    may_flip: False where a name tells left from right.
+    """
+    image, part_map = item.image, item.part_map
+    if rng.random() < 0.5 and may_flip:
+        image, part_map = image[:, ::-1], part_map[:, ::-1]
+    if rng.random() < 0.5:
+        gains, lift = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.85, 1.15), rng.uniform(-20, 20)
+        image = np.clip(image * gains.astype(np.float32) + np.float32(lift), 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        height, width = part_map.shape
+        top, bottom = (rng.uniform(0, 0.12, 2) * height).astype(int)
+        left, right = (rng.uniform(0, 0.12, 2) * width).astype(int)
+        image = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
+        part_map = np.pad(part_map, ((top, bottom), (left, right)), mode="edge")
+    return replace(item, image=np.ascontiguousarray(image), part_map=np.ascontiguousarray(part_map))

@@ -1,0 +1,94 @@
+"""Finetune the model on a snapshot of corrections: an adapter, its scores against the champion, a version.
+
+    calico finetune --data feedback/ --registry registry/ --out runs/finetune --minutes 8
+
+The same command resumes a run that was stopped or killed. The version is added to the registry; with `--publish` it
+becomes the current one if the gate lets it through. `--minutes` counts training, not the scoring after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from calico.errors import InputError
+from scripts import _cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _cli.parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a snapshot, as `calico feedback` made")
+    parser.add_argument("--registry", type=Path, metavar="DIR", default=Path("registry"), help="its folder (registry)")
+    parser.add_argument("--from", dest="start", metavar="VERSION", help="what to start from (the current version)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=8.0, help="length of the training in minutes (8)")
+    length.add_argument("--steps", type=int, help="length of the training in steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument(
+        "--accepted-as-is", type=float, metavar="WEIGHT", help="of predictions submitted untouched, 0 to 1 (0.25)"
+    )
+    parser.add_argument("--base-groups", type=int, default=60, metavar="N", help="drawings to look for forgetting (60)")
+    parser.add_argument("--publish", action="store_true", help="make it the current version if the gate lets it")
+    return parser
+
+
+def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.snapshots.store import Snapshot
+    from calico.training.challenge import challenge
+    from calico.training.finetune import FinetuneSettings
+    from calico.versions.registry import Registry
+
+    if args.accepted_as_is is not None and not 0 <= args.accepted_as_is <= 1:
+        raise InputError(f"--accepted-as-is is from 0 to 1, got {args.accepted_as_is}")
+    settings = FinetuneSettings(minutes=args.minutes, steps=args.steps, seed=args.seed)
+    given = {"learning_rate": args.learning_rate, "accepted_as_is": args.accepted_as_is}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    with _cli.progress() as bar:
+        lines: dict[str, Any] = {}
+
+        def show(what: str, share: float, note: str) -> None:
+            line = lines.setdefault(what, None)
+            if line is None:
+                line = lines[what] = bar.add_task(what, total=100)
+            bar.update(line, completed=int(100 * share), note=note)
+
+        found = challenge(
+            Snapshot(args.data),
+            Registry(args.registry),
+            args.out,
+            settings,
+            start_id=args.start,
+            publish=args.publish,
+            num_base_groups=args.base_groups,
+            command=args.command,
+            on_progress=show,
+        )
+    for what, sides in found.figures.items():
+        for side, figures in sides.items():
+            told = figures.get("reconciled", {})
+            values = [
+                f"{name} {'-' if (value := told.get(name)) is None else f'{value:.3f}'}"
+                for name in ("strict_miou_parts", "name_precision", "name_recall")
+            ]
+            print(f"{what:<5}{side:<11}{'  '.join(values)}  n = {figures['n_groups']} groups")
+    print(f"{found.version}: {found.decision.reason}{'; published' if found.published else ''}")
+    return {
+        "command": args.command,
+        "version": found.version,
+        "decision": found.decision.as_json(),
+        "published": found.published,
+        "figures": found.figures,
+        "training": found.training,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    return _cli.run(build_parser(), handle, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,444 @@
+"""Finetuning: what a batch of corrections holds, exact resume, the adapter there and back, refusals, the gate."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from calico.drawings import draw
+from calico.errors import CalicoError, CheckpointError, InputError
+from calico.fingerprint import ADAPTER, checkpoint_version, weights_version
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.adapter import ALL_LINEARS, choose_spec, load_adapted, load_over_base
+from calico.model.builder import build
+from calico.model.checkpoint import load_checkpoint, save_checkpoint
+from calico.model.config import CalicoConfig, EncoderConfig, calico_7b, calico_tiny
+from calico.model.modes import PAPER_MODULES, PAPER_TARGETS
+from calico.sampler import draw_group
+from calico.segmenter import CoSegmenter
+from calico.snapshots.records import AnnotatedGroup, ImageReference
+from calico.snapshots.splits import Shares
+from calico.snapshots.store import SAMPLES, Snapshot
+from calico.snapshots.writer import SnapshotWriter
+from calico.training.batches import BatchSettings
+from calico.training.challenge import components, group_score
+from calico.training.corrections import CorrectionBatches, augmented, class_weights, corrected, drawings, size_weights
+from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
+from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, truth_of
+from calico.versions.gate import Scores, Verdict, decide
+from calico.versions.registry import Registry
+from scripts import finetune as verb
+
+TOKENIZER = CalicoTokenizer.train()
+BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)
+QUICK = FinetuneSettings(steps=4, batch=BATCH, max_seg_prompts=6, num_validations=2, save_seconds=1e9, log_steps=1)
+
+
+def micro() -> CalicoConfig:
+    """The same architecture at sizes of no use: a step takes tens of milliseconds."""
+    tiny = calico_tiny(len(TOKENIZER))
+    conv = {"widths": [4, 4, 8], "num_blocks": [0, 0, 1]}
+    return replace(
+        tiny,
+        global_encoder=EncoderConfig("conv", 32, 16, conv),
+        semantic_encoder=EncoderConfig("conv", 32, 16, conv),
+        grounding_encoder=EncoderConfig("conv", 32, 16, conv),
+        num_queries=2,
+        qformer=tiny.qformer
+        | {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16, "encoder_hidden_size": 16},
+        llm=tiny.llm | {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+        cam_layers=(0, 1),
+        mask_decoder=tiny.mask_decoder | {"hidden_size": 16, "mlp_dim": 16, "iou_head_hidden_dim": 16},
+        num_mask_grid=32,
+        data_version="drawings-v1",
+    )
+
+
+def group_of(number: int, images: list[AnnotatedImage], accepted: bool = False) -> AnnotatedGroup:
+    digests = ImageGroup(tuple(item.image for item in images)).digests
+    references = tuple(
+        ImageReference(f"/data/{d[:6]}.png", i.part_map.shape, d) for d, i in zip(digests, images, strict=True)
+    )
+    provenance = {"task": number, "annotator": "ann", "accepted_as_is": accepted}
+    return AnnotatedGroup(f"1/{number}", references, truth_of(images), provenance, order=number)
+
+
+def write(folder: Path, numbers: range, shares: Shares | None = None, **options: Any) -> Snapshot:
+    with SnapshotWriter(folder, shares=shares or Shares(0.3, 0.0)) as writer:
+        for number in numbers:
+            images = draw_group(number, group_size=2, size=48)
+            writer.add(group_of(number, images, **options), [item.image for item in images])
+        return writer.finish()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Several threads add up gradients in an order of their own, and the last bits differ from run to run."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    save_checkpoint(folder, build(micro()), micro(), TOKENIZER)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    made = write(tmp_path_factory.mktemp("feedback") / "s", range(12))
+    assert made.manifest["splits"]["train"] > 4
+    assert made.manifest["splits"]["validation"] > 1
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(base: Path, snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
+    return finetune(snapshot, base, tmp_path_factory.mktemp("run"), QUICK)
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def kept(number: int, images: list[AnnotatedImage], longest: int = 48) -> Any:
+    return corrected(group_of(number, images), [item.image for item in images], longest, 1.0)
+
+
+def test_what_was_annotated_is_what_is_trained_on() -> None:
+    images = draw_group(4, group_size=3, size=60)
+    group = kept(1, images, longest=999)
+    assert group.truth is None
+    for found, drawn in zip(group.images, images, strict=True):
+        names = {(r.object_name, r.part_name): r.mask for r in found.masks(0)}
+        expected = {(r.object_name, r.part_name): r.mask for r in drawn.masks(0)}
+        assert names.keys() == expected.keys()
+        assert all(np.array_equal(names[name], expected[name]) for name in names)
+    small = kept(1, images, longest=30)
+    assert max(max(image.part_map.shape) for image in small.images) == 30
+    assert truth_of(small.images).by_key.keys() == group_of(1, images).target.by_key.keys()
+
+
+def test_a_relation_drawn_by_hand_is_trained_on_as_drawn() -> None:
+    images = [draw(k, size_hw=(40, 40), object_name=name) for k, name in enumerate(("chair", "dog"))]
+    plain = group_of(1, images)
+    first, second = (next(r.key for r in plain.target.regions if r.image == k and r.kind == "part") for k in (0, 1))
+    masks = [NamedMask(r.image, r.object_name, r.part_name, r.mask) for r in plain.target.regions]
+    target = CoSegmentation.from_masks(plain.target.sizes_hw, masks, relations=[(first, second)])
+    group = corrected(replace(plain, target=target), [i.image for i in images], 40, 1.0)
+    assert group.truth is not None
+    assert group.truth.by_key[first].correspondence == (0, 1)
+
+
+def test_rare_names_and_small_parts_come_more_often() -> None:
+    groups = [kept(k, [draw(10 * k + j, size_hw=(40, 40), object_name="mug") for j in (0, 1)]) for k in range(8)]
+    rare = kept(9, [draw(900 + j, size_hw=(40, 40), object_name="knife") for j in (0, 1)])
+    weights = class_weights([*groups, rare])
+    assert weights[-1] > 1.5 * weights[:-1].max()
+    batch = CorrectionBatches([*groups, rare], drawings, TOKENIZER, BATCH, 2, 32, 0).batch(0)
+    weight = size_weights(batch)
+    areas = torch.tensor(
+        [
+            float(((m > 0) & (m < 255)).sum() if value == 1 else (m == value).sum())
+            for value, m in zip(batch.seg_value, batch.part_maps[batch.prompts.seg_image], strict=True)
+        ]
+    )
+    assert weight[areas.argmin()] > weight[areas.argmax()]
+
+
+def test_a_batch_is_half_base_data_and_depends_on_the_step_alone() -> None:
+    groups = [kept(k, draw_group(k, group_size=2, size=40)) for k in range(5)]
+
+    def batches() -> CorrectionBatches:
+        return CorrectionBatches(groups, drawings, TOKENIZER, BATCH, 2, 32, 3)
+
+    first, again, other = batches().batch(2), batches().batch(2), batches().batch(3)
+    assert torch.equal(first.pixels.global_view, again.pixels.global_view)
+    assert torch.equal(first.prompts.token_ids, again.prompts.token_ids)
+    assert not torch.equal(first.pixels.global_view, other.pixels.global_view)
+    assert len(first.part_maps) == 4
+    assert len(batches().batch(2, 0, 2).part_maps) == 4  # no fewer than a group and its base images
+
+
+def test_an_image_without_regions_asks_for_nothing() -> None:
+    images = [draw(3, size_hw=(40, 40), object_name="mug"), draw(4, size_hw=(40, 40), object_name="mug")]
+    plain = group_of(1, images)
+    masks = [NamedMask(0, r.object_name, r.part_name, r.mask) for r in plain.target.regions if r.image == 0]
+    target = CoSegmentation.from_masks(plain.target.sizes_hw, masks)
+    group = corrected(replace(plain, target=target), [i.image for i in images], 40, 1.0)
+    batch = CorrectionBatches([group], drawings, TOKENIZER, BATCH, 2, 32, 0).batch(0)
+    assert set(group.images[1].masks(1)) == set()
+    assert 1 not in batch.prompts.seg_image.tolist()
+
+
+def test_augmentation_keeps_every_part_and_left_stays_left() -> None:
+    item = draw(7, size_hw=(40, 30), object_name="teapot")
+    for seed in range(12):
+        changed = augmented(item, np.random.default_rng(seed), may_flip=True)
+        assert set(np.unique(changed.part_map)) == set(np.unique(item.part_map))
+        assert changed.image.shape[:2] == changed.part_map.shape
+    named = replace(item, part_names=("left handle", *item.part_names[1:]))
+    batches = CorrectionBatches([kept(1, [named, named])], drawings, TOKENIZER, BATCH, 2, 32, 0)
+    assert not batches._may_flip
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_the_adapter_holds_has_changed(base: Path, trained: FinetuneResult) -> None:
+    before, config, _ = load_checkpoint(base)
+    after, _, _ = load_adapted(trained.folder, base)
+    was, now = before.state_dict(), after.state_dict()
+    assert was.keys() == now.keys()
+    changed = {name for name in was if not torch.equal(was[name], now[name])}
+    linears = {f"{name}.weight" for name, _ in before.llm.named_modules() if name.rpartition(".")[2] in ALL_LINEARS}
+    allowed = {f"llm.{name}" for name in linears} | {"llm.model.embed_tokens.weight", "llm.lm_head.weight"}
+    assert {name for name in changed if not name.startswith(PAPER_MODULES)} <= allowed
+    assert any(name.startswith("pixel_decoder.mask_decoder.") for name in changed)
+    assert allowed & changed
+    assert trained.base == weights_version(base)
+    assert config == micro()
+
+
+def test_merged_is_what_was_trained(base: Path, trained: FinetuneResult) -> None:
+    """Up to fp16, in which the file is."""
+    unmerged, config, tokenizer, _ = load_over_base(trained.folder, base)
+    merged, _, _ = load_adapted(trained.folder, base)
+    group = ImageGroup(tuple(item.image for item in draw_group(5, group_size=2, size=40)))
+    names = ["dog", "leg"]
+    answers = [CoSegmenter(m, config, tokenizer).answer(group, candidates=names) for m in (unmerged, merged)]
+    for task, answer in answers[0].items():
+        assert answer.text == answers[1][task].text
+        assert all(np.mean(a != b) < 0.01 for a, b in zip(answer.masks, answers[1][task].masks, strict=True))
+
+
+def test_a_killed_finetune_resumes_exactly(
+    base: Path, snapshot: Snapshot, trained: FinetuneResult, tmp_path: Path
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(state: Any, terms: dict[str, float], progress: float) -> None:
+        if state.step == 3:
+            raise Killed
+
+    broken = Finetune(snapshot, base, tmp_path, replace(QUICK, save_seconds=0.0))
+    with pytest.raises(Killed):
+        broken.train(kill)
+    (tmp_path / "run.json").write_text((trained.folder.parent / "run.json").read_text())  # which saves less often
+    again = Finetune(snapshot, base, tmp_path, QUICK)
+    assert again.state.step == 2
+    again.train()
+    result = again.finish()
+    assert (result.folder / ADAPTER).read_bytes() == (trained.folder / ADAPTER).read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    once_more = finetune(snapshot, base, tmp_path, QUICK)  # of a finished run
+    assert once_more.state.step == 4
+    assert (result.folder / "curves.png").stat().st_size > 1000
+
+
+def test_a_finetune_of_a_finetune_stands_on_the_same_base(
+    base: Path, snapshot: Snapshot, trained: FinetuneResult, tmp_path: Path
+) -> None:
+    ids = ["1/0", "1/1", "1/2"]
+    more = finetune(
+        snapshot, trained.folder, tmp_path, replace(QUICK, steps=1, learning_rate=1e-9), base=base, train_ids=ids
+    )
+    assert more.base == trained.base
+    before, after = (load_adapted(r.folder, base)[0].state_dict() for r in (trained, more))
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)
+    seen = set(json.loads((more.folder / "training.json").read_text())["groups"])
+    assert seen >= {*ids, *json.loads((trained.folder / "training.json").read_text())["groups"]}
+
+
+def test_it_stops_early_and_keeps_the_best_weights(base: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    hopeless = replace(QUICK, steps=8, learning_rate=3.0, warmup_steps=1, num_validations=8, patience=1)
+    result = finetune(snapshot, base, tmp_path, hopeless)
+    assert (result.state.stopped, result.state.best_step) == ("early", 0)
+    assert result.state.step < 8
+    was, now = load_checkpoint(base)[0].state_dict(), load_adapted(result.folder, base)[0].state_dict()
+    assert all(torch.equal(was[name], now[name]) for name in was)
+
+
+def test_out_of_memory_halves_the_micro_batch(
+    base: Path, snapshot: Snapshot, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(QUICK, steps=1, batch=replace(BATCH, num_images=8))
+    run = Finetune(snapshot, base, tmp_path, settings)
+    real, room = run._loss, 4
+
+    def cramped(batch: Any) -> Any:
+        if len(batch.part_maps) > room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return real(batch)
+
+    run._loss = cramped  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        run.train()
+    assert run.state.num_parts == 2
+    assert "micro-batch is halved to 4 images" in caplog.text
+    room = 0
+    with pytest.raises(CalicoError, match="out of memory with two images"):
+        run._one_step()
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_trained_is_refused(base: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no groups to train on"):
+        finetune(write(tmp_path / "t", range(2), Shares(0.0, 0.999)), base, tmp_path / "a", QUICK)
+    accepted = write(tmp_path / "u", range(2), Shares(0.0, 0.0), accepted=True)
+    with pytest.raises(InputError, match="no groups to train on"):
+        finetune(accepted, base, tmp_path / "b", replace(QUICK, accepted_as_is=0.0))
+    (accepted.folder / SAMPLES).write_text((accepted.folder / SAMPLES).read_text() + "\n")
+    assert verb.main(["--data", str(accepted.folder), "--out", str(tmp_path / "c")]) == 2
+    with pytest.raises(InputError, match="minutes or steps above 0"):
+        finetune(snapshot, base, tmp_path / "d", FinetuneSettings(minutes=0))
+    with pytest.raises(CheckpointError, match="no such folder"):
+        finetune(snapshot, tmp_path / "nothing", tmp_path / "e", QUICK)
+
+
+def test_a_folder_holds_one_run(base: Path, snapshot: Snapshot, trained: FinetuneResult) -> None:
+    with pytest.raises(InputError, match="other settings"):
+        finetune(snapshot, base, trained.folder.parent, replace(QUICK, seed=1))
+
+
+def test_another_base_is_refused(trained: FinetuneResult, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    torch.manual_seed(1)
+    save_checkpoint(other, build(micro()), micro(), TOKENIZER)
+    with pytest.raises(CheckpointError, match=r"made on calico-tiny-\w+, but .*other is calico-tiny"):
+        CoSegmenter.from_checkpoint(trained.folder, base=other)
+    with pytest.raises(CheckpointError, match="name the folder of its own base"):
+        CoSegmenter.from_checkpoint(trained.folder)  # the embedded one is another
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        (ADAPTER, lambda data: data[: len(data) // 2], "truncated"),
+        ("adapter.json", lambda data: data.replace(b'"format_version": 1', b'"format_version": 9'), "format 9"),
+        ("adapter.json", lambda data: data.replace(b'"down_proj"', b'"q_proj"'), "do not fit"),
+        ("adapter.json", lambda data: b"{}", "lacks preset"),
+    ],
+)
+def test_a_damaged_adapter_is_refused(
+    base: Path, trained: FinetuneResult, tmp_path: Path, name: str, change: Any, says: str
+) -> None:
+    for path in trained.folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
+    with pytest.raises(CheckpointError, match=says):
+        CoSegmenter.from_checkpoint(tmp_path, base=base)
+
+
+def test_the_adapter_of_a_large_model_is_the_papers() -> None:
+    config = calico_7b()
+    config = replace(config, llm=config.llm | {"num_hidden_layers": 2}, cam_layers=(0, 1))
+    with torch.device("meta"):
+        spec = choose_spec(build(config), config)
+    assert (spec.targets, spec.whole) == (PAPER_TARGETS, PAPER_MODULES)
+
+
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_registered_adapter_carries_its_id_and_finds_a_registered_base(
+    base: Path, trained: FinetuneResult, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "r")
+    checkpoint = registry.add(base, kind="checkpoint", preset="calico-tiny")
+    result = finetune(snapshot, registry.path_of(checkpoint), tmp_path / "run", replace(QUICK, steps=1))
+    version = registry.add(result.folder, kind="adapter", preset=result.preset, parent=checkpoint.id)
+    segmenter = CoSegmenter.from_checkpoint(registry.path_of(version))
+    assert segmenter.version == version.id == checkpoint_version(registry.path_of(version))
+    assert checkpoint_version(trained.folder).startswith("calico-tiny-")
+
+
+def test_groups_that_share_images_are_one_component() -> None:
+    images = [draw(k, size_hw=(20, 20)) for k in range(6)]
+    groups = [group_of(k, [images[a], images[b]]) for k, (a, b) in enumerate([(0, 1), (2, 3), (1, 4), (4, 5)])]
+    assert components(groups) == {"1/0": "1/0", "1/1": "1/1", "1/2": "1/0", "1/3": "1/0"}
+
+
+def grown(truth: CoSegmentation, amount: int) -> CoSegmentation:
+    """Every part's mask moved to the right by so many pixels."""
+    masks = [
+        NamedMask(r.image, r.object_name, r.part_name, np.roll(r.mask, amount if r.part_name else 0, 1))
+        for r in truth.regions
+    ]
+    return CoSegmentation.from_masks(truth.sizes_hw, masks)
+
+
+def shuffled(truth: CoSegmentation) -> CoSegmentation:
+    """The parts of each image have each other's masks."""
+    masks = []
+    for image in range(len(truth.sizes_hw)):
+        parts = [r for r in truth.regions if r.image == image and r.part_name]
+        for region, other in zip(parts, [*parts[1:], *parts[:1]], strict=True):
+            masks.append(NamedMask(image, region.object_name, region.part_name, other.mask))
+    return CoSegmentation.from_masks(truth.sizes_hw, masks)
+
+
+def misnamed(truth: CoSegmentation) -> CoSegmentation:
+    masks = [NamedMask(r.image, r.object_name, r.part_name and f"{r.part_name} thing", r.mask) for r in truth.regions]
+    return CoSegmentation.from_masks(truth.sizes_hw, masks)
+
+
+def test_the_gate_refuses_spoiled_challengers_and_takes_a_good_one() -> None:
+    truths = {f"g{k}": truth_of(draw_group(k, group_size=2, size=64)) for k in range(24)}
+    base = {f"b{k}": truth_of(draw_group(100 + k, group_size=2, size=64)) for k in range(12)}
+
+    def verdict(challenger: Any, *, forgets: int = 2, number: int = 24, crossed: bool = False) -> Verdict:
+        chosen = dict(list(truths.items())[:number])
+        champion = {name: group_score(truth, grown(truth, 2)) for name, truth in chosen.items()}
+        test = {name: group_score(truth, challenger(truth)) for name, truth in chosen.items()}
+        before = {name: group_score(truth, grown(truth, 2)) for name, truth in base.items()}
+        after = {name: group_score(truth, grown(truth, forgets)) for name, truth in base.items()}
+        return decide(Scores("champion", champion, test, before, after, crossed)).verdict
+
+    assert verdict(lambda truth: grown(truth, 1)) is Verdict.PUBLISH
+    assert verdict(shuffled) is Verdict.REFUSE
+    assert verdict(misnamed) is Verdict.REFUSE
+    assert verdict(lambda truth: grown(truth, 1), forgets=4) is Verdict.REFUSE
+    assert verdict(lambda truth: grown(truth, 1), number=3, crossed=True) is Verdict.NOT_ENOUGH_EVIDENCE
+    nothing = CoSegmentation(((4, 4), (4, 4)))
+    assert group_score(nothing, nothing) == 1.0
+
+
+def test_the_verb_finetunes_the_embedded_model_and_asks_the_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One step, two groups in all: two folds, and not enough evidence. The same command again gives the same."""
+    made = write(tmp_path / "s", range(2), Shares(0.0, 0.0))
+    registry = Registry(tmp_path / "r")
+    command = ["--data", str(made.folder), "--registry", str(registry.folder), "--out", str(tmp_path / "run")]
+    command += ["--steps", "1", "--base-groups", "1", "--publish", "--json", str(tmp_path / "report.json")]
+    assert verb.main(command) == 0, capsys.readouterr().err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["decision"]["is_cross_validated"]
+    assert "not enough evidence: 2 groups, about 5 needed" in capsys.readouterr().out
+    assert (report["published"], registry.current()) == (False, None)
+    assert report["figures"]["base"]["challenger"]["n_groups"] == 1
+    assert report["training"]["num_bytes"] < 3_000_000
+    version = registry.get(report["version"])
+    registry.verify(version)
+    assert (version.snapshot, version.parent) == (made.content_sha256, checkpoint_version())
+    scores = Scores.from_json(json.loads((registry.path_of(version) / "scores.json").read_text()))
+    assert set(scores.test_challenger) == {"1/0", "1/1"}
+    assert verb.main(command) == 0
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert verb.main([*command, "--from", "nothing"]) == 2
