@@ -32,6 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="give --from's weights the sizes of this version's preset; what is new starts as identity",
     )
+    parser.add_argument(
+        "--without",
+        action="append",
+        choices=["cem", "cam", "auxiliary"],
+        default=[],
+        help="ablation: leave a module or the auxiliary losses out of fresh weights; repeatable",
+    )
     parser.add_argument("--mode", choices=["all", "paper"], default="all", help="which weights train")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
@@ -50,6 +57,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("--minutes and --steps are above 0")
     if args.grow and not args.start:
         raise InputError("--grow is for the weights that --from names; give it too")
+    if args.without and args.start:
+        raise InputError("--without is for fresh weights; those that --from names keep their own modules")
     settings = TrainingSettings(
         minutes=args.minutes,
         steps=args.steps,
@@ -65,7 +74,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     if args.num_images:
         settings = dataclasses.replace(settings, batch=dataclasses.replace(settings.batch, num_images=args.num_images))
     tokenizer = CalicoTokenizer.train()
-    config = dataclasses.replace(calico_tiny(len(tokenizer)), data_version=VERSION)
+    config = dataclasses.replace(
+        calico_tiny(len(tokenizer)), data_version=VERSION, without=tuple(sorted(set(args.without)))
+    )
     trainer = Trainer(args.out, settings, config, tokenizer, args.start, args.grow)
     with _cli.progress() as bar:
         task = bar.add_task("training", total=1000)

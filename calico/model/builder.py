@@ -22,7 +22,7 @@ from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncode
 
 from calico.model.calico import CalicoModel
 from calico.model.cam import CorrespondenceAdaptation
-from calico.model.cem import CorrespondenceExtraction
+from calico.model.cem import CorrespondenceExtraction, NoExtraction
 from calico.model.config import CalicoConfig, EncoderConfig
 from calico.model.encoders import ConvGrounding, ConvTokens, SamGrounding, TransformerTokens
 from calico.model.qformer import QFormer
@@ -36,17 +36,20 @@ def build(config: CalicoConfig) -> CalicoModel:
     qformer_config._attn_implementation = "sdpa"
     queries = nn.Parameter(torch.randn(config.num_queries, qformer_config.hidden_size) * 0.02)
     llm_size = llm.config.hidden_size
+    cam_layers = () if "cam" in config.without else config.cam_layers
     return CalicoModel(
         global_encoder=_token_encoder(config.global_encoder),
         qformer=QFormer(InstructBlipQFormerModel(qformer_config), queries),
         image_projection=nn.Linear(qformer_config.hidden_size, llm_size),
         llm=llm,
         semantic_encoder=_token_encoder(config.semantic_encoder),
-        cem=CorrespondenceExtraction(
+        cem=NoExtraction()
+        if "cem" in config.without
+        else CorrespondenceExtraction(
             config.global_encoder.hidden_size, config.semantic_encoder.hidden_size, config.cem_num_heads
         ),
-        cams=nn.ModuleList(CorrespondenceAdaptation(llm_size, qformer_config.hidden_size) for _ in config.cam_layers),
-        cam_layers=config.cam_layers,
+        cams=nn.ModuleList(CorrespondenceAdaptation(llm_size, qformer_config.hidden_size) for _ in cam_layers),
+        cam_layers=cam_layers,
         grounding_encoder=_grounding_encoder(config.grounding_encoder),
         seg_projection=SegmentationProjection(llm_size, config.grounding_encoder.hidden_size),
         pixel_decoder=_pixel_decoder(config),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from calico.model.cam import CamHooks, CorrespondenceAdaptation, ImageSlots
-from calico.model.cem import CorrespondenceExtraction
+from calico.model.cem import CorrespondenceExtraction, NoExtraction
 from calico.model.encoders import GroundingFeatures
 from calico.model.qformer import QFormer
 from calico.model.segmentation import MaskLogits, PixelDecoder, SegmentationProjection, seg_state_positions
@@ -88,7 +88,7 @@ class CalicoModel(nn.Module):
         image_projection: nn.Linear,
         llm: LlamaForCausalLM,
         semantic_encoder: nn.Module,
-        cem: CorrespondenceExtraction,
+        cem: CorrespondenceExtraction | NoExtraction,
         cams: nn.ModuleList,
         cam_layers: tuple[int, ...],
         grounding_encoder: nn.Module,

@@ -23,3 +23,10 @@ class CorrespondenceExtraction(nn.Module):
         """global_tokens: N x T x D_g, semantic_tokens: N x S x D_s. Returns N x T x D_g."""
         attended, _ = self.attention(global_tokens, semantic_tokens, semantic_tokens, need_weights=False)
         return global_tokens + attended
+
+
+class NoExtraction(nn.Module):
+    """In CEM's place where an ablation leaves it out: X'_global = X_global."""
+
+    def forward(self, global_tokens: Tensor, semantic_tokens: Tensor) -> Tensor:
+        return global_tokens

@@ -15,6 +15,7 @@ from typing import Any
 from calico.errors import CheckpointError
 
 FORMAT_VERSION = 1
+ABLATABLE = ("cem", "cam", "auxiliary")  # what `CalicoConfig.without` may name
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,12 @@ class CalicoConfig:
     mask_prompt: bool = False  # whether each click after the first also sees the mask before it, as SAM's do
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05})
     data_version: str = ""  # what the weights were trained on
+    without: tuple[str, ...] = ()  # of `ABLATABLE`: modules left out, or the auxiliary losses, for an ablation
     format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.without) - set(ABLATABLE)):
+            raise ValueError(f"without: expected some of {', '.join(ABLATABLE)}, got {', '.join(unknown)}")
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -82,8 +88,9 @@ class CalicoConfig:
             for name in ("global_encoder", "semantic_encoder", "grounding_encoder"):
                 raw[name] = EncoderConfig(**raw[name])
             raw["cam_layers"] = tuple(raw["cam_layers"])
+            raw["without"] = tuple(raw.get("without", ()))
             return cls(**raw)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a CALICO config ({error})") from None
 
 

@@ -112,7 +112,7 @@ class Trainer:
         if settings.gradient_checkpointing:
             model.llm.gradient_checkpointing_enable({"use_reentrant": False})
             model.llm.enable_input_require_grads()
-        heads = None if settings.weights.auxiliary == 0 else auxiliary_heads(self.config)
+        heads = auxiliary_heads(self.config) if with_auxiliary(settings.weights, self.config) else None
         size = self.config.grounding_encoder.image_size
         self.bare = TrainingStep(model, heads, settings.weights, size, settings.max_seg_prompts)
         trained = [p for p in self.bare.parameters() if p.requires_grad]
@@ -261,6 +261,10 @@ class Trainer:
             if self.settings.mode == "paper":
                 merge_lora(self.model)
             save_checkpoint(self.folder / CHECKPOINT, self.model, self.config, self.tokenizer)
+
+
+def with_auxiliary(weights: LossWeights, config: CalicoConfig) -> bool:
+    return weights.auxiliary > 0 and "auxiliary" not in config.without
 
 
 def auxiliary_heads(config: CalicoConfig) -> AuxiliaryHeads:

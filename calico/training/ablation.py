@@ -1,0 +1,159 @@
+"""The same training with modules left out, each measured on the same held-out groups.
+
+CEM reaches an answer only through CAM, which reads X'_global. So `no CAM` and `neither` are one function, trained from
+other initial weights: what they differ by is what chance makes of two runs, and a smaller difference elsewhere says
+nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from calico.drawings import VERSION
+from calico.errors import InputError
+from calico.evaluation import evaluate_drawings
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.checkpoint import write_text
+from calico.model.config import CalicoConfig
+from calico.segmenter import CoSegmenter
+from calico.training.loop import CHECKPOINT, RunState, Trainer, TrainingSettings
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "no CEM": ("cem",),
+    "no CAM": ("cam",),
+    "neither": ("cam", "cem"),
+    "no auxiliary losses": ("auxiliary",),
+}
+FIGURES = (
+    "strict_miou", "strict_miou_parts", "strict_miou_objects", "name_precision", "name_recall", "occurrence_accuracy",
+    "none_precision", "none_recall", "mIoU", "S_IoU",
+)  # fmt: skip
+PLAN, EVALUATION, REPORT, TABLE, PICTURE = (
+    "plan.json", "evaluation.json", "ablation.json", "ablation.md", "ablation.png",
+)  # fmt: skip
+
+#: Called with the variant, `training` or `evaluating`, and the share of that which is done.
+OnProgress = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """What all variants share. num_images: of a step at full size. num_groups: held-out groups of two, drawn from
+    `evaluation_seed`."""
+
+    steps: int
+    seed: int = 0
+    num_images: int = 24
+    num_groups: int = 300
+    evaluation_seed: int = 7
+    data_version: str = VERSION
+
+
+def run_ablation(
+    folder: Path,
+    plan: AblationPlan,
+    config: CalicoConfig,
+    tokenizer: CalicoTokenizer,
+    settings: TrainingSettings,
+    on_progress: OnProgress = lambda variant, stage, done: None,
+) -> dict[str, Any]:
+    """Trains and measures each variant in a folder of its own below `folder`, skipping what is there.
+
+    Leaves ablation.json (the report, also returned), ablation.md and ablation.png. A run that was killed goes on where
+    its last save was. settings: all that the plan does not say. Raises `InputError` for a folder of another plan.
+    """
+    _hold_plan(folder, plan)
+    batch = dataclasses.replace(settings.batch, num_images=plan.num_images)
+    settings = dataclasses.replace(settings, steps=plan.steps, minutes=None, seed=plan.seed, batch=batch)
+    reports = {}
+    for variant, without in VARIANTS.items():
+        own = folder / variant.replace(" ", "_")
+        if not (own / EVALUATION).exists():
+            own_config = dataclasses.replace(config, data_version=plan.data_version, without=without)
+            trainer = Trainer(own, settings, own_config, tokenizer)
+            state = trainer.run(_training_reporter(variant, on_progress))
+            measured = _measured(variant, own / CHECKPOINT, plan, on_progress)
+            write_text(own / EVALUATION, json.dumps({"training": asdict(state), **measured}, indent=2) + "\n")
+        reports[variant] = json.loads((own / EVALUATION).read_text(encoding="utf-8"))
+    report = {"plan": asdict(plan), "variants": {name: _row(found) for name, found in reports.items()}}
+    write_text(folder / REPORT, json.dumps(report, indent=2) + "\n")
+    write_text(folder / TABLE, table(report))
+    plot(report, folder / PICTURE)
+    return report
+
+
+def _hold_plan(folder: Path, plan: AblationPlan) -> None:
+    path = folder / PLAN
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != asdict(plan):
+            raise InputError(f"{path}: this folder's runs follow {before}, asked for {asdict(plan)}; use another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(asdict(plan), indent=2) + "\n")
+
+
+def _training_reporter(variant: str, on_progress: OnProgress) -> Callable[[RunState, dict[str, float], float], None]:
+    def on_step(state: RunState, terms: dict[str, float], progress: float) -> None:
+        on_progress(variant, "training", progress)
+
+    return on_step
+
+
+def _measured(variant: str, checkpoint: Path, plan: AblationPlan, on_progress: OnProgress) -> dict[str, Any]:
+    segmenter = CoSegmenter.from_checkpoint(checkpoint)
+    found: dict[str, Any] = {}
+    for done, report in evaluate_drawings(segmenter, plan.num_groups, plan.evaluation_seed):
+        on_progress(variant, "evaluating", done / plan.num_groups)
+        found = report or found
+    return {"checkpoint": segmenter.version, **found}
+
+
+def _row(report: Mapping[str, Any]) -> dict[str, Any]:
+    overall = report["overall"]
+    return {
+        "checkpoint": report["checkpoint"],
+        **{name: overall[name] for name in FIGURES},
+        "stderr": overall["stderr"],
+        "n": {name: overall["n"][name] for name in FIGURES},
+        "training": report["training"],
+    }
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Markdown: a row per figure, a column per variant; a figure without samples is a dash."""
+    rows = report["variants"]
+    lines = [f"| | {' | '.join(rows)} | n |", "|" + "---|" * (len(rows) + 2)]
+    for name in FIGURES:
+        values = ["-" if row[name] is None else f"{row[name]:.3f}" for row in rows.values()]
+        counts = sorted({row["n"][name] for row in rows.values()})
+        shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        lines.append(f"| {name} | {' | '.join(values)} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(report: Mapping[str, Any], picture: Path) -> None:
+    """Strict mIoU of parts and objects per variant, with two standard errors to each side."""
+    from matplotlib.figure import Figure  # late: half a second of imports, and no display is needed
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    rows = report["variants"]
+    for axes, name in zip(
+        figure.subplots(1, 2, sharey=True), ("strict_miou_parts", "strict_miou_objects"), strict=True
+    ):
+        values = [row[name] or 0.0 for row in rows.values()]
+        errors = [2 * (row["stderr"][name] or 0.0) for row in rows.values()]
+        axes.barh(list(rows), values, xerr=errors, color="#4c78a8", ecolor="#222222", capsize=3)
+        axes.set(title=name, xlim=(0, 1))
+        axes.grid(axis="x", alpha=0.3)
+    figure.axes[0].invert_yaxis()
+    plan = report["plan"]
+    figure.suptitle(f"{plan['steps']} steps each, seed {plan['seed']}, {plan['num_groups']} held-out groups of two")
+    temporary = picture.with_suffix(".new.png")
+    figure.savefig(temporary, dpi=110)
+    temporary.replace(picture)

@@ -1,0 +1,132 @@
+"""Ablations: what is left out is gone from weights and answers, and the comparison trains, resumes and reports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from calico.errors import CheckpointError, InputError
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
+from calico.model.calico import CalicoModel, Pixels
+from calico.model.checkpoint import load_checkpoint, save_checkpoint
+from calico.model.config import CalicoConfig, calico_tiny
+from calico.training import ablation
+from calico.training.ablation import FIGURES, VARIANTS, AblationPlan, run_ablation
+from calico.training.batches import BatchSettings, DrawingBatches
+from calico.training.loop import Phase, Trainer, TrainingSettings
+
+TOKENIZER = CalicoTokenizer.train()
+CONFIG = calico_tiny(len(TOKENIZER))
+BATCH = BatchSettings(num_images=4, num_groups=2, num_points=2, num_boxes=2)
+SETTINGS = TrainingSettings(steps=2, phases=(Phase(1.0, 32),), batch=BATCH, num_workers=0)
+
+
+def built(*without: str) -> CalicoModel:
+    """With weights in the modules that start at zero, or leaving them out would change nothing."""
+    torch.manual_seed(0)
+    model = build(replace(CONFIG, without=without)).eval()
+    with torch.no_grad():
+        for module in (model.cem, model.cams):
+            for parameter in module.parameters():
+                parameter.normal_(std=0.1)
+    return model
+
+
+@torch.no_grad()
+def answer_states(model: CalicoModel, semantic: float) -> torch.Tensor:
+    """What the language model makes of one batch whose semantic view is a constant."""
+    data = DrawingBatches("", BATCH, CONFIG.num_queries, 32, seed=1)
+    data._tokenizer = TOKENIZER
+    batch = data[0]
+    pixels = batch.pixels._replace(semantic_view=torch.full_like(batch.pixels.semantic_view, semantic))
+    return model.hidden_states(model.encode(Pixels(*pixels)), batch.prompts)
+
+
+@pytest.mark.parametrize(
+    ("without", "reads_semantic"), [((), True), (("cem",), False), (("cam",), False), (("cam", "cem"), False)]
+)
+def test_the_semantic_view_reaches_an_answer_through_cem_and_cam_only(
+    without: tuple[str, ...], reads_semantic: bool
+) -> None:
+    model = built(*without)
+    same = torch.equal(answer_states(model, 0.0), answer_states(model, 1.0))
+    assert same != reads_semantic
+
+
+def test_cam_alone_still_adapts() -> None:
+    model = built("cem")
+    before = answer_states(model, 0.0)
+    with torch.no_grad():
+        model.cams[0].reintegration.weight.zero_()
+        model.cams[0].reintegration.bias.zero_()
+    assert not torch.equal(before, answer_states(model, 0.0))
+    assert not list(built("cam").cams.parameters())
+
+
+def test_a_checkpoint_says_what_it_is_without(tmp_path: Path) -> None:
+    config = replace(CONFIG, without=("cam", "cem"))
+    model = build(config)
+    save_checkpoint(tmp_path, model, config, TOKENIZER)
+    loaded, found, _ = load_checkpoint(tmp_path)
+    assert found == config
+    assert not [name for name in loaded.state_dict() if name.startswith(("cem.", "cams."))]
+    (tmp_path / "config.json").write_text(CONFIG.to_json())
+    with pytest.raises(CheckpointError, match=r"missing \(first: cams"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text(config.to_json().replace('"cem"', '"qformer"'))
+    with pytest.raises(CheckpointError, match="expected some of cem, cam, auxiliary, got qformer"):
+        CalicoConfig.from_file(tmp_path / "config.json")
+
+
+def test_without_auxiliary_there_are_no_auxiliary_losses(tmp_path: Path) -> None:
+    terms: dict[str, set[str]] = {}
+    for name, without in (("full", ()), ("none", ("auxiliary",))):
+        settings = replace(SETTINGS, steps=1)
+        trainer = Trainer(tmp_path / name, settings, replace(CONFIG, without=without), TOKENIZER)
+        trainer.run(lambda state, found, progress, name=name: terms.update({name: set(found)}))
+    assert terms["full"] - terms["none"] == {"dense", "dense_semantic", "pooled", "queried"}
+
+
+def test_an_ablation_trains_what_is_missing_and_reports_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "VARIANTS", {"full": (), "neither": VARIANTS["neither"]})
+    measured = []
+
+    def evaluate(segmenter, num_groups, seed):  # type: ignore[no-untyped-def]
+        assert (num_groups, seed) == (5, 7)
+        measured.append(segmenter.config.without)
+        yield 1, None
+        figures = dict.fromkeys(FIGURES, 0.25 * len(measured)) | {"none_recall": None}
+        stderr = dict.fromkeys(("strict_miou", "strict_miou_parts", "strict_miou_objects"), 0.01)
+        yield 5, {"overall": {**figures, "n": dict.fromkeys(FIGURES, 9), "stderr": stderr}}
+
+    monkeypatch.setattr(ablation, "evaluate_drawings", evaluate)
+    plan = AblationPlan(steps=2, num_images=4, num_groups=5)
+    stages = []
+    report = run_ablation(
+        tmp_path, plan, CONFIG, TOKENIZER, SETTINGS, lambda name, stage, done: stages.append((name, stage, done))
+    )
+    assert measured == [(), ("cam", "cem")]
+    assert [s for s in stages if s[2] == 1] == [
+        (name, stage, 1.0) for name in ("full", "neither") for stage in ("training", "evaluating")
+    ]
+    assert report["variants"]["neither"]["strict_miou"] == 0.5
+    assert report["variants"]["full"]["training"]["step"] == 2
+    assert "| strict_miou | 0.250 | 0.500 | 9 |" in (tmp_path / "ablation.md").read_text()
+    assert "| none_recall | - | - | 9 |" in (tmp_path / "ablation.md").read_text()
+    assert (tmp_path / "ablation.png").stat().st_size > 1000
+
+    (tmp_path / "neither" / "evaluation.json").unlink()  # as if killed while measuring
+    stages.clear()
+    again = run_ablation(
+        tmp_path, plan, CONFIG, TOKENIZER, SETTINGS, lambda name, stage, done: stages.append((name, stage, done))
+    )
+    assert {(name, stage) for name, stage, _ in stages} == {("neither", "evaluating")}  # trained already
+    assert again["variants"]["full"] == report["variants"]["full"]
+    assert json.loads((tmp_path / "ablation.json").read_text()) == again
+    with pytest.raises(InputError, match="use another --out"):
+        run_ablation(tmp_path, replace(plan, steps=3), CONFIG, TOKENIZER, SETTINGS)
