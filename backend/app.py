@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
@@ -15,6 +15,7 @@ from backend.champion import Load
 from backend.client import LabelStudioClient
 from backend.engine import NotReady
 from backend.inbox import KNOWN_ACTIONS
+from backend.jobs_page import jobs_page
 from backend.lane import LaneFull
 from backend.metrics import Metrics
 from backend.predictor import describe
@@ -22,6 +23,7 @@ from backend.security import guard
 from backend.segmenter import Segmenter
 from backend.services import Services, build_services
 from backend.settings import Settings
+from backend.training import COMMAND, START
 from calico.errors import CalicoError, InputError
 
 log = logging.getLogger("calico.backend")
@@ -36,13 +38,17 @@ def create_app(
     load: Callable[[], Segmenter] | None = None,
     load_version: Load | None = None,
     client: LabelStudioClient | None = None,
+    training_command: Sequence[str] = COMMAND,
 ) -> Flask:
     """load: makes the segmenter, in the background. load_version: makes one from a version's folder. client: a
-    connection to the host. What is not given is made from the settings.
+    connection to the host. training_command: what a training job runs, with its folder as the last argument. What is
+    not given is made from the settings.
 
     Raises InputError for settings that cannot work.
     """
-    services = build_services(settings, load=load, load_version=load_version, client=client)
+    services = build_services(
+        settings, load=load, load_version=load_version, client=client, training_command=training_command
+    )
     app = Flask("calico-backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_mb * 1_000_000
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -137,13 +143,34 @@ def _routes(app: Flask, services: Services) -> None:
         body = _body()
         action = str(body.get("action"))
         services.metrics.events.labels(action if action in KNOWN_ACTIONS else "other").inc()
-        return jsonify(status="stored", event=services.inbox.put(body)), 201
+        event = services.inbox.put(body)
+        answer: dict[str, Any] = {"status": "stored", "event": event}
+        if action == START:
+            answer["training"] = services.start_training(event, body)
+        return jsonify(answer), 201
 
     @app.get("/jobs")
     def jobs() -> Response:
         limit = request.args.get("limit", 200, type=int)
         task, state = request.args.get("task", type=int), request.args.get("state")
-        return jsonify(services.jobs.as_json(limit=max(0, limit), task=task, state=state))
+        groups = services.jobs.as_json(limit=max(0, limit), task=task, state=state)
+        training = None if services.training is None else services.training.as_json(limit=5)
+        if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+            shown = jobs_page(groups, training, str(services.health().get("version", engine.state)))
+            return Response(shown, content_type="text/html; charset=utf-8", headers={"Refresh": "5"})
+        return jsonify({**groups, "training": training})
+
+    @app.get("/jobs/training")
+    def training() -> Response:
+        limit, job = request.args.get("limit", 20, type=int), request.args.get("job", type=int)
+        return jsonify(jobs=services.training_or_error().as_json(limit=max(0, limit), job=job))
+
+    @app.post("/jobs/training/<int:number>/cancel")
+    def cancel(number: int) -> Response:
+        _body()
+        training = services.training_or_error()
+        training.cancel(number)
+        return jsonify(training.as_json(job=number)[0])
 
     @app.get("/metrics")
     def metrics() -> Response:

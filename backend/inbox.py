@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -41,6 +41,14 @@ events = sa.Table(
     sa.Column("body", sa.JSON, nullable=False),
     sa.Column("handled_at", sa.DateTime(timezone=True), index=True),
 )
+
+
+class Corrections(NamedTuple):
+    """num_tasks: with an annotation made or changed. first_at, last_at: when we were told, in seconds since 1970."""
+
+    num_tasks: int
+    first_at: float
+    last_at: float
 
 
 class Inbox:
@@ -83,9 +91,11 @@ class Inbox:
         with self._write, self._engine.begin() as connection:
             return connection.execute(sa.insert(events).values(row).returning(events.c.id)).scalar_one()
 
-    def pending(self, *, limit: int = 100) -> list[dict[str, Any]]:
-        """Events nobody has dealt with yet, oldest first."""
+    def pending(self, *, limit: int = 100, action: str | None = None) -> list[dict[str, Any]]:
+        """Events (of one action) nobody has dealt with yet, oldest first."""
         query = sa.select(events).where(events.c.handled_at.is_(None)).order_by(events.c.id).limit(limit)
+        if action is not None:
+            query = query.where(events.c.action == action)
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -98,6 +108,21 @@ class Inbox:
         query = sa.select(events.c.action, sa.func.count()).group_by(events.c.action)
         with self._engine.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
+
+    def last(self) -> int:
+        """The id of the newest event, 0 where there is none."""
+        with self._engine.connect() as connection:
+            return connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
+
+    def annotated_since(self, project: int, event: int) -> Corrections:
+        """What was annotated in a project after an event."""
+        columns = events.c
+        query = sa.select(
+            sa.func.count(columns.task.distinct()), sa.func.min(columns.received_at), sa.func.max(columns.received_at)
+        ).where(columns.project == project, columns.id > event, columns.annotation.is_not(None))
+        with self._engine.connect() as connection:
+            num_tasks, first, last = connection.execute(query).one()
+        return Corrections(num_tasks, _seconds(first), _seconds(last))
 
     def projects(self) -> list[int]:
         """Projects that have ever sent an event."""
@@ -146,6 +171,11 @@ def _use_wal(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _seconds(at: datetime | None) -> float:
+    """SQLite gives times back without their zone, which is UTC."""
+    return 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

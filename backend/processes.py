@@ -222,3 +222,20 @@ def is_running(pid: int, arguments: Sequence[str]) -> bool:
     else:
         command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout
     return " ".join(arguments) in command
+
+
+def started_at(pid: int) -> str | None:
+    """When the process started, by the system's own clock; None where there is none (a zombie is none).
+
+    A number that was given to another process since has another time, so the two together name one process.
+    """
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()  # after the name, which may hold anything
+        except OSError:
+            return None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.split()
+    return " ".join(shown[1:]) or None if shown and shown[0][0] != "Z" else None

@@ -81,18 +81,22 @@ def _has_basic_auth(settings: Settings) -> bool:
         return found
 
 
+def blanked(text: str, secrets: Iterable[str]) -> str:
+    for secret in secrets:
+        if len(secret) >= 6:  # shorter ones occur in ordinary words
+            text = text.replace(secret, "***")
+    return text
+
+
 class Redact(logging.Filter):
     """Blanks the configured secrets in whatever is logged: the second line of defence, after not logging them."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__()
-        self._secrets = [secret for secret in secrets if len(secret) >= 6]  # shorter ones occur in ordinary words
+        self._secrets = tuple(secrets)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        for secret in self._secrets:
-            message = message.replace(secret, "***")
-        record.msg, record.args = message, ()
+        record.msg, record.args = blanked(record.getMessage(), self._secrets), ()
         record.exc_info = record.exc_text = record.stack_info = (
             None  # a traceback shows values; describe() shows the place
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from backend.metrics import Metrics
 from backend.predictor import Predictor, describe
 from backend.segmenter import Segmenter
 from backend.settings import Settings
+from backend.training import COMMAND, Training
 from calico.errors import CheckpointError, InputError
 
 log = logging.getLogger("calico.backend")
 
 RECONCILE_PAUSE_S = 15.0
-WATCH_S = 2.0  # between looks at the registry while nobody asks
+WATCH_S = 2.0  # between looks at the registry and at jobs
 SETUP_WAIT_S = 1.0  # the host gives `/setup` three seconds
 
 
@@ -40,6 +41,7 @@ class Services:
     jobs: Jobs
     predictor: Predictor
     inbox: Inbox
+    training: Training | None
     client: LabelStudioClient | None
     version_of_files: Callable[[], str]
 
@@ -68,6 +70,25 @@ class Services:
             told["problem"] = f"{failed.wanted.name} does not load: {describe(failed.error)}"
         return told
 
+    def training_or_error(self) -> Training:
+        """Raises InputError where nothing is trained."""
+        if self.training is None:
+            raise InputError("nothing is trained here: set CALICO_VERSIONS to the folder where versions go")
+        return self.training
+
+    def start_training(self, event: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Deals with a stored START_TRAINING; what became of it."""
+        if self.training is None:
+            log.warning("Start training: CALICO_VERSIONS names no registry of versions, so nothing is trained")
+            self.inbox.mark_handled(event)
+            return {"state": "refused", "reason": "CALICO_VERSIONS is not set"}
+        project = body.get("project")
+        number = project.get("id") if isinstance(project, Mapping) else None
+        job = self.training.take(event, number if isinstance(number, int) else None)
+        if job is None:
+            return {"state": "refused", "reason": "the event names no project, or another backend trains"}
+        return {"job": job.id, "state": job.state.value, "reason": job.reason}
+
 
 def champion_of(settings: Settings, load: Load | None = None) -> Champion:
     """What the settings let serve. load: other than torch's. Raises InputError for a registry that is damaged."""
@@ -93,17 +114,19 @@ def build_services(
     load: Callable[[], Segmenter] | None = None,
     load_version: Load | None = None,
     client: LabelStudioClient | None = None,
+    training_command: Sequence[str] = COMMAND,
 ) -> Services:
     """Starts loading the model in the background. load, load_version, client: other than the settings would make.
 
     load: makes the first segmenter; until that is ready, its version is not known. load_version: makes any, from a
-    folder.
+    folder. training_command: what a training job runs.
 
     Raises InputError for settings that cannot work.
     """
     if client is None and settings.label_studio_url and settings.label_studio_api_key:
         client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
     metrics, jobs, inbox = Metrics(), Jobs(), open_inbox(settings)
+    training = Training(settings, inbox, command=training_command) if settings.versions is not None else None
     champion = champion_of(settings, load_version)
     engine = Engine(
         load or champion.load,
@@ -127,7 +150,7 @@ def build_services(
             raise CheckpointError("its version is not known yet")
         return champion.version_of_files()
 
-    return Services(settings, metrics, engine, media, jobs, predictor, inbox, client, version_of_files)
+    return Services(settings, metrics, engine, media, jobs, predictor, inbox, training, client, version_of_files)
 
 
 def start_reconcile(services: Services) -> threading.Thread | None:
@@ -156,14 +179,16 @@ def start_reconcile(services: Services) -> threading.Thread | None:
 
 
 def start_watch(services: Services) -> threading.Thread:
-    """Has a new version loaded before the next request comes."""
+    """Has new versions loaded before the next request comes, and training started, followed and ended."""
 
     def run() -> None:
         while True:
             try:
+                if services.training is not None:
+                    services.training.tick()
                 services.engine.models.look()
             except Exception as error:
-                log.warning("looking for versions: %s", describe(error))
+                log.warning("versions and training: %s", describe(error))
             time.sleep(WATCH_S)
 
     thread = threading.Thread(target=run, name="watch", daemon=True)

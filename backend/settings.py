@@ -193,6 +193,22 @@ class Settings:
         "SQLite in CALICO_DATA_DIR", secret=True,
     )  # fmt: skip
 
+    training_minutes: float = _setting(
+        "CALICO_TRAINING_MINUTES", 8.0, _number(float, 0.05, 10_000), "minutes from 0.05 to 10000, e.g. 8"
+    )
+    training_base_groups: int = _setting(
+        "CALICO_TRAINING_BASE_GROUPS", 60, _number(int, 1, 10_000), "groups from 1 to 10000, e.g. 60"
+    )
+    train_after_groups: int = _setting(
+        "CALICO_TRAIN_AFTER_GROUPS", 0, _number(int, 0, 10**6), "corrected groups, 0 for never, e.g. 40"
+    )
+    train_after_hours: float = _setting(
+        "CALICO_TRAIN_AFTER_HOURS", 0.0, _number(float, 0, 10_000), "hours, 0 for never, e.g. 24"
+    )
+    train_quiet_minutes: float = _setting(
+        "CALICO_TRAIN_QUIET_MINUTES", 10.0, _number(float, 0, 10_000), "minutes from 0 to 10000, e.g. 10"
+    )
+
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise InputError(
@@ -206,6 +222,11 @@ class Settings:
             raise InputError(
                 f"CALICO_HOST={self.host}: refusing to listen beyond loopback without a credential; set "
                 "CALICO_WEBHOOK_SECRET, or CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASS, or CALICO_HOST=127.0.0.1"
+            )
+        if (self.train_after_groups or self.train_after_hours) and self.versions is None:
+            raise InputError(
+                "CALICO_TRAIN_AFTER_GROUPS and CALICO_TRAIN_AFTER_HOURS need CALICO_VERSIONS: set it to the folder "
+                "where the trained versions go, e.g. /var/lib/calico/registry"
             )
 
     @classmethod
@@ -223,6 +244,18 @@ class Settings:
                 shown = "" if item.metadata["secret"] else f" (got {text!r})"
                 raise InputError(f"{variable}: expected {item.metadata['valid']}{shown}") from None
         return cls(**values)
+
+    def as_environment(self) -> dict[str, str]:
+        """Variables for a process that is to have the same settings; the secrets among them, so never for a log."""
+        found = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, tuple):
+                value = (os.pathsep if item.name == "media_roots" else ",").join(map(str, value))
+            elif isinstance(value, Path):
+                value = value.expanduser().resolve()
+            found[item.metadata["variable"]] = "" if value is None else str(value)
+        return found
 
     @property
     def is_loopback(self) -> bool:

@@ -10,7 +10,6 @@ at DIR is replaced; its groups keep their splits. Nothing is read from the host 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,62 +80,27 @@ def purge(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def collect(args: argparse.Namespace) -> tuple[Any, int]:
-    from itertools import islice
-
-    from backend.client import LabelStudioClient
-    from backend.feedback import Collector
-    from backend.feedback_sources import AnnotatedTask, export_tasks, inbox_tasks, project_tasks
-    from backend.media import Media
-    from backend.metrics import Metrics
+    from backend import collect as collecting
     from backend.settings import Settings
     from calico.snapshots.splits import Shares
-    from calico.snapshots.writer import SnapshotWriter
 
-    if args.export is not None and args.labeling_config is None:
-        raise InputError("--export: an export does not hold the project's config; give --labeling-config FILE.xml")
-    label_config = _text(args.labeling_config) if args.labeling_config else None
-    settings = Settings.from_environment()
-    client = None
-    if settings.label_studio_url and settings.label_studio_api_key:
-        client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
-    if args.project is not None and client is None:
-        raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
-    media = None if args.no_images else Media(settings, Metrics(), client)
-    file = args.export.stat() if args.export is not None and args.export.exists() else None
-    source = [args.project, str(args.export), file and [file.st_size, file.st_mtime_ns], args.inbox, args.no_images]
-    source += [args.holdout, label_config, settings.label_studio_url]
-    shares = Shares(args.validation_share, args.test_share)
-
-    def tasks(position: dict[str, int]) -> Iterator[AnnotatedTask]:
-        if args.project is not None and client is not None:
-            return project_tasks(client, args.project, after=position["task"])
-        if args.export is not None:
-            found = export_tasks(args.export, label_config or "")
-        else:
-            ask = None if client is None else lambda task: client.predictions(task=task)
-            found = inbox_tasks(settings.inbox_url, label_config=label_config, predictions_of=ask)
-        return islice(found, position["num_tasks"], None)
-
-    with SnapshotWriter(args.out, shares=shares, previous=args.previous, run=source) as writer, _cli.progress() as bar:
+    source = collecting.Source(
+        project=args.project,
+        export=args.export,
+        label_config=_text(args.labeling_config) if args.labeling_config else None,
+        with_images=not args.no_images,
+        holdout=args.holdout,
+    )
+    with _cli.progress() as bar:
         line = bar.add_task("tasks", total=None)
-
-        def show(num_tasks: int) -> None:
-            note = f"{writer.num_groups} groups, {writer.num_skipped.total()} left out"
-            bar.update(line, completed=num_tasks, note=note)
-
-        collector = Collector(
-            writer, None if media is None else lambda address, task: media.load(address, task=task), args.holdout
+        return collecting.collect(
+            Settings.from_environment(),
+            source,
+            args.out,
+            shares=Shares(args.validation_share, args.test_share),
+            previous=args.previous,
+            on_progress=lambda num_tasks, note: bar.update(line, completed=num_tasks, note=note),
         )
-        num_tasks = collector.run(tasks(writer.position or {"num_tasks": 0, "task": 0}), show)
-        if not writer.num_groups:
-            writer.discard()
-            counted = ", ".join(
-                f"{count} {code.replace('_', ' ')}" for code, count in sorted(writer.num_skipped.items())
-            )
-            raise InputError(
-                f"no annotated group in {num_tasks} tasks ({counted or 'the source is empty'}); nothing written"
-            )
-        return writer.finish(), num_tasks
 
 
 def _text(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from calico.errors import CheckpointError
 from calico.values import CoSegmentation, ImageGroup, NamedMask, Problem
 
 PAIR_XML = """<View>
@@ -95,6 +96,16 @@ class FakeSegmenter:
             return mask, 0.75
         finally:
             self.num_running -= 1
+
+
+class Named(FakeSegmenter):
+    """A fake of the weights in a folder: its version is what they say."""
+
+    def __init__(self, folder: Path | None, **options) -> None:
+        super().__init__(**options)
+        self.version = "base" if folder is None else (folder / "model.safetensors").read_text()
+        if "broken" in self.version:
+            raise CheckpointError(f"{self.version} is cut short")
 
 
 def picture(seed: int, *, size_hw: tuple[int, int] = (24, 32), first: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:

@@ -37,10 +37,10 @@ def make(tmp_path):
     """Makes test clients of apps over a fake segmenter; images may lie in tmp_path."""
     made = []
 
-    def make(segmenter=None, *, load=None, load_version=None, client=None, **settings):
+    def make(segmenter=None, *, load=None, client=None, given=None, **settings):
         values = {"media_roots": (tmp_path,), "data_dir": tmp_path / "state", **settings}
         load = load or (lambda: segmenter or FakeSegmenter())
-        app = create_app(Settings(**values), load=load, load_version=load_version, client=client)
+        app = create_app(Settings(**values), load=load, client=client, **(given or {}))
         made.append(app)
         return app.test_client()
 

@@ -7,29 +7,18 @@ import re
 import threading
 import time
 import weakref
-from pathlib import Path
 
 import pytest
-from backend_fakes import FakeSegmenter, pair_task, picture
+from backend_fakes import Named, pair_task, picture
 from test_app import make, predict, wait_for  # noqa: F401  make is a fixture
 
 from backend.champion import Champion
 from backend.engine import Engine
 from backend.metrics import Metrics
-from calico.errors import CheckpointError, InputError
+from calico.errors import InputError
 from calico.fingerprint import EMBEDDED
 from calico.values import ImageGroup
 from calico.versions.registry import POINTER, Registry
-
-
-class Named(FakeSegmenter):
-    """A fake of the weights in a folder: its version is what they say."""
-
-    def __init__(self, folder: Path | None, **options) -> None:
-        super().__init__(**options)
-        self.version = "base" if folder is None else (folder / "model.safetensors").read_text()
-        if "broken" in self.version:
-            raise CheckpointError(f"{self.version} is cut short")
 
 
 @pytest.fixture
@@ -228,7 +217,7 @@ def test_looking_costs_nothing_where_nothing_changes(registry):
 
 
 def test_every_route_tells_the_version_and_the_trouble(make, registry, tmp_path):  # noqa: F811
-    client = make(load=lambda: Named(None), load_version=Loads(), versions=registry.folder)
+    client = make(load=lambda: Named(None), given={"load_version": Loads()}, versions=registry.folder)
     tasks = [pair_task(tmp_path, 1)]
 
     def told():

@@ -1,0 +1,451 @@
+"""Training as jobs: asked for, queued, followed, ended, whatever dies meanwhile. Jobs run a stand-in for a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from test_app import make, wait_for  # noqa: F401  make is a fixture
+from test_inbox import annotation_event
+from test_succession import publish, registry  # noqa: F401  registry is a fixture
+
+from backend.inbox import Inbox, events
+from backend.processes import started_at
+from backend.settings import Settings
+from backend.training import Training
+from backend.training_jobs import TrainingState, TrainingStore
+from calico.errors import InputError
+from calico.versions.registry import Registry
+
+OUTCOME = '{"version": "v-1", "published": true, "reason": "better by 0.1"}'
+DONE = f"echo '{OUTCOME}' > $0/outcome.json"
+HANG = "echo working; exec sleep 60"
+TOKEN = "t0ken-of-the-host"
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Makes the Training of a backend whose jobs run a line of shell; `$0` is the job's folder."""
+    made: list[Training] = []
+    inbox = Inbox(f"sqlite:///{tmp_path / 'inbox.db'}")
+
+    def start(line=DONE, clock=time.time, **settings):
+        values = {
+            "versions": tmp_path / "registry", "data_dir": tmp_path / "state", "label_studio_url": "http://h",
+            "label_studio_api_key": TOKEN, **settings,
+        }  # fmt: skip
+        training = Training(Settings(**values), inbox, command=["sh", "-c", line], clock=clock)
+        made.append(training)
+        return training
+
+    start.inbox = inbox
+    yield start
+    for training in made:
+        for process in training._processes.values():
+            process.kill()
+            process.wait()
+        training.close()
+    inbox.close()
+
+
+def shown(training, job=None):
+    return training.as_json(job=job)[0]
+
+
+def run_to_the_end(training, job=None):
+    wait_for(lambda: (training.tick(), shown(training, job)["state"] not in ("queued", "running"))[1])
+    return shown(training, job)
+
+
+def test_a_job_runs_and_its_outcome_is_shown(start):
+    line = f'echo hello; echo \'{{"what": "training", "share": 0.5, "note": "step 3"}}\' > $0/progress.json; {DONE}'
+    training = start(line)
+    job = training.request(3, "Start training")
+    assert shown(training)["state"] == "queued"
+    ended = run_to_the_end(training)
+    assert (ended["id"], ended["project"], ended["state"], ended["reason"]) == (job.id, 3, "done", "better by 0.1")
+    assert ended["outcome"]["version"] == "v-1"
+    assert ended["progress"]["note"] == "step 3"
+    assert ended["log"] == ["hello"]
+    assert ended["seconds"] >= 0
+
+
+def test_one_at_a_time_and_a_queued_one_says_so(start):
+    training = start(HANG)
+    first = training.request(1, "Start training")
+    training.tick()
+    second, again = training.request(2, "Start training"), training.request(2, "Start training")
+    training.tick()
+    assert again is second
+    assert [(job["state"], job["reason"]) for job in training.as_json()] == [
+        ("queued", f"waits for job {first.id}"),
+        ("running", ""),
+    ]
+    training.cancel(first.id)
+    wait_for(lambda: (training.tick(), shown(training, second.id)["state"] == "running")[1])
+    assert shown(training, first.id)["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("echo out of luck; exit 3", "ended with exit code 3 and no outcome; its last words: out of luck"),
+        ("kill -9 $$", "killed by SIGKILL (often for want of memory)"),
+        ('echo \'{"error": "no annotated group"}\' > $0/outcome.json; exit 1', "no annotated group"),
+        ("echo '{\"version\": ' > $0/outcome.json; kill -15 $$", "killed by SIGTERM"),
+    ],
+)
+def test_a_crash_says_why_and_keeps_the_champion(start, registry, line, reason):  # noqa: F811
+    name = publish(registry, "v1")
+    training = start(line)
+    training.request(3, "Start training")
+    ended = run_to_the_end(training)
+    assert (ended["state"], ended["reason"]) == ("failed", reason)
+    assert registry.current() == name
+    training.request(3, "Start training")  # and the next one may try
+    training.tick()
+    assert [job["state"] for job in training.as_json()] == ["running", "failed"]
+
+
+def test_a_job_that_dies_after_it_published_says_that(start, registry, tmp_path):  # noqa: F811
+    training = start(f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; kill -9 $$")
+    training.request(3, "Start training")
+    training.tick()
+    name = publish(registry, "v1")
+    (tmp_path / "go").touch()
+    assert f"{name} became the current version meanwhile" in run_to_the_end(training)["reason"]
+
+
+def test_a_program_that_is_not_there_fails_its_job(start):
+    training = start()
+    training._command = ("/no/such/program",)
+    training.request(3, "Start training")
+    training.tick()
+    assert shown(training)["reason"] == "cannot be started: No such file or directory"
+
+
+def test_cancelling_ends_all_that_the_job_started(start, tmp_path):
+    training = start(f"trap '' TERM; sleep 60 & echo $! > {tmp_path}/child; wait; sleep 60")
+    job = training.request(3, "Start training")
+    training.tick()
+    wait_for(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().strip())
+    child = int((tmp_path / "child").read_text())
+    training.cancel(job.id)
+    assert shown(training)["is_being_cancelled"]
+    clock = training._clock
+    training._clock = lambda: clock() + 11  # it does not listen: the next look is rough
+    assert run_to_the_end(training)["state"] == "cancelled"
+    wait_for(lambda: started_at(child) is None)
+    waiting = training.request(4, "Start training")
+    training.cancel(waiting.id)
+    assert shown(training)["reason"] == "cancelled before it started"
+    with pytest.raises(InputError, match="has ended already"):
+        training.cancel(waiting.id)
+    with pytest.raises(InputError, match="there is none"):
+        training.cancel(99)
+
+
+def test_a_job_has_its_own_session_is_nice_and_holds_no_secret_in_view(start):
+    training = start(
+        'while [ "$(nice)" -lt 10 ]; do sleep 0.05; done; '
+        'echo "$LABEL_STUDIO_API_KEY $CALICO_DATA_DIR $@"; exec sleep 60'
+    )
+    job = training.request(3, "Start training")
+    training.tick()
+    wait_for(lambda: shown(training)["log"])
+    assert os.getsid(job.pid) == job.pid
+    assert shown(training)["log"] == [f"*** {training.store.folder.parent} "]
+    assert TOKEN not in Path(f"/proc/{job.pid}/cmdline").read_text()
+    assert TOKEN not in json.dumps(training.as_json())
+    assert TOKEN not in (training.store.folder_of(job.id) / "job.json").read_text()
+
+
+# -- restarts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_outlives_the_backend(start, tmp_path):
+    before = start(f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; {DONE}")
+    before.request(3, "Start training")
+    before.tick()
+    before.request(4, "Start training")
+    before.close()
+    after = start(DONE)
+    after.tick()
+    assert [job["state"] for job in after.as_json()] == ["queued", "running"]
+    (tmp_path / "go").touch()
+    wait_for(lambda: (after.tick(), {job["state"] for job in after.as_json()} == {"done"})[1])
+
+
+def test_a_job_that_died_with_the_backend_has_failed(start):
+    before = start("kill -9 $$")
+    job = before.request(3, "Start training")
+    before.tick()
+    before._processes[job.id].wait()
+    before.close()
+    after = start()
+    after.tick()
+    assert "its process is gone and left no outcome" in shown(after)["reason"]
+
+
+def test_another_process_of_the_same_number_is_not_the_job(start):
+    before = start(HANG)
+    job = before.request(3, "Start training")
+    before.tick()
+    before.close()
+    stored = before.store.load()[0]
+    assert stored.is_alive
+    stored.process_started = "another time"
+    before.store.save(stored)
+    after = start()
+    after.tick()
+    assert shown(after)["state"] == "failed"
+    assert before._processes[job.id].poll() is None  # and nobody else's process was ended
+
+
+def test_only_one_backend_runs_the_jobs(start):
+    first = start(HANG)
+    second = start(HANG)
+    first.request(3, "Start training")
+    first.tick()
+    second.tick()
+    assert second.take(1, 3) is None
+    assert [job["state"] for job in second.as_json()] == ["running"]
+    with pytest.raises(InputError, match="there is none here"):
+        second.cancel(1)
+
+
+def test_a_damaged_job_file_is_named(tmp_path):
+    store = TrainingStore(tmp_path)
+    (store.folder_of(1)).mkdir()
+    (store.folder_of(1) / "job.json").write_text("{")
+    with pytest.raises(InputError, match=r"000001/job\.json: not readable"):
+        store.load()
+    assert store.next_id() == 2
+
+
+# -- who asks ---------------------------------------------------------------------------------------------------------
+
+
+def started(project=3):
+    return {"action": "START_TRAINING", "project": {"id": project}}
+
+
+def test_a_request_that_was_stored_and_not_dealt_with_is_not_lost(start):
+    start.inbox.put(started())
+    training = start()
+    training.tick()
+    assert shown(training)["trigger"] == "Start training"
+    assert start.inbox.pending() == []
+    run_to_the_end(training)
+    training.tick()
+    assert len(training.as_json()) == 1
+
+
+def test_a_request_is_dealt_with_once(start):
+    number = start.inbox.put(started())
+    training = start()
+    job = training.take(number, 3)
+    assert training.take(number, 3) is job
+    training.close()
+    again = start()
+    assert again.take(number, 3).id == job.id
+
+
+def test_a_stale_or_nameless_request_is_left(start):
+    start.inbox.put(started())
+    start.inbox.put({"action": "START_TRAINING"})
+    training = start(clock=lambda: time.time() + 25 * 3600)
+    training.tick()
+    assert training.as_json() == []
+    assert start.inbox.pending() == []
+
+
+def correct(inbox, clock, task, project=2):
+    """An annotation of a task, received now by the clock."""
+    event = annotation_event(annotation=task)
+    event["task"]["id"], event["project"]["id"] = task, project
+    number = inbox.put(event)
+    with inbox._engine.begin() as connection:
+        at = datetime.fromtimestamp(clock.now, UTC)
+        connection.execute(sa.update(events).where(events.c.id == number).values(received_at=at))
+
+
+def due(training, clock, seconds=31.0):
+    """How many jobs there are after a while."""
+    clock.now += seconds
+    training.tick()
+    return len(training.as_json())
+
+
+def test_enough_corrections_start_a_job_once_it_is_quiet(start):
+    clock = Clock()
+    training = start(clock=clock, train_after_groups=3, train_quiet_minutes=10)
+    for task in (1, 2, 2):
+        correct(start.inbox, clock, task)
+    assert due(training, clock, 3600) == 0  # two groups
+    correct(start.inbox, clock, 3)
+    correct(start.inbox, clock, 9, project=7)
+    assert due(training, clock, 599) == 0
+    assert due(training, clock) == 1
+    assert shown(training)["trigger"] == "automatic: 3 groups were corrected in the last 1.2 hours"
+    assert shown(training)["project"] == 2
+    assert run_to_the_end(training)["state"] == "done"
+    assert due(training, clock, 7200) == 1  # nothing new since
+    for task in range(6):
+        correct(start.inbox, clock, task)
+    assert due(training, clock) == 2  # so many that it waits no longer
+
+
+def test_a_failed_job_is_not_tried_again_without_new_corrections(start):
+    clock = Clock()
+    training = start("exit 1", clock=clock, train_after_groups=1, train_quiet_minutes=0)
+    correct(start.inbox, clock, 1)
+    assert due(training, clock) == 1
+    assert run_to_the_end(training)["state"] == "failed"
+    assert due(training, clock, 7200) == 1
+    correct(start.inbox, clock, 2)
+    assert due(training, clock) == 2
+
+
+def test_old_corrections_start_a_job_however_few(start):
+    clock = Clock()
+    training = start(clock=clock, train_after_hours=2, train_quiet_minutes=1)
+    assert due(training, clock, 1e6) == 0
+    correct(start.inbox, clock, 1)
+    assert due(training, clock, 7100) == 0
+    assert due(training, clock, 101) == 1
+
+
+def test_nothing_starts_by_itself_unless_it_was_asked_for(start):
+    clock = Clock()
+    training = start(clock=clock)
+    for task in range(50):
+        correct(start.inbox, clock, task)
+    assert due(training, clock, 1e6) == 0
+    with pytest.raises(InputError, match="CALICO_VERSIONS"):
+        Settings(train_after_groups=3)
+
+
+# -- over HTTP --------------------------------------------------------------------------------------------------------
+
+
+def test_the_routes_start_show_and_cancel(make, tmp_path):  # noqa: F811
+    given = {"training_command": ["sh", "-c", f"echo '<b>'; {HANG}"]}
+    client = make(given=given, versions=tmp_path / "registry")
+    training = client.application.extensions["calico"].training
+    try:
+        answer = client.post("/webhook", json=started()).get_json()
+        assert answer == {"status": "stored", "event": 1, "training": {"job": 1, "state": "queued", "reason": ""}}
+        training.tick()
+        answer = client.post("/webhook", json=started(4)).get_json()
+        assert answer["training"] == {"job": 2, "state": "queued", "reason": "waits for job 1"}
+        assert client.post("/webhook", json={"action": "START_TRAINING"}).get_json()["training"]["state"] == "refused"
+        wait_for(lambda: client.get("/jobs/training?job=1").get_json()["jobs"][0]["log"] == ["<b>", "working"])
+        page = client.get("/jobs", headers={"Accept": "text/html,*/*;q=0.8"})
+        assert page.content_type.startswith("text/html")
+        assert "(it said nothing yet)" in page.get_data(as_text=True)  # of the newest, which waits
+        assert "waits for job 1" in page.get_data(as_text=True)
+        assert [job["id"] for job in client.get("/jobs").get_json()["training"]] == [2, 1]
+        assert client.post("/jobs/training/1/cancel", json={}).get_json()["is_being_cancelled"]
+        assert client.post("/jobs/training/1/cancel").status_code == 400
+        assert client.post("/jobs/training/9/cancel", json={}).status_code == 400
+        assert client.post("/jobs/training/2/cancel", json={}).get_json()["state"] == "cancelled"
+        wait_for(lambda: (training.tick(), shown(training, 1)["state"] == "cancelled")[1])
+        assert "&lt;b&gt;" in client.get("/jobs", headers={"Accept": "text/html"}).get_data(as_text=True) or shown(
+            training
+        )
+    finally:
+        training.close()
+
+
+def test_without_a_registry_the_button_is_answered_and_refused(make, caplog):  # noqa: F811
+    client = make()
+    assert client.post("/webhook", json=started()).get_json()["training"]["reason"] == "CALICO_VERSIONS is not set"
+    assert "CALICO_VERSIONS" in caplog.text
+    assert client.get("/jobs").get_json()["training"] is None
+    assert client.get("/jobs/training").status_code == 400
+    assert "Off:" in client.get("/jobs", headers={"Accept": "text/html"}).get_data(as_text=True)
+
+
+BACKEND = """
+import sys, time
+from pathlib import Path
+from backend_fakes import Named
+from waitress import create_server
+from backend.app import create_app
+from backend.services import start_watch
+from backend.settings import Settings
+folder, slow = Path(sys.argv[1]), sys.argv[2]
+def load_version(path):
+    if slow in (path / "model.safetensors").read_text():
+        (folder / "is-loading").touch()
+        time.sleep(60)
+    return Named(path)
+settings = Settings(versions=folder / "registry", data_dir=folder / "state")
+app = create_app(settings, load_version=load_version, training_command=["sh", "-c", "exec sleep 60"])
+start_watch(app.extensions["calico"])
+server = create_server(app, host="127.0.0.1", port=0)
+print(server.effective_port, flush=True)
+server.run()
+"""
+
+
+@contextmanager
+def killed_in_the_end(folder, slow="none"):
+    """A backend with the registry and the state of the folder; loading the version `slow` takes a minute."""
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+    command = [sys.executable, "-c", BACKEND, str(folder), slow]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+    try:
+        assert process.stdout is not None
+        with httpx.Client(base_url=f"http://127.0.0.1:{process.stdout.readline().strip()}", timeout=10) as http:
+            yield http
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_kill_9_of_the_backend_during_a_switch(registry, tmp_path):  # noqa: F811
+    """No broken registry, every event answered 2xx is there, the job goes on, the next start serves the new version."""
+    publish(registry, "v1")
+    with killed_in_the_end(tmp_path, slow="v2") as http:
+        wait_for(lambda: http.get("/health").json().get("version") == "v1", 20)
+        stored = [http.post("/webhook", json=annotation_event(n)).json()["event"] for n in range(5)]
+        stored.append(http.post("/webhook", json=started()).json()["event"])
+        wait_for(lambda: http.get("/jobs").json()["training"][0]["state"] == "running", 20)
+        name = publish(registry, "v2")
+        wait_for((tmp_path / "is-loading").exists, 20)
+        stored.append(http.post("/webhook", json=annotation_event(9)).json()["event"])
+        assert http.get("/health").json()["version"] == "v1"
+    found = Registry(registry.folder)
+    assert found.current() == name
+    for version in found.versions():
+        found.verify(version)
+    inbox = Inbox(f"sqlite:///{tmp_path / 'state' / 'inbox.db'}")
+    with inbox._engine.connect() as connection:
+        assert sorted(connection.execute(sa.select(events.c.id)).scalars()) == sorted(stored)
+    inbox.close()
+    with killed_in_the_end(tmp_path) as http:
+        wait_for(lambda: http.get("/health").json().get("version") == "v2", 20)
+        [job] = http.get("/jobs").json()["training"]
+        assert job["state"] == "running"
+        assert http.post("/jobs/training/1/cancel", json={}).json()["is_being_cancelled"]
+        wait_for(lambda: http.get("/jobs").json()["training"][0]["state"] == "cancelled", 20)
+    assert TrainingStore(tmp_path / "state" / "training").load()[0].state is TrainingState.CANCELLED
