@@ -20,7 +20,7 @@ from backend.security import blanked
 from backend.serving import configure_logging
 from backend.settings import Settings
 from backend.training_jobs import JOB, OUTCOME, PROGRESS, RUN, TrainingStore, write_json
-from calico.errors import CalicoError
+from calico.errors import CalicoError, InputError
 
 log = logging.getLogger("calico.backend")
 
@@ -48,9 +48,15 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
     """The job's outcome. Raises InputError or CheckpointError."""
     from calico.training.challenge import challenge
     from calico.training.finetune import FinetuneSettings
-
     from calico.versions.registry import Registry
 
+    assert settings.versions is not None  # or nobody would have started this
+    registry = Registry(settings.versions)
+    if settings.checkpoint is not None and registry.current() is None:
+        raise InputError(
+            f"CALICO_CHECKPOINT={settings.checkpoint}: a job starts from the registry's current version or the "
+            "embedded checkpoint; `calico versions add` this one and `calico versions publish --force` it first"
+        )
     store = TrainingStore(folder.parent.parent)
     number, project = int(folder.name), int((store.told(int(folder.name), JOB) or {})["project"])
     can_ask = settings.label_studio_url and settings.label_studio_api_key
@@ -64,10 +70,9 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
         on_progress=lambda done, note: progress("gathering corrections", 0.0, f"{done} tasks: {note}"),
     )
     log.info("%d groups of %d tasks: %s", snapshot.manifest["num_groups"], num_tasks, snapshot.folder)
-    assert settings.versions is not None
     found = challenge(
         snapshot,
-        Registry(settings.versions),
+        registry,
         folder / RUN,
         FinetuneSettings(minutes=settings.training_minutes),
         publish=True,

@@ -489,8 +489,9 @@ def test_events_are_stored_and_counted(make):
     client = make()
     for action in ("ANNOTATION_CREATED", "START_TRAINING", "SOMETHING_NEW", None):
         assert client.post("/webhook", json={"action": action, "project": {"id": 1}}).status_code == 201
-    stored = client.application.extensions["calico"].inbox.pending()
-    assert [event["action"] for event in stored] == ["ANNOTATION_CREATED", "START_TRAINING", "SOMETHING_NEW", ""]
+    inbox = client.application.extensions["calico"].inbox
+    assert inbox.counts() == {"ANNOTATION_CREATED": 1, "START_TRAINING": 1, "SOMETHING_NEW": 1, "": 1}
+    assert [event["action"] for event in inbox.pending()] == ["ANNOTATION_CREATED", "SOMETHING_NEW", ""]
     metrics = client.get("/metrics").get_data(as_text=True)
     assert 'calico_webhook_events_total{action="START_TRAINING"} 1.0' in metrics
     assert 'calico_webhook_events_total{action="other"} 2.0' in metrics

@@ -142,6 +142,8 @@ def test_its_server_is_guarded(monkeypatch, tmp_path):
     served: list[Settings] = []
     monkeypatch.setattr("backend.serving.serve", lambda app, settings: served.append(settings) or 0)
     monkeypatch.setattr("backend.serving.configure_logging", lambda settings: None)
+    watched: list[None] = []
+    monkeypatch.setattr("backend.services.start_watch", watched.append)
     monkeypatch.setattr(sys, "path", ["backend", *sys.path[1:]])
     for name in ("CALICO_HOST", "CALICO_PORT", "CALICO_BASIC_AUTH_USER", "CALICO_BASIC_AUTH_PASS"):
         monkeypatch.setenv(name, "")
@@ -149,5 +151,6 @@ def test_its_server_is_guarded(monkeypatch, tmp_path):
     arguments = ["-p", "9999", "--host", "0.0.0.0", "--basic-auth-user", "u", "--basic-auth-pass", "p"]
     assert _wsgi.main(arguments) == 0
     assert (served[0].host, served[0].port) == ("0.0.0.0", 9999)
+    assert watched == [None]
     assert app.test_client().post("/predict").status_code == 401
     assert app.test_client().post("/predict", auth=("u", "p")).get_json() == {"path": "/predict"}
