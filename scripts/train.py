@@ -1,6 +1,7 @@
-"""Train a model on drawn objects: progress, log, curves, checkpoints, exact resume.
+"""Train a model on drawn objects or on an index of part data: progress, log, curves, checkpoints, exact resume.
 
     calico train --out runs/tiny --minutes 75
+    calico train --out runs/parts --steps 5000 --data INDEX --from CHECKPOINT
 
 The same command resumes a run that was stopped or killed; at most the last `--checkpoint-minutes` are done again.
 Several GPUs: `accelerate launch -m scripts.train ...`. The result is OUT/checkpoint.
@@ -24,6 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--minutes", type=float, help="length of the whole run in minutes of training")
     length.add_argument("--steps", type=int, help="length of the whole run in steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, metavar="INDEX", help="what `calico mixedparts build` made; else drawings")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the index's pictures are now")
     parser.add_argument(
         "--from", dest="start", type=Path, help="checkpoint folder to start from instead of fresh weights"
     )
@@ -50,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.drawings import VERSION
     from calico.language.tokenizer import CalicoTokenizer
+    from calico.mixedparts.index import MixedParts
     from calico.model.config import calico_tiny
     from calico.training.loop import Phase, Trainer, TrainingSettings
 
@@ -59,6 +63,11 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("--grow is for the weights that --from names; give it too")
     if args.without and args.start:
         raise InputError("--without is for fresh weights; those that --from names keep their own modules")
+    if args.images and not args.data:
+        raise InputError("--images is for the index that --data names; give it too")
+    data = MixedParts(args.data, "train", images=args.images) if args.data else None
+    if data is not None and (lacking := set(data.sources) - data.roots.keys()):
+        raise InputError(f"{args.data}: was built without pictures of {', '.join(sorted(lacking))}; give --images DIR")
     settings = TrainingSettings(
         minutes=args.minutes,
         steps=args.steps,
@@ -74,10 +83,11 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     if args.num_images:
         settings = dataclasses.replace(settings, batch=dataclasses.replace(settings.batch, num_images=args.num_images))
     tokenizer = CalicoTokenizer.train()
+    version = VERSION if data is None else f"mixedparts-{data.manifest['sha256']['samples.npy'][:12]}"
     config = dataclasses.replace(
-        calico_tiny(len(tokenizer)), data_version=VERSION, without=tuple(sorted(set(args.without)))
+        calico_tiny(len(tokenizer)), data_version=version, without=tuple(sorted(set(args.without)))
     )
-    trainer = Trainer(args.out, settings, config, tokenizer, args.start, args.grow)
+    trainer = Trainer(args.out, settings, config, tokenizer, args.start, args.grow, data)
     with _cli.progress() as bar:
         task = bar.add_task("training", total=1000)
 

@@ -133,6 +133,17 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
         return build_batch(images, plans, self.settings, self.tokenizer, self.num_image_tokens, self.size, rng)
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names that a question may list beside those of its group."""
+
+    classes: Sequence[str] = CLASSES
+    parts: Sequence[str] = PART_NAMES
+
+
+DRAWN = Vocabulary()
+
+
 def build_batch(
     images: Sequence[AnnotatedImage],
     plans: Sequence[GroupPlan],
@@ -141,6 +152,7 @@ def build_batch(
     num_image_tokens: int,
     size: int,
     rng: np.random.Generator,
+    vocabulary: Vocabulary = DRAWN,
 ) -> TrainingBatch:
     """Rows, targets and clicks for any annotated images, drawn or real."""
     preprocess = Preprocessor(size, size, size)
@@ -148,7 +160,7 @@ def build_batch(
     part_maps = np.stack([fitted_part_map(image.part_map, size, PADDING) for image in images])
     if rng.random() >= settings.listed_share:
         settings = replace(settings, candidate_share=0.0)
-    rows = [_row(images, plan, settings, tokenizer, num_image_tokens, rng) for plan in plans]
+    rows = [_row(images, plan, settings, tokenizer, num_image_tokens, rng, vocabulary) for plan in plans]
     points, boxes = _clicks(part_maps, settings, rng)
     return TrainingBatch(
         pixels=Pixels(*(torch.from_numpy(np.stack(view)) for view in zip(*pixels, strict=True))),
@@ -179,13 +191,14 @@ def _row(
     tokenizer: CalicoTokenizer,
     num_image_tokens: int,
     rng: np.random.Generator,
+    vocabulary: Vocabulary,
 ) -> _Row:
     group = [images[i] for i in plan.indices]
     candidates: tuple[str, ...] = ()
     if rng.random() < settings.candidate_share:
         if rng.random() < settings.pseudo_share and plan.truth is None:
             group = with_invented_name(group, plan.sub_task, rng)
-        candidates = candidate_names(group, plan.sub_task, rng)
+        candidates = candidate_names(group, plan.sub_task, rng, vocabulary)
     question = _question(plan.sub_task, len(group), candidates, settings, rng)
     truth = plan.truth or truth_of(group)
     answer = render_answer(truth, plan.sub_task)
@@ -230,15 +243,21 @@ def with_invented_name(
     ]
 
 
-def candidate_names(group: Sequence[AnnotatedImage], sub_task: SubTask, rng: np.random.Generator) -> tuple[str, ...]:
+def candidate_names(
+    group: Sequence[AnnotatedImage], sub_task: SubTask, rng: np.random.Generator, vocabulary: Vocabulary = DRAWN
+) -> tuple[str, ...]:
     """The names of the group and some that it does not show, shuffled."""
+
+    def others(known: Sequence[str], shown: set[str], most: int) -> list[str]:
+        absent = [name for name in known if name not in shown]
+        number = min(len(absent), int(rng.integers(1, most)))
+        return [str(name) for name in rng.choice(absent, number, replace=False)] if number else []
+
     shown = {image.object_name for image in group}
-    others = [name for name in CLASSES if name not in shown]
-    names = sorted(shown) + [str(name) for name in rng.choice(others, int(rng.integers(1, 4)), replace=False)]
+    names = sorted(shown) + others(vocabulary.classes, shown, 4)
     if sub_task is not SubTask.COMMON_OBJECT:
         parts = {name for image in group for name in image.part_names}
-        others = [name for name in PART_NAMES if name not in parts]
-        names += sorted(parts) + [str(name) for name in rng.choice(others, int(rng.integers(1, 6)), replace=False)]
+        names += sorted(parts) + others(vocabulary.parts, parts, 6)
     return tuple(names[i] for i in rng.permutation(len(names)))
 
 
@@ -270,18 +289,20 @@ def _part_ids(image: AnnotatedImage, part_map: np.ndarray) -> np.ndarray:
 
 
 def _clicks(part_maps: np.ndarray, settings: BatchSettings, rng: np.random.Generator) -> tuple[ClickBatch, ClickBatch]:
-    """Points on parts, boxes on parts and objects."""
+    """Points on parts, boxes on parts and objects; on objects alone where no part is large enough."""
     size = part_maps.shape[1]
     regions: list[tuple[int, int]] = []
     for image, part_map in enumerate(part_maps):
         areas = np.bincount(part_map.ravel(), minlength=256)
         visible = areas[:PADDING].sum()
         regions += [(image, v) for v in range(2, PADDING) if areas[v] >= max(4, MIN_CLICK_SHARE * visible)]
+    if not regions:
+        regions = [(image, 1) for image, part_map in enumerate(part_maps) if region_mask(part_map, 1).any()]
     chosen = [regions[i] for i in rng.integers(len(regions), size=settings.num_points)]
     num_clicks = 1 if rng.random() < 0.5 else int(rng.integers(2, 4))
     points = np.zeros((len(chosen), 2), np.float32)
     for row, (image, value) in enumerate(chosen):
-        y, x = divmod(int(rng.choice(np.flatnonzero(part_maps[image] == value))), size)
+        y, x = divmod(int(rng.choice(np.flatnonzero(region_mask(part_maps[image], value)))), size)
         points[row] = x, y
     boxed = [regions[i] for i in rng.integers(len(regions), size=settings.num_boxes)]
     boxed = [(image, 1 if rng.random() < 0.3 else value) for image, value in boxed]

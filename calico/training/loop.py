@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from calico.drawings import CLASSES, PART_NAMES
 from calico.errors import CheckpointError
 from calico.language.tokenizer import CalicoTokenizer
+from calico.mixedparts.index import MixedParts
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.model.checkpoint import TOKENIZER, load_checkpoint, load_grown, save_checkpoint
@@ -30,6 +31,7 @@ from calico.model.modes import add_lora, merge_lora, set_mode, train_mode
 from calico.training.auxiliary import AuxiliaryHeads
 from calico.training.batches import BatchSettings, DrawingBatches, TrainingBatch
 from calico.training.curves import plot_curves
+from calico.training.index_batches import IndexBatches
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
 from calico.training.step import TrainingStep
 
@@ -91,12 +93,18 @@ class Trainer:
         tokenizer: CalicoTokenizer,
         start: Path | None = None,
         grow: bool = False,
+        data: MixedParts | None = None,
     ) -> None:
-        """start: a checkpoint folder to begin from, with its own sizes; or, with `grow`, inside those of `config`."""
+        """start: a checkpoint folder to begin from, with its own sizes; or, with `grow`, inside those of `config`.
+
+        data: an index to train on instead of drawings. The auxiliary heads, which know the drawings' names only, are
+        then left out.
+        """
         self.folder = folder
         self.settings = settings
         self.config = config
         self.tokenizer = tokenizer
+        self.data = data
         self.state = RunState()
         torch.manual_seed(settings.seed)
         self.accelerator = Accelerator(mixed_precision=settings.precision)
@@ -106,13 +114,16 @@ class Trainer:
             model, self.tokenizer = load_grown(start, config)
         else:
             model, self.config, self.tokenizer = load_checkpoint(start)
+        if data is not None:
+            self.config = replace(self.config, data_version=config.data_version)
         if settings.mode == "paper":
             add_lora(model, self.config.lora)
         set_mode(model, settings.mode)
         if settings.gradient_checkpointing:
             model.llm.gradient_checkpointing_enable({"use_reentrant": False})
             model.llm.enable_input_require_grads()
-        heads = auxiliary_heads(self.config) if with_auxiliary(settings.weights, self.config) else None
+        has_heads = data is None and with_auxiliary(settings.weights, self.config)
+        heads = auxiliary_heads(self.config) if has_heads else None
         size = self.config.grounding_encoder.image_size
         self.bare = TrainingStep(model, heads, settings.weights, size, settings.max_seg_prompts)
         trained = [p for p in self.bare.parameters() if p.requires_grad]
@@ -203,9 +214,8 @@ class Trainer:
         }
         settings = BatchSettings(**(asdict(self.settings.batch) | scaled))
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        data = DrawingBatches(
-            str(self.folder / TOKENIZER), settings, self.config.num_queries, phase.size, self.settings.seed
-        )
+        common = (str(self.folder / TOKENIZER), settings, self.config.num_queries, phase.size, self.settings.seed)
+        data = DrawingBatches(*common) if self.data is None else IndexBatches(self.data, *common)
         steps = range(self.state.step * world + rank, 2**40, world)
         loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=self.settings.num_workers)
         return iter(loader)

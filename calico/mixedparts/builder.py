@@ -1,0 +1,257 @@
+"""Annotation files -> an index: objects are read and checked, then groups are chosen from them.
+
+The folder appears whole or not at all. Reading is the long part: it is done again only where an annotation file, the
+folder of pictures or a rule about objects changed, and a killed build goes on with the objects it had read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from calico.coco.grouping import part_map_of
+from calico.coco.orientation import read_header
+from calico.errors import InputError
+from calico.folders import locked, put_in_place, recover
+from calico.mixedparts.classes import Overrides, comparable_pairs
+from calico.mixedparts.groups import Chosen, GroupRules, Pool, balanced, choose_samples, load_pools
+from calico.mixedparts.index import MANIFEST, SCHEMA_VERSION, SPLITS, SUB_TASKS, read_manifest
+from calico.mixedparts.records import ObjectRecord, ReadReport, inside
+from calico.mixedparts.sources import SourceFile, folder_digest
+from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, link_objects, write_manifest
+from calico.values import normalize_name
+
+OnProgress = Callable[[str, int, int | None], None]  # stage, done, total
+_HELD_OUT_FIRST = ("test", "val", None, "train")  # an image of two splits stays in the first of these
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """num_samples: of each split, over all sources and sub-tasks. held_out_sizes: images of a group in val and test.
+
+    min_part_pixels: a part with fewer visible pixels is not shown.
+    """
+
+    seed: int = 0
+    num_samples: Mapping[str, int] = field(default_factory=lambda: {"train": 60_000, "val": 1_000, "test": 1_000})
+    rules: GroupRules = field(default_factory=GroupRules)
+    held_out_sizes: tuple[int, ...] = (2,)
+    min_part_pixels: int = 1
+
+
+def build_index(
+    out: Path,
+    files: Sequence[SourceFile],
+    images: Mapping[str, Path],
+    settings: BuildSettings,
+    overrides: Mapping[str, Overrides] | None = None,
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """Build or renew the index `out`; its manifest, with `renewed` (false: everything was as before).
+
+    images: source -> folder of pictures; sources without one are taken as if every picture were there. Raises
+    InputError where there is nothing to build from, or `out` is something else.
+    """
+    sources = sorted({file.name for file in files})
+    overrides = dict(overrides or {})
+    if unknown := set(overrides) - set(sources):
+        raise InputError(f"overrides: no source {', '.join(sorted(unknown))}; there is {', '.join(sources)}")
+    recover(out)
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is no index and not empty; name another folder")
+    before = read_manifest(out) if (out / MANIFEST).is_file() else {}
+    partial = out.with_name(out.name + ".partial")
+    ready = partial / "ready"
+    ready.mkdir(parents=True, exist_ok=True)
+    with locked(partial / "lock"):
+        on_progress("looking at what there is", 0, None)
+        inputs = _plain(
+            {
+                "version": SCHEMA_VERSION,
+                "files": {file.title: file.fingerprint() for file in files},
+                "images": {source: folder_digest(root) for source, root in sorted(images.items())},
+                "min_part_pixels": settings.min_part_pixels,
+            }
+        )
+        roots = {source: str(root.resolve()) for source, root in sorted(images.items())}
+        asked = _plain({"settings": asdict(settings), "overrides": {k: _listed(v) for k, v in overrides.items()}})
+        if before.get("inputs") == inputs and before.get("asked") == asked and before["images"] == roots:
+            shutil.rmtree(partial)
+            return before | {"renewed": False}
+        read = _objects(out, before, partial, inputs, files, images, settings, on_progress)
+        ranges, shortfalls = _samples(ready, read, settings, overrides, on_progress)
+        about = {**read, "inputs": inputs, "asked": asked, "images": roots, "ranges": ranges, "shortfalls": shortfalls}
+        write_manifest(ready, about)
+        put_in_place(ready, out)
+    shutil.rmtree(partial)
+    return read_manifest(out) | {"renewed": True}
+
+
+def _objects(
+    out: Path,
+    before: Mapping[str, Any],
+    partial: Path,
+    inputs: Mapping[str, Any],
+    files: Sequence[SourceFile],
+    images: Mapping[str, Path],
+    settings: BuildSettings,
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """The objects' files in `partial/ready`: as they were, or read anew; what the manifest says of them."""
+    kept = ("sources", "classes", "parts", "reading")
+    ready, state = partial / "ready", partial / "objects.json"
+    if state.is_file():
+        found = json.loads(state.read_text(encoding="utf-8"))
+        if found["inputs"] == inputs:
+            return {key: found[key] for key in kept}
+    shutil.rmtree(ready)
+    ready.mkdir()
+    state.unlink(missing_ok=True)
+    if before.get("inputs") == inputs:
+        link_objects(out, ready)
+        return {key: before[key] for key in kept}
+    reports = []
+    taken: dict[tuple[str, str], str] = {}  # image -> its split; empty where its picture is not to be used
+    with ObjectWriter(ready, sorted({file.name for file in files})) as writer:
+        for file in sorted(files, key=lambda file: (_HELD_OUT_FIRST.index(file.split), file.title)):
+            report = ReadReport()
+            reports.append(report)
+            for number, record in enumerate(file.records(images.get(file.name), report)):
+                on_progress(f"objects of {file.title}", number + 1, None)
+                key = record.source, record.image_file
+                if key not in taken:
+                    root = images.get(file.name)
+                    taken[key] = record.split if root is None or _is_picture_of(record, root, report) else ""
+                split = taken[key]
+                if not split:
+                    report.skip("object_without_image", f"{record.object_id}: the picture {record.image_file}")
+                elif split != record.split:
+                    message = f"{record.image_file}: is in {split} already; what {record.split} says of it is left out"
+                    report.skip("image_in_two_splits", message)
+                elif shown := visible(record, settings.min_part_pixels, report):
+                    writer.add(*shown)
+    told = {"sources": writer.sources, "classes": list(writer.classes), "parts": list(writer.parts)}
+    told["reading"] = [report.as_json() for report in reports]
+    fresh = state.with_suffix(".new")
+    fresh.write_text(json.dumps({"inputs": inputs, **told}), encoding="utf-8")
+    fresh.replace(state)
+    return told
+
+
+def _is_picture_of(record: ObjectRecord, root: Path, report: ReadReport) -> bool:
+    """Whether the picture can be opened and has the size of the masks, as stored or as displayed; else counted."""
+    try:
+        header = read_header(inside(root, record.image_file))
+    except InputError as error:
+        report.skip("unreadable_image", str(error))
+        return False
+    if record.size_hw not in (header.size_hw, header.stored_size_hw):
+        message = f"{record.image_file}: is {header.stored_size_hw}, its masks {record.size_hw} (height, width)"
+        report.skip("other_image_size", message)
+        return False
+    return True
+
+
+def visible(record: ObjectRecord, min_part_pixels: int, report: ReadReport) -> tuple[ObjectRecord, int] | None:
+    """The record with the parts that can be seen, and its object's area in pixels; None where nothing can be."""
+    try:
+        masks = record.masks()
+    except InputError as error:
+        report.skip("unreadable_mask", str(error))
+        return None
+    if None not in masks:
+        report.skip("no_mask", f"{record.source} {record.object_id} of {record.image_file}: has no mask")
+        return None
+    names, part_map = part_map_of(masks)
+    counts = np.bincount(part_map.ravel(), minlength=len(names) + 2)
+    area = int(counts[1:].sum())
+    shown = {name for k, name in enumerate(names) if counts[k + 2] >= max(1, min_part_pixels)}
+    hidden = [part.name for part in record.parts if normalize_name(part.name) not in shown]
+    if hidden:
+        message = f"{record.image_file}: {', '.join(hidden)} of a {record.object_name} cannot be seen"
+        report.skip("hidden_part", message, len(hidden))
+    if not area:
+        report.skip("no_mask", f"{record.source} {record.object_id} of {record.image_file}: its mask is empty")
+        return None
+    parts = tuple(part for part in record.parts if normalize_name(part.name) in shown)
+    if not parts and record.object_rle is None:
+        report.skip("no_mask", f"{record.source} {record.object_id} of {record.image_file}: none of its parts is left")
+        return None
+    return replace(record, parts=parts), area
+
+
+def _samples(
+    ready: Path,
+    read: Mapping[str, Any],
+    settings: BuildSettings,
+    overrides: Mapping[str, Overrides],
+    on_progress: OnProgress,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """`samples.npy`; the manifest's ranges, and what could not be filled."""
+    sources = read["sources"]
+    pools = load_pools(ready, sources, read["classes"], read["parts"])
+    pairs = {source: comparable_pairs(_parts_of(pools, source), overrides.get(source)) for source in sources}
+    shortfalls = []
+    with SampleWriter(ready, sources) as writer:
+        for split in SPLITS:
+            held_out = split != "train"
+            rules = replace(settings.rules, sizes=settings.held_out_sizes) if held_out else settings.rules
+            chosen: dict[Bucket, Chosen] = {}
+            for bucket, number in _quotas(split, pools, settings.num_samples.get(split, 0)).items():
+                on_progress(f"groups of {split}", len(chosen), None)
+                pool = pools[split, bucket.source]
+                rng = Random(_seed(settings.seed, *bucket))
+                chosen[bucket] = choose_samples(pool, bucket.sub_task, number, pairs[bucket.source], rules, rng)
+            for bucket, found in (balanced(chosen) if held_out else chosen).items():
+                writer.add(bucket, found.objects, found.says_none)
+                if len(found.objects) < found.wanted:
+                    could = len(chosen[bucket].objects)
+                    row = {"wanted": found.wanted, "possible": could, "kept": len(found.objects)}
+                    shortfalls.append({**bucket._asdict(), **row})
+    return writer.ranges, shortfalls
+
+
+def _quotas(split: str, pools: Mapping[tuple[str, str], Pool], number: int) -> dict[Bucket, int]:
+    """How many samples of each kind: equal shares in val and test; in train by the sources' numbers of images."""
+    images = {source: len(pool.classes_on) for (where, source), pool in sorted(pools.items()) if where == split}
+    weights = images if split == "train" else dict.fromkeys(images, 1)
+    total = sum(weights.values()) * len(SUB_TASKS)
+    return {
+        Bucket(split, source, sub_task): round(number * weight / total)
+        for source, weight in weights.items()
+        for sub_task in SUB_TASKS
+    }
+
+
+def _parts_of(pools: Mapping[tuple[str, str], Pool], source: str) -> dict[str, frozenset[str]]:
+    """Class -> part names seen on any of its objects, in all splits."""
+    found: dict[str, set[str]] = {}
+    for (_, where), pool in pools.items():
+        for member in pool.members if where == source else ():
+            found.setdefault(member.class_name, set()).update(member.parts)
+    return {name: frozenset(parts) for name, parts in found.items()}
+
+
+def _seed(*key: object) -> int:
+    return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "big")
+
+
+def _listed(overrides: Overrides) -> dict[str, Any]:
+    return {
+        "ignore_parts": sorted(overrides.ignore_parts),
+        "exclude": sorted(overrides.exclude),
+        "only": None if overrides.only is None else sorted(overrides.only),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back, so that it can be compared with a manifest's."""
+    return json.loads(json.dumps(value))
