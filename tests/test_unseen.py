@@ -89,3 +89,24 @@ def test_wrong_arguments_are_named(bad: dict, told: str) -> None:
     arguments = {"seed": 0, "domain": "style", **bad}
     with pytest.raises(InputError, match=told):
         unseen.draw(arguments.pop("seed"), **arguments)
+
+
+FROZEN = (
+    ("style", 1, "bicycle", "chalk", ("wheel", "frame", "seat", "handlebar"), 0.114, 62.1),
+    ("style", 2, "table", "chalk", ("top", "leg"), 0.093, 62.3),
+    ("umbrella", 1, "umbrella", "clutter", ("canopy", "shaft", "handle"), 0.127, 101.7),
+    ("guitar", 1, "guitar", "clean", ("body", "neck", "headstock"), 0.138, 172.4),
+    ("guitar", 2, "guitar", "occluded", ("body", "neck", "headstock"), 0.094, 22.7),
+)
+
+
+@pytest.mark.parametrize(("domain", "seed", "name", "difficulty", "parts", "area", "light"), FROZEN)
+def test_version_1_is_frozen(
+    domain: str, seed: int, name: str, difficulty: str, parts: tuple[str, ...], area: float, light: float
+) -> None:
+    """Figures name the data they were measured on: whoever changes a drawing also raises `VERSION`."""
+    assert unseen.VERSION == "unseen-v1"
+    item = unseen.draw(seed, domain=domain)
+    assert (item.object_name, item.difficulty, item.part_names) == (name, difficulty, parts)
+    assert (item.part_map > 0).mean() == pytest.approx(area, abs=0.002)
+    assert item.image.mean() == pytest.approx(light, abs=0.5)
