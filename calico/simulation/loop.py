@@ -1,0 +1,369 @@
+"""Rounds of choosing, correcting, finetuning and asking the gate, for every strategy and seed; each step is kept.
+
+What a step leaves behind is what the product leaves: snapshots, versions in a registry, their scores. A run that was
+killed goes on after its last finished step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calico.drawings import unseen
+from calico.errors import InputError
+from calico.features import image_features
+from calico.fingerprint import EMBEDDED, checkpoint_version, read_card
+from calico.model.checkpoint import write_text
+from calico.segmenter import CoSegmenter
+from calico.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
+from calico.simulation.annotator import Correction, Habits, correct
+from calico.simulation.pool import PART_NAMES, DrawnGroup, held_out, pool_group
+from calico.snapshots.records import AnnotatedGroup, ImageReference
+from calico.snapshots.store import Snapshot
+from calico.snapshots.writer import SnapshotWriter
+from calico.training.challenge import Item, base_items, challenge, score
+from calico.training.finetune import FinetuneSettings, finetune
+from calico.values import CoSegmentation
+from calico.versions.registry import Registry
+
+logger = logging.getLogger(__name__)
+SETTINGS, BEFORE, CHOICES, ROUND = "settings.json", "before.json", "choices.json", "round.json"
+GATES = ("ask", "skip")
+
+OnProgress = Callable[[str, float, str], None]  # what is being done, 0 to 1 of it, a note
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """domain: what is unseen, one of `unseen.DOMAINS`. pool_factor: groups to choose from, by those that are chosen.
+
+    unseen_share: of the pool's groups, those of the domain. gate: `ask` it, and go on from the champion; `skip` it: all
+    of the length is training and every version is published by force. num_held_out, num_base: groups to measure on.
+    image_size: longest side of labelled and held-out drawings in pixels, None: 160 to 256. finetune: of every round,
+    its seed replaced by the run's.
+    """
+
+    domain: str
+    strategies: tuple[str, ...] = ("random",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    num_rounds: int = 1
+    groups_per_round: int = 40
+    pool_factor: int = 3
+    unseen_share: float = 1.0
+    gate: str = "ask"
+    num_held_out: int = 60
+    num_base: int = 60
+    image_size: int | None = None
+    habits: Habits = field(default_factory=Habits)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+
+    def __post_init__(self) -> None:
+        if self.domain not in unseen.DOMAINS:
+            raise InputError(f"domain: expected one of {', '.join(unseen.DOMAINS)}, got {self.domain!r}")
+        if unknown := [name for name in self.strategies if name not in STRATEGIES]:
+            raise InputError(f"strategies: expected some of {', '.join(STRATEGIES)}, got {unknown[0]!r}")
+        for name in ("strategies", "seeds"):
+            if not getattr(self, name) or len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise InputError(f"{name}: expected one or more, each once, got {getattr(self, name)}")
+        for name in ("num_rounds", "groups_per_round", "pool_factor", "num_held_out", "num_base"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.gate not in GATES:
+            raise InputError(f"gate: expected {' or '.join(GATES)}, got {self.gate!r}")
+        if not 0 < self.unseen_share <= 1:
+            raise InputError(f"unseen_share: expected above 0 and up to 1, got {self.unseen_share}")
+
+    @property
+    def pool_size(self) -> int:
+        return self.num_rounds * self.groups_per_round * self.pool_factor
+
+
+def simulate(
+    settings: Simulation,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    command: str = "",
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """All strategies and seeds in the folder `out`; `before` and one row a round under `runs`, JSON-ready.
+
+    checkpoint: what to start from, None: the embedded one. Raises `InputError` where `out` holds another simulation.
+    """
+    tell = on_progress or (lambda what, share, note: None)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    start = checkpoint_version(checkpoint)
+    _claim(out / SETTINGS, {"start": start, **asdict(settings)})
+    before = _kept(out / BEFORE, lambda: _figures(settings, EMBEDDED if checkpoint is None else checkpoint, tell))
+    rounds: list[dict[str, Any]] = []
+    for seed in settings.seeds:
+        for strategy in settings.strategies:
+            run = _Run(settings, strategy, seed, out / f"{strategy}-{seed}", checkpoint, command, tell)
+            rounds += [run.round(number) for number in range(1, settings.num_rounds + 1)]
+    return {"start": start, "settings": asdict(settings), "before": before, "runs": rounds}
+
+
+class _Run:
+    """One strategy with one seed: its rounds and its registry."""
+
+    def __init__(
+        self,
+        settings: Simulation,
+        strategy: str,
+        seed: int,
+        folder: Path,
+        checkpoint: Path | None,
+        command: str,
+        tell: OnProgress,
+    ) -> None:
+        self.settings, self.strategy, self.seed, self.folder = settings, strategy, seed, folder
+        self.command = command
+        self.name = f"{strategy}, seed {seed}"
+        self.tell = tell
+        self.registry = Registry(folder / "registry")
+        if checkpoint is not None and self.registry.current() is None:
+            version = self.registry.add(checkpoint, kind="checkpoint", preset=start_preset(checkpoint))
+            self.registry.publish(version.id, force_reason="what the simulation starts from")
+
+    def round(self, number: int) -> dict[str, Any]:
+        folder = self.folder / f"round-{number}"
+        return _kept(folder / ROUND, lambda: self._round(number, folder))
+
+    def _round(self, number: int, folder: Path) -> dict[str, Any]:
+        started = time.monotonic()
+        chosen = _kept(folder / CHOICES, lambda: self._label(number, folder))
+        snapshot = Snapshot(folder / "snapshot")
+        settings = replace(self.settings.finetune, seed=self.seed)
+        if self.settings.gate == "ask":
+            made = challenge(
+                snapshot,
+                self.registry,
+                folder / "finetune",
+                settings,
+                publish=True,
+                num_base_groups=self.settings.num_base,
+                command=self.command,
+                on_progress=self._telling(number),
+            )
+            version, training = made.version, dict(made.training)
+            decision, published = made.decision.as_json(), made.published
+        else:
+            version, training = self._trained(number, snapshot, folder, settings, chosen["start"])
+            decision, published = None, True
+        figures = _figures(self.settings, self.registry.path_of(version), self._telling(number))
+        return {
+            "strategy": self.strategy,
+            "seed": self.seed,
+            "round": number,
+            **{key: chosen[key] for key in ("num_corrected", "num_skipped", "of_domain", "regions")},
+            "version": version,
+            "published": published,
+            "decision": decision,
+            "training": training,
+            **figures,
+            "wall_seconds": round(time.monotonic() - started, 1),
+        }
+
+    def _trained(
+        self, number: int, snapshot: Snapshot, folder: Path, settings: FinetuneSettings, champion: str | None
+    ) -> tuple[str, dict[str, Any]]:
+        """champion: who was it when the round began; after a kill it may be this round's own version."""
+        start = None if champion is None else self.registry.path_of(champion)
+        tell = self._telling(number)
+
+        def on_step(state: Any, terms: dict[str, float], progress: float) -> None:
+            tell("training", progress, f"step {state.step}  loss {terms['loss']:.2f}")
+
+        result = finetune(snapshot, start, folder / "finetune", settings, on_step)
+        version = self.registry.add(
+            result.folder,
+            kind="adapter",
+            preset=result.preset,
+            parent=checkpoint_version(start),
+            snapshot=snapshot.content_sha256,
+            command=self.command,
+        )
+        if self.registry.current() != version.id:
+            self.registry.publish(version.id, force_reason="the simulation was told to skip the gate")
+        return version.id, {**asdict(result.state), "n": result.num_groups, "num_bytes": result.num_bytes}
+
+    def _telling(self, number: int) -> OnProgress:
+        def tell(what: str, share: float, note: str) -> None:
+            self.tell(f"{self.name}, round {number}", share, f"{what}: {note}")
+
+        return tell
+
+    # -- choosing and correcting --------------------------------------------------------------------------------------
+
+    def _label(self, number: int, folder: Path) -> dict[str, Any]:
+        """Chooses, corrects and writes the round's snapshot: all groups so far."""
+        earlier = [read_card(self.folder / f"round-{k}" / CHOICES, "choices") for k in range(1, number)]
+        seen = {row["id"] for found in earlier for row in found["choices"]}
+        groups = {group.id: group for group in map(self._pool_group, range(self.settings.pool_size))}
+        before = Snapshot(self.folder / f"round-{number - 1}" / "snapshot") if number > 1 else None
+        current = self.registry.current()
+        segmenter = CoSegmenter.from_checkpoint(None if current is None else self.registry.path_of(current))
+        left = [group for name, group in groups.items() if name not in seen]
+        predictions, ranked = self._ranked(left, segmenter, before, groups, number)
+        rows: list[dict[str, Any]] = []
+        corrected: list[tuple[AnnotatedGroup, DrawnGroup]] = []
+        for choice in ranked:
+            if len(corrected) == self.settings.groups_per_round:
+                break
+            group = groups[choice.id]
+            prediction = predictions.get(choice.id) or segmenter.segment(group.group)
+            correction = correct(
+                group.truth, prediction, PART_NAMES, self.settings.habits, self.seed * 1_000_003 + group.order
+            )
+            rows.append({**choice._asdict(), **_counted(correction)})
+            if correction.target is not None:
+                corrected.append((self._annotated(group, correction, segmenter.version, number), group))
+        if len(corrected) < self.settings.groups_per_round:
+            raise InputError(
+                f"{self.name}, round {number}: {len(corrected)} groups of {len(left)} could be corrected, expected "
+                f"{self.settings.groups_per_round}; give a larger pool or skip fewer"
+            )
+        with SnapshotWriter(folder / "snapshot", previous=before.folder if before else None) as writer:
+            for known in before.groups() if before else ():
+                writer.add(replace(known, split=""), before.load_images(known).images if before else ())
+            for annotated, group in corrected:
+                writer.add(annotated, group.group.images)
+            for row in rows:
+                if row["skipped"]:
+                    writer.skip(row["id"], "cancelled", "the simulated annotator skipped it")
+            writer.finish()
+        counted = ("kept", "redrawn", "missed", "misnamed")
+        return {
+            "start": current,
+            "choices": rows,
+            "num_corrected": len(corrected) + (int(before.manifest["num_groups"]) if before else 0),
+            "num_skipped": sum(row["skipped"] for row in rows) + sum(found["num_skipped"] for found in earlier),
+            "of_domain": sum(group.is_unseen for _, group in corrected),
+            "regions": {name: sum(row[name] for row in rows) for name in counted},
+        }
+
+    def _pool_group(self, number: int) -> DrawnGroup:
+        own = self.settings
+        return pool_group(own.domain, self.seed, number, unseen_share=own.unseen_share, size=own.image_size)
+
+    def _ranked(
+        self,
+        left: Sequence[DrawnGroup],
+        segmenter: CoSegmenter,
+        before: Snapshot | None,
+        groups: dict[str, DrawnGroup],
+        number: int,
+    ) -> tuple[dict[str, CoSegmentation], list[Choice]]:
+        """Predictions of the pool, as far as the strategy needs them, and all of it in the strategy's order."""
+        tell = self._telling(number)
+        predictions: dict[str, CoSegmentation] = {}
+        facts = [GroupFacts(group.id) for group in left]
+        labelled = Labelled()
+        if self.strategy != "random":
+            facts = []
+            for done, group in enumerate(left, start=1):
+                predictions[group.id] = segmenter.segment(group.group)
+                facts.append(_facts(group, predictions[group.id], segmenter))
+                tell("predicting the pool", done / len(left), f"{done} of {len(left)} groups")
+            known = [AnnotatedGroup.from_record(record) for record in before.records()] if before else []
+            counts: dict[str, int] = {}
+            for item in known:
+                for name in {region.part_name for region in item.target.regions if region.part_name}:
+                    counts[name] = counts.get(name, 0) + 1
+            rows = [_features(groups[item.id], segmenter) for item in known]
+            labelled = Labelled(counts, np.stack(rows) if rows else None)
+        return predictions, choose(self.strategy, facts, len(left), labelled=labelled, seed=self.seed)
+
+    def _annotated(self, group: DrawnGroup, correction: Correction, version: str, number: int) -> AnnotatedGroup:
+        assert correction.target is not None
+        images = tuple(
+            ImageReference(item.source, (item.image.shape[0], item.image.shape[1]), digest)
+            for item, digest in zip(group.images, group.group.digests, strict=True)
+        )
+        provenance = {
+            "task": group.id,
+            "annotator": "simulated",
+            "accepted_as_is": correction.is_untouched,
+            "model_version": version,
+            "round": number,
+        }
+        order = number * self.settings.pool_size + group.order
+        return AnnotatedGroup(group.id, images, correction.target, provenance, order=order)
+
+
+def _facts(group: DrawnGroup, prediction: CoSegmentation, segmenter: CoSegmenter) -> GroupFacts:
+    scores = [region.score for region in prediction.regions]
+    parts = tuple(PredictedPart(region.name, region.score) for region in prediction.regions if region.kind == "part")
+    confidence = float(np.mean(scores)) if scores else None
+    return GroupFacts(group.id, parts, confidence, _features(group, segmenter))
+
+
+def _features(group: DrawnGroup, segmenter: CoSegmenter) -> np.ndarray:
+    rows = image_features(segmenter.model, segmenter.config, group.group.images)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
+
+
+def _counted(correction: Correction) -> dict[str, Any]:
+    return {
+        "skipped": correction.target is None,
+        "untouched": correction.is_untouched,
+        "kept": correction.num_kept,
+        "redrawn": correction.num_redrawn,
+        "missed": correction.num_missed,
+        "misnamed": correction.num_misnamed,
+    }
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def _figures(settings: Simulation, model: Path, tell: OnProgress) -> dict[str, Any]:
+    """`held_out` and `base` of one version, as `calico.training.challenge.score` gives them, scores by group too."""
+    segmenter = CoSegmenter.from_checkpoint(model)
+
+    def scored(what: str, items: Iterable[Item], num_items: int) -> dict[str, Any]:
+        return score(segmenter, items, lambda done: tell(f"scoring {what}", done / num_items, f"{done} of {num_items}"))
+
+    return {
+        "held_out": scored(
+            "held-out groups",
+            held_out(settings.domain, settings.num_held_out, size=settings.image_size),
+            settings.num_held_out,
+        ),
+        "base": scored("the base test", base_items(settings.num_base), settings.num_base),
+    }
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def start_preset(checkpoint: Path) -> str:
+    return str(read_card(checkpoint / "config.json", "preset")["preset"])
+
+
+def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `path` holds, made once: it appears whole or not at all."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(make(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _claim(path: Path, settings: dict[str, Any]) -> None:
+    """More seeds and strategies may be added to a folder later; all else has to be the same."""
+    wanted = json.loads(json.dumps(settings))
+    for key in ("seeds", "strategies"):
+        wanted.pop(key)
+    found = _kept(path, lambda: wanted)
+    if odd := sorted(key for key in wanted if wanted[key] != found.get(key)):
+        told = ", ".join(f"{key} {found.get(key)!r} there, {wanted[key]!r} asked" for key in odd)
+        raise InputError(f"{path.parent}: holds another simulation ({told}); use another --out, or the same options")

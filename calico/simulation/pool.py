@@ -1,0 +1,57 @@
+"""What there is to label, and what is held out: drawings of an unseen domain, as groups with their truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from calico import drawings, sampler
+from calico.drawings import unseen
+from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, truth_of
+
+HELD_OUT_SEED = 6_007  # of the groups that are never labelled: the same for every seed and strategy
+PART_NAMES = tuple(dict.fromkeys((*drawings.PART_NAMES, *(p for parts in unseen.PARTS_OF.values() for p in parts))))
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnGroup:
+    """order: its place among all groups of its pool. is_unseen: of the domain, not as the base was trained on."""
+
+    id: str
+    order: int
+    is_unseen: bool
+    images: tuple[AnnotatedImage, ...]
+
+    @cached_property
+    def group(self) -> ImageGroup:
+        return ImageGroup(tuple(item.image for item in self.images), tuple(item.source for item in self.images))
+
+    @property
+    def truth(self) -> CoSegmentation:
+        return truth_of(self.images)
+
+
+def pool_group(
+    domain: str, seed: int, number: int, *, unseen_share: float = 1.0, size: int | None = None
+) -> DrawnGroup:
+    """Group `number` of a pool of pairs; the first so many are a pool of so many. size: longest side, else 160 to 256.
+
+    unseen_share: of groups that are of the domain; the others are drawings as the base was trained on.
+    """
+    group_seed = sampler.stream_seed("train", seed, number)
+    is_unseen = int((number + 1) * unseen_share) > int(number * unseen_share)  # evenly spread: 0.25 is every fourth
+    if is_unseen:
+        images = unseen.draw_group(group_seed, domain=domain, stream="train", size=size)
+    else:
+        images = sampler.draw_group(group_seed, group_size=2, size=size, stream="train")
+    return DrawnGroup(f"{domain}-{seed}-{number}", number, is_unseen, tuple(images))
+
+
+def held_out(
+    domain: str, num_groups: int, *, size: int | None = None
+) -> Iterator[tuple[str, ImageGroup, CoSegmentation]]:
+    """Pairs of the domain from the stream that is never labelled, as `calico.training.challenge.score` takes them."""
+    groups = unseen.draw_groups(HELD_OUT_SEED, num_groups, domain=domain, stream="eval", size=size)
+    for number, images in enumerate(groups):
+        yield f"held-out-{domain}-{number}", ImageGroup(tuple(item.image for item in images)), truth_of(images)

@@ -1,0 +1,102 @@
+"""Simulate the whole loop on an unseen style or class: choose, correct with noise, finetune, ask the gate, measure.
+
+    calico simulate_loop --out runs/style --scenario style --groups 40 --minutes 8
+
+Several rounds and strategies: `--strategies random new_parts --rounds 3 --groups 15 --seconds 60 --unseen-share 0.5`.
+The same command goes on after the last finished step, and may add seeds and strategies. OUT gets results.json,
+summary.json and curves.png; nobody's data is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from calico.errors import InputError
+from scripts import _cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _cli.parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the simulation")
+    parser.add_argument("--scenario", choices=("style", "class"), required=True, help="what the model has not seen")
+    parser.add_argument("--object", default="umbrella", metavar="NAME", help="the unseen class (umbrella) or guitar")
+    parser.add_argument("--strategies", nargs="+", default=["random"], metavar="NAME", help="who chooses (random)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(0 1 2)")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="(1)")
+    parser.add_argument("--groups", type=int, default=40, metavar="N", help="corrected in each round (40)")
+    parser.add_argument("--pool-factor", type=int, default=3, metavar="N", help="groups to choose from, by chosen (3)")
+    parser.add_argument(
+        "--unseen-share", type=float, default=1.0, metavar="SHARE", help="of the pool, the rest being known (1)"
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=8.0, help="of training in each round (8)")
+    length.add_argument("--seconds", type=float, help="of training in each round")
+    length.add_argument("--steps", type=int, help="of training in each round")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument(
+        "--gate", choices=("ask", "skip"), default="ask", help="ask it, or publish every version by force (ask)"
+    )
+    parser.add_argument("--held-out", type=int, default=60, metavar="N", help="groups of it to measure on (60)")
+    parser.add_argument("--base-groups", type=int, default=60, metavar="N", help="drawings to look for forgetting (60)")
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="to start from (the embedded one)")
+    habits = parser.add_argument_group("the annotator")
+    habits.add_argument("--jitter-px", type=float, metavar="PX", help="how much a redrawn edge shakes (1.5)")
+    habits.add_argument("--keep-iou", type=float, metavar="IOU", help="a prediction as good as this is kept (0.9)")
+    habits.add_argument("--miss", type=float, metavar="SHARE", help="of small parts overlooked (0.1)")
+    habits.add_argument("--wrong-name", type=float, metavar="SHARE", help="of redrawn parts misnamed (0.01)")
+    habits.add_argument("--skip", type=float, metavar="SHARE", help="of groups skipped (0.05)")
+    return parser
+
+
+def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.simulation import report
+    from calico.simulation.annotator import Habits
+    from calico.simulation.loop import Simulation, simulate
+    from calico.training.finetune import FinetuneSettings
+
+    minutes = args.minutes if args.seconds is None else args.seconds / 60
+    if minutes <= 0 or (args.steps is not None and args.steps < 1):
+        raise InputError("--minutes, --seconds and --steps are above 0")
+    tuned = FinetuneSettings(minutes=minutes, steps=args.steps)
+    if args.learning_rate is not None:
+        tuned = replace(tuned, learning_rate=args.learning_rate)
+    given = {f.name: getattr(args, f.name, None) for f in fields(Habits)}
+    settings = Simulation(
+        domain="style" if args.scenario == "style" else args.object,
+        strategies=tuple(args.strategies),
+        seeds=tuple(args.seeds),
+        num_rounds=args.rounds,
+        groups_per_round=args.groups,
+        pool_factor=args.pool_factor,
+        unseen_share=args.unseen_share,
+        gate=args.gate,
+        num_held_out=args.held_out,
+        num_base=args.base_groups,
+        habits=Habits(**{name: value for name, value in given.items() if value is not None}),
+        finetune=tuned,
+    )
+    with _cli.progress() as bar:
+        lines: dict[str, Any] = {}
+
+        def show(what: str, share: float, note: str) -> None:
+            if what not in lines:
+                lines[what] = bar.add_task(what, total=100)
+            bar.update(lines[what], completed=int(100 * share), note=note)
+
+        found = simulate(settings, args.out, checkpoint=args.checkpoint, command=args.command, on_progress=show)
+    found["command"] = args.command
+    summarised = report.save(found, args.out)
+    print(report.text(summarised))
+    print(f"curves in {args.out / 'curves.png'}, everything in {args.out / 'results.json'}")
+    return {"command": args.command, "start": found["start"], "settings": found["settings"], **summarised}
+
+
+def main(argv: list[str] | None = None) -> int:
+    return _cli.run(build_parser(), handle, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
