@@ -149,7 +149,7 @@ def _of_no_use(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 SMALL = Simulation(
     domain="umbrella",
-    strategies=("random", "mix"),
+    strategies=("mix",),
     seeds=(0,),
     num_rounds=2,
     groups_per_round=2,
@@ -176,8 +176,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 def test_rounds_grow_the_snapshot_and_go_on_from_the_version_before(done: tuple[Path, dict[str, Any]]) -> None:
     out, found = done
     assert [(run["strategy"], run["round"], run["num_corrected"]) for run in found["runs"]] == [
-        ("random", 1, 2),
-        ("random", 2, 4),
         ("mix", 1, 2),
         ("mix", 2, 4),
     ]
