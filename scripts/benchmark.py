@@ -3,7 +3,8 @@
     calico benchmark segment
 
 `segment`: loading, a group of two with three questions (median after warm-up), the same group again, resident memory.
-`serve`: where the time of a backend's request goes. `codec`: our brush RLE against label-studio-sdk's.
+`serve`: where the time of a backend's request goes. `codec`: our brush RLE against label-studio-sdk's. `data`: an index
+of part data as large as MixedParts.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
     codec = what.add_parser("codec", help="brush RLE against label-studio-sdk", parents=[_cli.shared_options()])
     codec.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
     codec.set_defaults(measure=measure_codec)
+    data = what.add_parser("data", help="an index of MixedParts' size", parents=[_cli.shared_options()])
+    data.add_argument("--samples", type=int, default=2_400_000, metavar="N")
+    data.add_argument("--images", type=int, default=44_000, metavar="N")
+    data.add_argument("--reads", type=int, default=100_000, metavar="N", help="samples read in random order")
+    data.set_defaults(measure=measure_data)
     return parser
 
 
@@ -63,6 +70,15 @@ def measure_codec(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"{args.sdk_python} could not compare: {last}; it needs label-studio-sdk")
     found: dict[str, Any] = json.loads(run.stdout)
     return found
+
+
+def measure_data(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.mixedparts.benchmark import benchmark_data
+
+    if args.samples < 9 or args.images < 6 or args.reads < 1:
+        raise InputError("at least 9 --samples, 6 --images and 1 of --reads")
+    with tempfile.TemporaryDirectory() as folder:
+        return benchmark_data(Path(folder) / "index", args.samples, args.images, args.reads)
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:

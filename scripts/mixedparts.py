@@ -43,6 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="the folder of pictures, of all sources or of one; without it none is looked for",
     )
     build.add_argument("--out", type=Path, metavar="DIR", required=True, help="the index")
+    build.add_argument(
+        "--released",
+        action="append",
+        default=[],
+        metavar="SPLIT=FILE",
+        help="mixed_parts_SPLIT.json: take the authors' pairs instead of choosing groups",
+    )
     build.add_argument("--overrides", type=Path, metavar="FILE", help="which classes may be compared (TOML or JSON)")
     build.add_argument("--seed", type=int, default=0)
     for split, number in (("train", 60_000), ("val", 1_000), ("test", 1_000)):
@@ -78,6 +85,19 @@ def image_folders(given: list[str], sources: list[str]) -> dict[str, Path]:
     return folders
 
 
+def released_files(given: list[str]) -> dict[str, Path]:
+    """`--released SPLIT=FILE` -> split -> file."""
+    from calico.mixedparts.index import SPLITS
+
+    found = {}
+    for text in given:
+        split, _, path = text.partition("=")
+        if split not in SPLITS or not Path(path).is_file():
+            raise InputError(f"--released {text}: expected SPLIT=FILE, SPLIT one of {', '.join(SPLITS)}, FILE there")
+        found[split] = Path(path)
+    return found
+
+
 def build_data(args: argparse.Namespace) -> dict[str, Any]:
     from calico.mixedparts.builder import BuildSettings, build_index
     from calico.mixedparts.classes import read_overrides
@@ -102,6 +122,7 @@ def build_data(args: argparse.Namespace) -> dict[str, Any]:
     )
     images = image_folders(args.images, [file.name for file in files])
     overrides = read_overrides(args.overrides) if args.overrides else {}
+    released = released_files(args.released)
     with _cli.progress() as bar:
         lines: dict[str, Any] = {}
 
@@ -110,7 +131,7 @@ def build_data(args: argparse.Namespace) -> dict[str, Any]:
                 lines[stage] = bar.add_task(stage, total=total)
             bar.update(lines[stage], completed=done, total=total)
 
-        manifest = build_index(args.out, files, images, settings, overrides, show)
+        manifest = build_index(args.out, files, images, settings, overrides, show, released)
     for found in manifest["reading"]:
         print(f"{found['source']}: {found['objects']:,} objects with {found['parts']:,} parts read")
         for kind in ("repaired", "skipped"):

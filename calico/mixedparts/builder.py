@@ -25,8 +25,10 @@ from calico.mixedparts.classes import Overrides, comparable_pairs
 from calico.mixedparts.groups import Chosen, GroupRules, Pool, balanced, choose_samples, load_pools
 from calico.mixedparts.index import MANIFEST, SCHEMA_VERSION, SPLITS, SUB_TASKS, read_manifest
 from calico.mixedparts.records import ObjectRecord, ReadReport, inside
+from calico.mixedparts.released_index import write_released
 from calico.mixedparts.sources import SourceFile, folder_digest
 from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, link_objects, write_manifest
+from calico.snapshots.store import sha256_of
 from calico.values import normalize_name
 
 OnProgress = Callable[[str, int, int | None], None]  # stage, done, total
@@ -54,11 +56,13 @@ def build_index(
     settings: BuildSettings,
     overrides: Mapping[str, Overrides] | None = None,
     on_progress: OnProgress = lambda stage, done, total: None,
+    released: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Build or renew the index `out`; its manifest, with `renewed` (false: everything was as before).
 
-    images: source -> folder of pictures; sources without one are taken as if every picture were there. Raises
-    InputError where there is nothing to build from, or `out` is something else.
+    images: source -> folder of pictures; sources without one are taken as if every picture were there. released: split
+    -> file of the released records, whose pairs are then taken instead of groups chosen here. Raises InputError where
+    there is nothing to build from, or `out` is something else.
     """
     sources = sorted({file.name for file in files})
     overrides = dict(overrides or {})
@@ -79,6 +83,7 @@ def build_index(
                 "files": {file.title: file.fingerprint() for file in files},
                 "images": {source: folder_digest(root) for source, root in sorted(images.items())},
                 "min_part_pixels": settings.min_part_pixels,
+                "released": {split: sha256_of(path) for split, path in sorted((released or {}).items())},
             }
         )
         roots = {source: str(root.resolve()) for source, root in sorted(images.items())}
@@ -86,13 +91,36 @@ def build_index(
         if before.get("inputs") == inputs and before.get("asked") == asked and before["images"] == roots:
             shutil.rmtree(partial)
             return before | {"renewed": False}
-        read = _objects(out, before, partial, inputs, files, images, settings, on_progress)
-        ranges, shortfalls = _samples(ready, read, settings, overrides, on_progress)
+        shortfalls: list[dict[str, Any]] = []
+        if released:
+            read, ranges = _released(partial, released, files, images, settings, on_progress)
+        else:
+            read = _objects(out, before, partial, inputs, files, images, settings, on_progress)
+            ranges, shortfalls = _samples(ready, read, settings, overrides, on_progress)
         about = {**read, "inputs": inputs, "asked": asked, "images": roots, "ranges": ranges, "shortfalls": shortfalls}
         write_manifest(ready, about)
         put_in_place(ready, out)
     shutil.rmtree(partial)
     return read_manifest(out) | {"renewed": True}
+
+
+def _released(
+    partial: Path,
+    released: Mapping[str, Path],
+    files: Sequence[SourceFile],
+    images: Mapping[str, Path],
+    settings: BuildSettings,
+    on_progress: OnProgress,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    ready = partial / "ready"
+    shutil.rmtree(ready)
+    ready.mkdir()
+    (partial / "objects.json").unlink(missing_ok=True)
+
+    def shown(record: ObjectRecord, report: ReadReport) -> tuple[ObjectRecord, int] | None:
+        return visible(record, settings.min_part_pixels, report)
+
+    return write_released(ready, released, files, images, shown, on_progress)
 
 
 def _objects(

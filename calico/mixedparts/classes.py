@@ -1,4 +1,4 @@
-"""Which object classes of a source may stand in one group: those that share a part name (paper, section 4).
+"""Which object classes of a source may stand in one group: those that share a part name (paper).
 
 The authors picked their pairs by hand out of these; a file of overrides does the same here:
 

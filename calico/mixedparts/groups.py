@@ -2,7 +2,7 @@
 
 One pool is the objects of one source in one split; groups never mix pools. Rules, with their source:
 
-- classes of a group are equal or share a part name (paper, section 4); "there are none" may also join others;
+- classes of a group are equal or share a part name (paper); "there are none" may also join others;
 - objects below 2 % of the image are left out of common-object questions (the released loader);
 - common and unique are decided on what is visible in the group (paper, section 3);
 - a class that another image of the group also shows, though as another object, is no basis for "no common object";
