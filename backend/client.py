@@ -98,6 +98,10 @@ class LabelStudioClient(HostConnection):
         """One task with its annotations, predictions and drafts."""
         return self._get(f"api/tasks/{task}/", resolve_uri="false")
 
+    def update_task(self, task: int, data: Json) -> Json:
+        """Puts `data` in the place of the task's; its annotations and predictions stay."""
+        return self._call("PATCH", f"api/tasks/{task}/", {"data": data})
+
     # -- predictions and annotations --------------------------------------------------------------------------------
 
     def predictions(self, *, task: int | None = None, project: int | None = None) -> list[Json]:
@@ -111,6 +115,9 @@ class LabelStudioClient(HostConnection):
     ) -> Json:
         body = {"task": task, "result": list(result), "model_version": model_version, "score": score}
         return self._call("POST", "api/predictions/", body)
+
+    def update_prediction(self, prediction: int, **fields: Any) -> Json:
+        return self._call("PATCH", f"api/predictions/{prediction}/", fields)
 
     def delete_prediction(self, prediction: int) -> None:
         self.request("DELETE", f"api/predictions/{prediction}/")

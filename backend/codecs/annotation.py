@@ -34,6 +34,14 @@ class DecodedAnnotation:
     row_ids: Mapping[RegionKey, tuple[str, ...]]
 
 
+class Names(NamedTuple):
+    """Normalised. part is None for a whole object, owner where unknown; says: "common" or "unique", as labelled."""
+
+    owner: str | None
+    part: str | None
+    says: str | None
+
+
 class _Named(NamedTuple):
     """A drawn region with what its label and text say. part is None for a whole object, owner where unknown."""
 
@@ -130,6 +138,15 @@ def _named(
     """What a region is called, and its mask. `InputError` where it has no name or no area."""
     if len(drawn.labels) > 1:
         problems.append(Problem("several_labels", f"region {drawn.id}: labels {drawn.labels}, the first counts", image))
+    said = read_names(drawn, labels)
+    mask = drawn.mask(size_hw)
+    if not mask.any():
+        raise InputError("nothing of it is left on the image; draw it again or delete it")
+    return _Named(drawn, image, said.owner, said.part, said.says, mask)
+
+
+def read_names(drawn: DrawnRegion, labels: Sequence[Label]) -> Names:
+    """What a region's label, text and notes say. labels: the config's. `InputError` where they name nothing."""
     label = drawn.labels[0] if drawn.labels else None
     says = role(label) if label is not None else None
     note = drawn.notes[0] if drawn.notes else None
@@ -150,16 +167,10 @@ def _named(
         raise InputError(f"it is labelled {label!r} but has no name; type the part's name in its text field")
     if drawn.choices and part is not None:
         says = role(drawn.choices[0]) or says
-    mask = drawn.mask(size_hw)
-    if not mask.any():
-        raise InputError("nothing of it is left on the image; draw it again or delete it")
-    return _Named(
-        drawn,
-        image,
+    return Names(
         normalize_name(owner) or None if owner else None,
         None if part is None else normalize_name(part),
         says if says in ("common", "unique") else None,
-        mask,
     )
 
 
