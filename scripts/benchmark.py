@@ -3,8 +3,8 @@
     calico benchmark segment
 
 `segment`: loading, a group of two with three questions (median after warm-up), the same group again, resident memory.
-`serve`: where the time of a backend's request goes. `codec`: our brush RLE against label-studio-sdk's. `data`: an index
-of part data as large as MixedParts.
+`serve`: where the time of a backend's request goes. `codec`: our brush RLE against label-studio-sdk's. `coco`: our COCO
+export beside label-studio-sdk's own, on the same annotations. `data`: an index of part data as large as MixedParts.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--images", type=int, default=44_000, metavar="N")
     data.add_argument("--reads", type=int, default=100_000, metavar="N", help="samples read in random order")
     data.set_defaults(measure=measure_data)
+    coco = what.add_parser("coco", help="COCO export beside label-studio-sdk's", parents=[_cli.shared_options()])
+    coco.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
+    coco.add_argument("--groups", type=int, default=50, help="groups of two drawings (default: 50)")
+    coco.set_defaults(measure=measure_coco)
     return parser
 
 
@@ -79,6 +83,15 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("at least 9 --samples, 6 --images and 1 of --reads")
     with tempfile.TemporaryDirectory() as folder:
         return benchmark_data(Path(folder) / "index", args.samples, args.images, args.reads)
+
+
+def measure_coco(args: argparse.Namespace) -> dict[str, Any]:
+    """The sdk's converter runs in its own Python, our export in this one."""
+    from backend.coco_benchmark import compare
+
+    if not args.sdk_python.is_file():
+        raise InputError(f"--sdk-python {args.sdk_python}: no such file; `calico demo --install` makes the default one")
+    return compare(args.sdk_python, args.groups)
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:

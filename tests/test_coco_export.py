@@ -48,7 +48,7 @@ SIZES = ((40, 64), (57, 33), (48, 48))
 
 
 def ring_and_slivers(size_hw: tuple[int, int], seed: int) -> dict[str | None, np.ndarray]:
-    """An object with a hole, a part 3 pixels wide, one of many pieces, one of a single pixel."""
+    """An object with a hole; parts: 3 pixels wide, of many pieces, of 3 pixels, of a single one."""
     height, width = size_hw
     y, x = np.mgrid[:height, :width]
     far = np.hypot(y - height / 2, x - width / 2)
@@ -56,10 +56,11 @@ def ring_and_slivers(size_hw: tuple[int, int], seed: int) -> dict[str | None, np
     dots = np.zeros(size_hw, np.bool_)
     dots[2::5, 1::4] = True
     dots |= np.random.default_rng(seed).random(size_hw) < 0.03
-    sliver, speck = np.zeros(size_hw, np.bool_), np.zeros(size_hw, np.bool_)
+    sliver, chip, speck = (np.zeros(size_hw, np.bool_) for _ in range(3))
     sliver[3:-3, 5:8] = True
+    chip[0, 20:22] = chip[1, 20] = True
     speck[-1, -1] = True
-    return {None: ring, "rim": sliver, "spots": dots, f"stud {seed % 2}": speck}
+    return {None: ring, "rim": sliver, "spots": dots, "chip": chip, f"stud {seed % 2}": speck}
 
 
 def group(num_images: int = 3) -> CoSegmentation:
@@ -180,6 +181,10 @@ def test_an_export_against_itself_has_ap_1(tmp_path):
         scoring.accumulate()
         scoring.summarize()
         assert scoring.stats[0] == 1.0
+        if kind == "segm":  # every mask with itself, as pycocotools counts: one of each category on an image
+            own = [ious for ious in scoring.ious.values() if len(ious)]
+            assert len(own) == len(rows)
+            assert all(ious.tolist() == [[1.0]] for ious in own)
 
 
 def test_the_same_bytes_twice_and_after_a_stop(tmp_path):
@@ -297,12 +302,17 @@ def test_exif_orientation(tmp_path, orientation):
     for place in range(2):
         Image.fromarray(stored).save(images / f"1_{place}.png", exif=exif)
     mask = shown[..., 0] > 127
-    coseg = CoSegmentation.from_masks([mask.shape] * 2, [NamedMask(i, "patch", None, mask) for i in range(2)])
+    parts = {name: part for name, part in ring_and_slivers(mask.shape, orientation).items() if name is not None}
+    parts["hole"] = ring_and_slivers(mask.shape, orientation)[None]
+    masks = [NamedMask(i, "patch", name, drawn) for i in range(2) for name, drawn in {None: mask, **parts}.items()]
+    coseg = CoSegmentation.from_masks([mask.shape] * 2, masks)
     xml = config_of("A", num_images=2)
     tasks = [task_of(1, coseg, xml)]
     out = export(tmp_path, tasks, xml, "--images", str(tmp_path / "images"))
     assert {(row["height"], row["width"]) for row in out["images"]} == {mask.shape}
-    assert (masks_of(tmp_path / "out.json")[101, "patch"] == mask).all()
+    found = masks_of(tmp_path / "out.json")
+    assert (found[101, "patch"] == mask).all()
+    assert all((found[102, f"patch:{name}"] == part).all() for name, part in parts.items())
     turned = [] if orientation == 1 else [["x/1_0.png", orientation], ["x/1_1.png", orientation]]
     assert out["report"]["turned"] == turned
 
@@ -360,7 +370,7 @@ def test_an_image_that_was_replaced_is_told(tmp_path):
         Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "x" / f"1_{place}.png")
     out = export(tmp_path, [task_of(1, group(2), xml)], xml, "--images", str(tmp_path))
     assert not out["annotations"]
-    assert out["report"]["problems"]["counts"]["unreadable_region"] == 8
+    assert out["report"]["problems"]["counts"]["unreadable_region"] == 10
 
 
 def test_from_a_project_page_by_page(tmp_path, monkeypatch):
