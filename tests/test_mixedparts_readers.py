@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -262,8 +263,10 @@ def test_the_documented_form_of_paco_has_part_categories_whose_ids_are_those_of_
     parts = [{"id": 23, "name": "rim", "supercategory": "PART"}, {"id": 24, "name": "lid", "supercategory": "PART"}]
     document = coco(PACO_IMAGES, rows, PACO_CATEGORIES[:2], part_categories=parts)
     report = ReadReport()
-    (found,) = read_paco(write(tmp_path / "paco.json", document), split="val", report=report)
+    rows.append({"id": 5, "image_id": 0, "category_id": 23, "segmentation": [rectangle(1, 4, 3, 6)]})
+    found, other = read_paco(write(tmp_path / "paco.json", document), split="val", report=report)
     assert found.object_name == "trash can"
+    assert (other.object_name, other.parts) == ("trash can", ())  # without an owner it is an object's id
     assert_masks(found, {None: CAR, "rim": box(1, 4, 3, 6)})
     assert report.skipped == {"no_object": 1}  # nothing says what object 3 was
 
@@ -299,11 +302,12 @@ def test_images_are_looked_for_where_users_put_them_and_counted_where_missing(tm
     assert report.skipped == {"missing_image": 1, "bad_file_name": 1}
 
 
-def test_rows_are_found_again_whatever_the_order_spacing_and_signs(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("chunk_bytes", range(3, 14))
+def test_rows_are_found_again_whatever_the_order_spacing_and_signs(tmp_path, monkeypatch, chunk_bytes) -> None:
     """The file in pieces of a few bytes; names beyond ASCII; annotations before images; other keys between."""
-    monkeypatch.setattr(coco_rows, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(coco_rows, "CHUNK_BYTES", chunk_bytes)
     rows = [{"id": "ä", "image_id": "é1", "category_id": 5, "segmentation": [rectangle(0, 0, 2, 2)], "x": {"y": [[]]}}]
-    document = {"n": -12.5e3, "annotations": rows, "licenses": [1, "ü", [2]], "empty": [], "o": {"images": [{}]}}
+    document = {"n": 123456789012, "annotations": rows, "licenses": [1, "ü", [2]], "empty": [], "o": {"images": [{}]}}
     document |= {"categories": [{"id": 5, "name": "grün:Ölkanne"}], "images": [image_row("é1", "日本/ö.jpg")]}
     path = tmp_path / "a.json"
     path.write_text("\ufeff \n" + json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -314,6 +318,28 @@ def test_rows_are_found_again_whatever_the_order_spacing_and_signs(tmp_path: Pat
         assert found.by_ids(["ä", "b", None, [1]]) == {"ä": rows[0]}
         assert found.categories == document["categories"]
     assert report.skipped == {}
+
+
+def test_memory_does_not_grow_with_the_masks(tmp_path: Path, monkeypatch) -> None:
+    """Ten times the run lengths, the same memory: rows are not kept."""
+    monkeypatch.setattr(coco_rows, "CHUNK_BYTES", 1 << 14)
+    peaks, sizes = [], []
+    for length in (500, 5000):
+        segmentation = {"size": list(SIZE_HW), "counts": "0" * length}
+        rows = [
+            {"id": n, "image_id": n % 50, "category_id": 0, "obj_ann_id": n, "segmentation": segmentation}
+            for n in range(200)
+        ]
+        images = [image_row(n, f"{n}.jpg") for n in range(50)]
+        path = write(tmp_path / f"{length}.json", coco(images, rows, PACO_CATEGORIES))
+        sizes.append(path.stat().st_size)
+        tracemalloc.start()
+        with CocoRows(path, ReadReport()) as found:
+            assert sum(len(found.rows_of(n)) for n in range(50)) == 200
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert sizes[1] > 7 * sizes[0]
+    assert peaks[1] < peaks[0] + sizes[1] / 4
 
 
 @pytest.mark.parametrize(
