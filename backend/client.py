@@ -187,6 +187,10 @@ class LabelStudioClient(HostConnection):
             if hook["url"].rstrip("/") == known["url"].rstrip("/") + "/webhook":
                 self.request("DELETE", f"api/webhooks/{hook['id']}/")
 
+    def start_training(self, backend: int) -> None:
+        """As the button "Start training" does: the host sends START_TRAINING to the backend's webhook."""
+        self._call("POST", f"api/ml/{backend}/train", {})
+
     def retrieve_predictions(self, project: int, tasks: Sequence[int] | None = None) -> None:
         """The data manager's "Batch predictions": the host asks the backend about these tasks (all, if None) in one
         request and stores the answers. Its reply says nothing true about how many: count the stored predictions.

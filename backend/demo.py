@@ -4,7 +4,8 @@ All it makes is below one folder:
 
     label-studio-venv/   Label Studio in its own environment
     data/                Label Studio's database and the drawn images
-    backend/             the backend's inbox and media cache
+    backend/             the backend's inbox, media cache and training jobs
+    registry/            versions that "Start training" made
     account.json         user, password, token and webhook secret, made once (mode 600)
     state.json           what runs now; there only while the demo is ready (mode 600)
     running.json         process ids, locked by the demo that runs
@@ -186,6 +187,7 @@ class Demo:
             "CALICO_HOST": "127.0.0.1",
             "CALICO_PORT": str(port),
             "CALICO_DATA_DIR": str(self.folder / "backend"),
+            "CALICO_VERSIONS": str(self.folder / "registry"),
             "CALICO_WEBHOOK_SECRET": secret,
             "LABEL_STUDIO_URL": host_url,
             "LABEL_STUDIO_API_KEY": account.token,
@@ -263,6 +265,8 @@ class Demo:
                         f"{project.title}: {num_missing()} of {total} groups got no prediction; the reasons are in "
                         f"{self.folder / 'backend.log'}"
                     )
+        if client.project(number)["num_tasks_with_annotations"]:
+            return  # removing what an annotation started from would make the host forget it
         for stale in client.model_versions(number).keys() - {version}:  # of another checkpoint
             client.delete_predictions(number, model_version=stale)
 

@@ -178,18 +178,18 @@ def start_reconcile(services: Services) -> threading.Thread | None:
     return thread
 
 
-def start_watch(services: Services) -> threading.Thread:
+def start_watch(services: Services, until: threading.Event | None = None) -> threading.Thread:
     """Has new versions loaded before the next request comes, and training started, followed and ended."""
+    ended = until or threading.Event()
 
     def run() -> None:
-        while True:
+        while not ended.wait(WATCH_S):
             try:
                 if services.training is not None:
                     services.training.tick()
                 services.engine.models.look()
             except Exception as error:
                 log.warning("versions and training: %s", describe(error))
-            time.sleep(WATCH_S)
 
     thread = threading.Thread(target=run, name="watch", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The real backend over HTTP with a fake segmenter, and projects of it in a real Label Studio."""
+"""The real backend over HTTP, mostly with a fake segmenter, and projects of it in a real Label Studio."""
 
 from __future__ import annotations
 
@@ -15,22 +15,29 @@ from backend.app import create_app
 from backend.client import LabelStudioClient
 from backend.engine import Segmenter
 from backend.host import LabelStudioHost
+from backend.services import start_watch
 from backend.settings import Settings
 
 SECRET = "a-secret-of-the-tests"
 
 
 class LiveBackend:
-    """Serves on a port of its own. A context manager; `url` is what a project registers."""
+    """Serves on a port of its own. A context manager; `url` is what a project registers.
 
-    def __init__(self, host: LabelStudioHost, folder: Path, segmenter: Segmenter, *, token: str | None = None) -> None:
+    segmenter: None for the real model. more: settings.
+    """
+
+    def __init__(
+        self, host: LabelStudioHost, folder: Path, segmenter: Segmenter | None, *, token: str | None = None, **more: Any
+    ) -> None:
         settings = Settings(
             webhook_secret=SECRET,
             label_studio_url=host.url,
             label_studio_api_key=token or host.account.token,
             data_dir=folder,
+            **more,
         )
-        self.app = create_app(settings, load=lambda: segmenter)
+        self.app = create_app(settings, load=None if segmenter is None else lambda: segmenter)
         self.services: Any = self.app.extensions["calico"]
         self._server = make_server("127.0.0.1", 0, self.app, threaded=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -38,12 +45,18 @@ class LiveBackend:
 
     def __enter__(self) -> LiveBackend:
         self._thread.start()
+        self._ended = threading.Event()
+        self._watch = start_watch(self.services, self._ended)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._ended.set()
+        self._watch.join()
+        if self.services.training is not None:
+            self.services.training.close()
         self.services.inbox.close()
         self.services.client.close()
 

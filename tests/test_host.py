@@ -19,7 +19,11 @@ from backend.client import HostError, LabelStudioClient
 from backend.codecs.annotation import decode_annotation
 from backend.codecs.brush_rle import decode
 from backend.codecs.config import read_config, write_config
+from backend.codecs.prediction import encode_prediction
 from backend.host import LabelStudioHost
+from calico.sampler import evaluation_groups
+from calico.values import truth_of
+from calico.versions.registry import Registry
 
 pytestmark = pytest.mark.host
 
@@ -247,3 +251,50 @@ def test_the_hosts_refusals_become_one_line(client: LabelStudioClient, label_stu
         with pytest.raises(HostError, match=expected) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_start_training_ends_in_a_version_that_predicts(
+    client: LabelStudioClient, label_studio: LabelStudioHost, tmp_path: Path
+) -> None:
+    """The loop at its smallest, with the real model: corrected groups, the button, a job, a version, its predictions.
+
+    So few groups and steps give the gate no reason to publish; then the version is published by force.
+    """
+    drawn = list(evaluation_groups(11, 6, 2, size=96))
+    registry = Registry(tmp_path / "registry")
+    with LiveBackend(
+        label_studio, tmp_path / "state", None, versions=registry.folder, device="cpu", training_minutes=0.05,
+        training_base_groups=1,
+    ) as backend:  # fmt: skip
+        before = backend.services.engine.version(120)
+        config = write_config(2)
+        pictures = [[item.image for item in group] for group in drawn]
+        project, tasks = make_project(client, label_studio, "the loop", config, pictures)
+        client.connect_backend(project, backend.url)
+        client.retrieve_predictions(project, tasks[:1])
+        for task, group in zip(tasks, drawn, strict=True):
+            truth = encode_prediction(truth_of(group), read_config(config), model_version="truth", task_id=task)
+            stored = client.predictions(task=task)
+            parent = {"parent_prediction": stored[0]["id"]} if stored else {}
+            client.create_annotation(task, truth.prediction["result"], **parent)
+
+        client.start_training(client.backends(project)[0]["id"])
+        training = backend.services.training
+        job = eventually(lambda: next(iter(training.as_json()), None))
+        assert (job["project"], job["trigger"]) == (project, "Start training")
+        eventually(lambda: training.as_json()[0]["state"] not in ("queued", "running"), 160)
+        [job] = training.as_json()
+        assert job["state"] == "done", job
+        assert job["outcome"]["snapshot"]["num_groups"] == 6
+        assert job["reason"] == job["outcome"]["reason"]
+        assert label_studio.account.token not in json.dumps(training.as_json())
+        [version] = registry.versions()
+        assert job["outcome"]["version"] == version.id
+        if not job["outcome"]["published"]:
+            assert backend.services.engine.version() == before
+            registry.publish(version.id, force_reason="a test of the way to the next prediction")
+        assert eventually(lambda: backend.services.engine.version() == version.id)
+        client.retrieve_predictions(project, tasks[:1])
+        assert {item["model_version"] for item in client.predictions(task=tasks[0])} == {before, version.id}
+        registry.rollback()
+        assert backend.services.engine.version(60) == before
