@@ -5,19 +5,21 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from calico.errors import InputError
 
 
-def put_in_place(ready: Path, folder: Path) -> None:
-    """The finished folder `ready` becomes `folder`; what was there is gone after that, and not before."""
-    for path in sorted(ready.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def put_in_place(ready: Path, folder: Path, *, synced: Iterable[str]) -> None:
+    """The finished folder `ready` becomes `folder`; what was there is gone after that, and not before.
+
+    synced: the files in it that must have reached the disk first.
+    """
+    for name in synced:
+        with (ready / name).open("rb") as file:
+            os.fsync(file.fileno())
     aside = folder.with_name(folder.name + ".replaced")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():

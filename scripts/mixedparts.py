@@ -72,19 +72,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def image_folders(given: list[str], sources: list[str]) -> dict[str, Path]:
-    """`--images DIR` and `--images NAME=DIR` -> source -> folder."""
-    folders = {}
-    for text in given:
-        name, mark, path = text.partition("=")
-        named = bool(mark) and name in sources
-        folder = Path(path if named else text)
-        if not folder.is_dir():
-            raise InputError(f"--images {text}: no such folder; give DIR or NAME=DIR, NAME one of {', '.join(sources)}")
-        folders.update({name: folder} if named else {s: folder for s in sources if s not in folders})
-    return folders
-
-
 def released_files(given: list[str]) -> dict[str, Path]:
     """`--released SPLIT=FILE` -> split -> file."""
     from calico.mixedparts.index import SPLITS
@@ -102,7 +89,7 @@ def build_data(args: argparse.Namespace) -> dict[str, Any]:
     from calico.mixedparts.builder import BuildSettings, build_index
     from calico.mixedparts.classes import read_overrides
     from calico.mixedparts.groups import GroupRules
-    from calico.mixedparts.sources import parse_source
+    from calico.mixedparts.sources import image_folders, parse_source
     from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE
 
     for size in (*args.group_size, *args.held_out_size):
@@ -150,6 +137,7 @@ def build_data(args: argparse.Namespace) -> dict[str, Any]:
 def show_statistics(args: argparse.Namespace) -> dict[str, Any]:
     from calico.mixedparts.index import MixedParts, read_manifest
     from calico.mixedparts.page import statistics_page
+    from calico.mixedparts.sources import image_folders
     from calico.mixedparts.statistics import COLUMNS, statistics, table_rows
     from calico.pages import save_page
 

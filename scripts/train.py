@@ -26,7 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int, help="length of the whole run in steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, metavar="INDEX", help="what `calico mixedparts build` made; else drawings")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the index's pictures are now")
+    parser.add_argument(
+        "--images", action="append", metavar="[NAME=]DIR", help="pictures of the index (of one source), if they moved"
+    )
     parser.add_argument(
         "--from", dest="start", type=Path, help="checkpoint folder to start from instead of fresh weights"
     )
@@ -54,6 +56,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.drawings import VERSION
     from calico.language.tokenizer import CalicoTokenizer
     from calico.mixedparts.index import MixedParts
+    from calico.mixedparts.sources import image_folders
     from calico.model.config import calico_tiny
     from calico.training.loop import Phase, Trainer, TrainingSettings
 
@@ -65,7 +68,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("--without is for fresh weights; those that --from names keep their own modules")
     if args.images and not args.data:
         raise InputError("--images is for the index that --data names; give it too")
-    data = MixedParts(args.data, "train", images=args.images) if args.data else None
+    data = MixedParts(args.data, "train") if args.data else None
+    if data is not None and args.images:
+        data = MixedParts(args.data, "train", images=image_folders(args.images, data.sources))
     if data is not None and (lacking := set(data.sources) - data.roots.keys()):
         raise InputError(f"{args.data}: was built without pictures of {', '.join(sorted(lacking))}; give --images DIR")
     settings = TrainingSettings(

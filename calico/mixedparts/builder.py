@@ -15,24 +15,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
-
-from calico.coco.grouping import part_map_of
-from calico.coco.orientation import read_header
 from calico.errors import InputError
 from calico.folders import locked, put_in_place, recover
 from calico.mixedparts.classes import Overrides, comparable_pairs
 from calico.mixedparts.groups import Chosen, GroupRules, Pool, balanced, choose_samples, load_pools
 from calico.mixedparts.index import MANIFEST, SCHEMA_VERSION, SPLITS, SUB_TASKS, read_manifest
-from calico.mixedparts.records import ObjectRecord, ReadReport, inside
+from calico.mixedparts.reading import read_objects, visible
+from calico.mixedparts.records import ObjectRecord, ReadReport
 from calico.mixedparts.released_index import write_released
 from calico.mixedparts.sources import SourceFile, folder_digest
-from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, link_objects, write_manifest
+from calico.mixedparts.writer import OBJECT_FILES, Bucket, SampleWriter, link_objects, write_manifest
 from calico.snapshots.store import sha256_of
-from calico.values import normalize_name
 
 OnProgress = Callable[[str, int, int | None], None]  # stage, done, total
-_HELD_OUT_FIRST = ("test", "val", None, "train")  # an image of two splits stays in the first of these
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def build_index(
             ranges, shortfalls = _samples(ready, read, settings, overrides, on_progress)
         about = {**read, "inputs": inputs, "asked": asked, "images": roots, "ranges": ranges, "shortfalls": shortfalls}
         write_manifest(ready, about)
-        put_in_place(ready, out)
+        put_in_place(ready, out, synced=(*OBJECT_FILES, "samples.npy", MANIFEST))
     shutil.rmtree(partial)
     return read_manifest(out) | {"renewed": True}
 
@@ -146,74 +141,11 @@ def _objects(
     if before.get("inputs") == inputs:
         link_objects(out, ready)
         return {key: before[key] for key in kept}
-    reports = []
-    taken: dict[tuple[str, str], str] = {}  # image -> its split; empty where its picture is not to be used
-    with ObjectWriter(ready, sorted({file.name for file in files})) as writer:
-        for file in sorted(files, key=lambda file: (_HELD_OUT_FIRST.index(file.split), file.title)):
-            report = ReadReport()
-            reports.append(report)
-            for number, record in enumerate(file.records(images.get(file.name), report)):
-                on_progress(f"objects of {file.title}", number + 1, None)
-                key = record.source, record.image_file
-                if key not in taken:
-                    root = images.get(file.name)
-                    taken[key] = record.split if root is None or _is_picture_of(record, root, report) else ""
-                split = taken[key]
-                if not split:
-                    report.skip("object_without_image", f"{record.object_id}: the picture {record.image_file}")
-                elif split != record.split:
-                    message = f"{record.image_file}: is in {split} already; what {record.split} says of it is left out"
-                    report.skip("image_in_two_splits", message)
-                elif shown := visible(record, settings.min_part_pixels, report):
-                    writer.add(*shown)
-    told = {"sources": writer.sources, "classes": list(writer.classes), "parts": list(writer.parts)}
-    told["reading"] = [report.as_json() for report in reports]
+    told = read_objects(ready, files, images, settings.min_part_pixels, on_progress)
     fresh = state.with_suffix(".new")
     fresh.write_text(json.dumps({"inputs": inputs, **told}), encoding="utf-8")
     fresh.replace(state)
     return told
-
-
-def _is_picture_of(record: ObjectRecord, root: Path, report: ReadReport) -> bool:
-    """Whether the picture can be opened and has the size of the masks, as stored or as displayed; else counted."""
-    try:
-        header = read_header(inside(root, record.image_file))
-    except InputError as error:
-        report.skip("unreadable_image", str(error))
-        return False
-    if record.size_hw not in (header.size_hw, header.stored_size_hw):
-        message = f"{record.image_file}: is {header.stored_size_hw}, its masks {record.size_hw} (height, width)"
-        report.skip("other_image_size", message)
-        return False
-    return True
-
-
-def visible(record: ObjectRecord, min_part_pixels: int, report: ReadReport) -> tuple[ObjectRecord, int] | None:
-    """The record with the parts that can be seen, and its object's area in pixels; None where nothing can be."""
-    try:
-        masks = record.masks()
-    except InputError as error:
-        report.skip("unreadable_mask", str(error))
-        return None
-    if None not in masks:
-        report.skip("no_mask", f"{record.source} {record.object_id} of {record.image_file}: has no mask")
-        return None
-    names, part_map = part_map_of(masks)
-    counts = np.bincount(part_map.ravel(), minlength=len(names) + 2)
-    area = int(counts[1:].sum())
-    shown = {name for k, name in enumerate(names) if counts[k + 2] >= max(1, min_part_pixels)}
-    hidden = [part.name for part in record.parts if normalize_name(part.name) not in shown]
-    if hidden:
-        message = f"{record.image_file}: {', '.join(hidden)} of a {record.object_name} cannot be seen"
-        report.skip("hidden_part", message, len(hidden))
-    if not area:
-        report.skip("no_mask", f"{record.source} {record.object_id} of {record.image_file}: its mask is empty")
-        return None
-    parts = tuple(part for part in record.parts if normalize_name(part.name) in shown)
-    if not parts and record.object_rle is None:
-        report.skip("no_mask", f"{record.source} {record.object_id} of {record.image_file}: none of its parts is left")
-        return None
-    return replace(record, parts=parts), area
 
 
 def _samples(

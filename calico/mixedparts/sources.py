@@ -10,7 +10,7 @@ Without a split an image's split follows from a hash of its name, so that it sta
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,19 @@ def parse_source(text: str) -> SourceFile:
     if Path(annotations).is_dir():
         raise InputError(f"--source {text}: {annotations} is a folder; name the annotation file")
     return SourceFile(name, split or None, Path(annotations), further)
+
+
+def image_folders(given: Sequence[str], sources: Sequence[str]) -> dict[str, Path]:
+    """`--images DIR` and `--images NAME=DIR` -> source -> folder."""
+    folders: dict[str, Path] = {}
+    for text in given:
+        name, mark, path = text.partition("=")
+        named = bool(mark) and name in sources
+        folder = Path(path if named else text)
+        if not folder.is_dir():
+            raise InputError(f"--images {text}: no such folder; give DIR or NAME=DIR, NAME one of {', '.join(sources)}")
+        folders.update({name: folder} if named else {s: folder for s in sources if s not in folders})
+    return folders
 
 
 def folder_digest(folder: Path) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from calico.errors import InputError
+from calico.folders import put_in_place, recover
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import SPLITS, Shares, Splitter
 from calico.snapshots.store import IMAGES, MANIFEST, SAMPLES, SCHEMA_VERSION, SKIPPED, Snapshot, sha256_of
@@ -39,7 +40,7 @@ class SnapshotWriter:
         self.folder = Path(folder)
         self._partial = self.folder.with_name(self.folder.name + ".partial")
         self._shares = shares or Shares()
-        _recover(self.folder)
+        recover(self.folder)
         if self.folder.exists() and not (self.folder / MANIFEST).is_file() and any(self.folder.iterdir()):
             raise InputError(f"{self.folder}: is no snapshot and not empty; name another folder")
         if previous is None and (self.folder / MANIFEST).is_file():
@@ -192,7 +193,7 @@ def purge(folder: str | Path, *, annotators: Iterable[str] = (), tasks: Iterable
 
     The splits of the rest stay, and later snapshots in this folder leave the same out.
     """
-    _recover(Path(folder))
+    recover(Path(folder))
     old = Snapshot(folder)
     gone_annotators, gone_tasks = set(annotators), set(tasks)
     purged = {
@@ -268,22 +269,7 @@ def _put_in_place(
         "purged": dict(summary.purged),
     }
     _write(ready / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
-    for path in (ready / SAMPLES, ready / SKIPPED):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    aside = folder.with_name(folder.name + ".replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    if folder.exists():
-        folder.rename(aside)
-    ready.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _recover(folder: Path) -> None:
-    """After a kill between the two renames of `_put_in_place` the old snapshot lies aside: put it back."""
-    aside = folder.with_name(folder.name + ".replaced")
-    if aside.is_dir() and not folder.exists():
-        aside.rename(folder)
+    put_in_place(ready, folder, synced=(SAMPLES, SKIPPED))
 
 
 def _open_at(path: Path, num_bytes: int) -> IO[bytes]:
