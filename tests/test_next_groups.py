@@ -11,9 +11,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from backend_fakes import PAIR_XML, picture
+from live_backend import make_project
 from test_prelabel import MemoryHost, connect
 
-from backend.client import HostError
+from backend.client import HostError, LabelStudioClient
+from backend.host import LabelStudioHost
 from backend.next_groups import PAGE_SIZE, PLACE, REASON, NextGroups, Options, Summary
 from calico.errors import InputError
 from scripts import next_groups
@@ -242,3 +245,29 @@ def test_the_command_prints_the_table(
     report = json.loads((tmp_path / "r.json").read_text())
     assert [choice["id"] for choice in report["choices"]] == ["2", "1"]
     assert host.places() == {2: "0001", 1: "0002"}
+
+
+@pytest.mark.host
+def test_a_real_host_sorts_by_the_place_and_keeps_the_rest(label_studio: LabelStudioHost) -> None:
+    with LabelStudioClient(label_studio.url, label_studio.account.token) as client:
+        groups = [[picture(2 * i), picture(2 * i + 1)] for i in range(4)]
+        project, tasks = make_project(client, label_studio, "next groups", PAIR_XML, groups)
+        scores = (0.9, 0.2, 0.5, 0.1)
+        for task, score in zip(tasks, scores, strict=True):
+            client.create_prediction(task, rows(("leg", score)), model_version="calico-tiny-1", score=score)
+        client.create_annotation(tasks[3], rows(("leg", 1.0)))
+        before = [client.task(task) for task in tasks]
+        NextGroups(client, project, Options("least_confidence", 2)).run()
+        for ordering, expected in (("tasks:data.next_place", [1, 2]), ("-tasks:data.next_place", [2, 1])):
+            query = json.dumps({"ordering": [ordering]})
+            found = client.request("GET", "api/tasks/", params={"project": project, "query": query}).json()["tasks"]
+            assert [task["id"] for task in found][:2] == [tasks[i] for i in expected]
+        NextGroups(client, project, Options("least_confidence", 3, write="score")).run()
+        for task, then in zip(tasks, before, strict=True):
+            now = client.task(task)
+            assert now["data"] == then["data"]  # the score has taken the field's place
+            assert [item["result"] for item in now["annotations"]] == [item["result"] for item in then["annotations"]]
+            assert [item["result"] for item in now["predictions"]] == [item["result"] for item in then["predictions"]]
+        first, second, third = (client.task(tasks[i])["predictions"][0]["score"] for i in (1, 2, 0))
+        assert first < second < third < 0.001
+        assert client.task(tasks[3])["predictions"][0]["score"] == 0.1
