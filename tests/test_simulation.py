@@ -217,13 +217,16 @@ def test_another_simulation_does_not_mix_with_this_one(done: tuple[Path, dict[st
         simulate(replace(SMALL, groups_per_round=4), done[0])
 
 
-def test_the_gate_is_asked_and_its_word_is_kept(tmp_path: Path) -> None:
+def test_the_gate_is_asked_and_its_word_is_kept_from_another_checkpoint_too(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    save_checkpoint(tmp_path / "other", build(micro()), micro(), TOKENIZER)
     asked = replace(SMALL, strategies=("random",), num_rounds=1, groups_per_round=2, gate="ask")
-    [run] = simulate(asked, tmp_path)["runs"]
+    [run] = simulate(asked, tmp_path, checkpoint=tmp_path / "other")["runs"]
     assert run["decision"]["verdict"] in {"refuse", "not enough evidence", "publish"}
     assert run["published"] == (run["decision"]["verdict"] == "publish")
     registry = Registry(tmp_path / "random-0" / "registry")
     assert (registry.current() == run["version"]) == run["published"]
+    assert registry.get(run["version"]).parent == registry.history()[0].version
 
 
 def test_the_report_has_means_spread_and_n_and_a_picture(done: tuple[Path, dict[str, Any]]) -> None:

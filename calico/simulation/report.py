@@ -127,6 +127,7 @@ def plot(found: Json, summarised: Json, path: Path) -> None:
                 shown = [(x, y) for x, y in line if y is not None]
                 axes.plot([x for x, _ in shown], [y for _, y in shown], color=colour, alpha=0.3, linewidth=0.8)
         axes.set(title=title, xlabel="corrected groups", ylabel="strict mIoU of parts")
+        axes.set_ylim(0, max(0.1, 1.1 * axes.get_ylim()[1]))
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from calico.errors import InputError
-from calico.fingerprint import EMBEDDED, checkpoint_version, read_card
+from calico.fingerprint import ADAPTER_CARD, EMBEDDED, checkpoint_version, is_adapter, read_card
 from calico.metrics.strict import Answered, compare, keyed, strict_miou
 from calico.metrics.summary import Evaluation
+from calico.model.adapter import AdapterCard
 from calico.model.checkpoint import write_text
 from calico.reconcile import reconcile
 from calico.sampler import evaluation_groups
@@ -85,7 +86,7 @@ def challenge(
     own = shortened(settings, 0.5) if is_short else settings
     result = finetune(snapshot, start, out, own, _told(tell, "training"), finishers=finishers)
 
-    kept = _Kept(out / "scores", tell)
+    kept = _Kept(out / "scores", registry, tell)
     test, base = {}, {}
     for side, name, folder in (("champion", champion_id, champion), ("challenger", "challenger", result.folder)):
         test[side] = kept.scored(folder, f"test-{name}", held_out_items(snapshot), num_test)
@@ -236,8 +237,8 @@ def group_score(truth: CoSegmentation, found: CoSegmentation) -> float:
 class _Kept:
     """Scores that are computed once, whatever is killed; one model in memory at a time."""
 
-    def __init__(self, folder: Path, tell: OnProgress) -> None:
-        self.folder, self.tell = folder, tell
+    def __init__(self, folder: Path, registry: Registry, tell: OnProgress) -> None:
+        self.folder, self.registry, self.tell = folder, registry, tell
         self._loaded: tuple[Path, CoSegmenter] | None = None
         folder.mkdir(exist_ok=True)
 
@@ -255,8 +256,13 @@ class _Kept:
 
     def _segmenter(self, model: Path) -> CoSegmenter:
         if self._loaded is None or self._loaded[0] != model:
-            self._loaded = (model, CoSegmenter.from_checkpoint(model))
+            self._loaded = (model, CoSegmenter.from_checkpoint(model, base=self._base(model)))
         return self._loaded[1]
+
+    def _base(self, model: Path) -> Path | None:
+        """Of an adapter that is not in the registry yet, while its base is; None: the loader finds it."""
+        base_id = AdapterCard.from_file(model / ADAPTER_CARD).base_id if is_adapter(model) else None
+        return self.registry.path_of(base_id) if base_id and base_id in self.registry.ids() else None
 
 
 # -- cross-validation -------------------------------------------------------------------------------------------------
