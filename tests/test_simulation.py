@@ -138,6 +138,8 @@ def _of_no_use(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for module in (fingerprint, segmenter, adapter, finetune, challenge, loop):
         patch.setattr(module, "EMBEDDED", folder)
 
+    patch.setattr(finetune, "plot_curves", lambda log, picture: None)  # most of a short run's time
+
     def generate(*args: Any, max_new_tokens: list[int], **options: Any) -> Any:
         return real(*args, max_new_tokens=[4] * len(max_new_tokens), **options)
 
