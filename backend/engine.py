@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from backend.lane import Lane, Priority
+from backend.gathering import Gathering, Waiting
+from backend.lane import Lane, LaneFull, Priority
 from backend.metrics import Metrics
 from backend.result_cache import ResultCache
 from backend.segmenter import Segmenter
@@ -44,7 +45,8 @@ class Engine:
     """Starts loading at once. Safe to share between threads: the model itself only ever runs on the lane's one thread.
 
     load: makes the segmenter; it is called once. follow: says at each call whether another one is to serve from now on
-    (`Succession`). queue_size: calls that may wait before LaneFull.
+    (`Succession`). queue_size: calls that may wait before LaneFull. groups_at_once: waiting groups that one call of the
+    model may take together.
     """
 
     def __init__(
@@ -55,10 +57,12 @@ class Engine:
         follow: Callable[[], Wanted | None] = lambda: None,
         queue_size: int = 256,
         cache_bytes: int = 0,
+        groups_at_once: int = 1,
     ) -> None:
         self._metrics = metrics
         self._lane = Lane("model", num_threads=1, capacity=queue_size)
         self._results = ResultCache(cache_bytes)
+        self._gathering = Gathering(groups_at_once)
         self._in_flight: dict[Hashable, Future[Any]] = {}
         self._lock = threading.RLock()
         metrics.queue_depth.labels("model").set_function(lambda: self._lane.depth)
@@ -122,11 +126,18 @@ class Engine:
 
         def compute() -> CoSegmentation:
             with self._metrics.span("model"):
-                result = segmenter.segment(group, candidates=tuple(candidates) or None)
+                result = self._gathering.run(key)
             self._results.put(key, result)
             return result
 
-        return Call(version, self._once(key, compute, priority))
+        with self._lock:
+            if key not in self._in_flight:
+                self._gathering.add(key, Waiting(segmenter, group, tuple(candidates) or None, priority))
+            try:
+                return Call(version, self._once(key, compute, priority))
+            except LaneFull:
+                self._gathering.drop(key)
+                raise
 
     def segment_prompts(
         self,
@@ -160,3 +171,4 @@ class Engine:
     def _forget(self, key: Hashable) -> None:
         with self._lock:
             self._in_flight.pop(key, None)
+            self._gathering.drop(key)

@@ -57,7 +57,10 @@ class _Work:
 
 
 class Predictor:
-    """client: posts what was late; without one, late results wait in the engine's cache for the next request."""
+    """client: posts what was late; without one, late results wait in the engine's cache for the next request.
+
+    groups_at_once: that the model takes together; twice as many are fetched side by side, so that a batch waits ready.
+    """
 
     def __init__(
         self,
@@ -69,10 +72,11 @@ class Predictor:
         client: LabelStudioClient | None = None,
         queue_size: int = 2000,
         time_budget_s: float = 50.0,
+        groups_at_once: int = 1,
     ) -> None:
         self._engine, self._media, self._jobs, self._metrics, self._client = engine, media, jobs, metrics, client
         self._time_budget_s = time_budget_s
-        self._groups = Lane("groups", num_threads=GROUPS_AT_ONCE, capacity=queue_size)
+        self._groups = Lane("groups", num_threads=max(GROUPS_AT_ONCE, 2 * groups_at_once), capacity=queue_size)
         self._posts = Lane("posts", num_threads=1, capacity=queue_size)
         self._replied_at: OrderedDict[int, float] = OrderedDict()  # task -> when a reply last held its prediction
         self._lock = threading.Lock()

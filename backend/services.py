@@ -22,6 +22,7 @@ from backend.segmenter import Segmenter
 from backend.settings import Settings
 from backend.training import COMMAND, Training
 from calico.errors import CheckpointError, InputError
+from calico.serving import ServingOptions
 
 log = logging.getLogger("calico.backend")
 
@@ -90,6 +91,17 @@ class Services:
         return {"job": job.id, "state": job.state.value, "reason": job.reason}
 
 
+def serving_options(settings: Settings) -> ServingOptions:
+    return ServingOptions(
+        dtype=settings.dtype,
+        llm_bits=settings.llm_bits,
+        compiled=settings.compile == "1",
+        groups_at_once=settings.batch_groups,
+        encoding_bytes=settings.encoding_cache_mb * 1_000_000,
+        host_encoding_bytes=settings.host_encoding_cache_mb * 1_000_000,
+    )
+
+
 def champion_of(settings: Settings, load: Load | None = None) -> Champion:
     """What the settings let serve. load: other than torch's. Raises InputError for a registry that is damaged."""
 
@@ -97,7 +109,9 @@ def champion_of(settings: Settings, load: Load | None = None) -> Champion:
         """Imports torch and loads the weights: seconds, so never on a request's thread."""
         from calico.segmenter import CoSegmenter
 
-        return CoSegmenter.from_checkpoint(folder, settings.device)
+        segmenter = CoSegmenter.from_checkpoint(folder, settings.device, options=serving_options(settings))
+        segmenter.warm_up()
+        return segmenter
 
     return Champion(settings.versions, settings.checkpoint, load or load_segmenter)
 
@@ -133,6 +147,7 @@ def build_services(
         metrics,
         follow=champion.follow,
         cache_bytes=settings.result_cache_mb * 1_000_000,
+        groups_at_once=settings.batch_groups,
     )
     media = Media(settings, metrics, client)
     predictor = Predictor(
@@ -143,6 +158,7 @@ def build_services(
         client=client,
         queue_size=settings.queue_size,
         time_budget_s=settings.time_budget_s,
+        groups_at_once=settings.batch_groups,
     )
 
     def version_of_files() -> str:

@@ -37,6 +37,10 @@ def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
     return parse
 
 
+def _bits(text: str) -> int:
+    return int(_one_of("8", "4")(text))
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -115,6 +119,23 @@ class Settings:
         None,
         _matching(r"cpu|mps|cuda(:\d+)?"),
         "cpu, cuda, cuda:0 or mps; unset: chosen by what is there",
+    )
+    dtype: str | None = _setting(
+        "CALICO_DTYPE",
+        None,
+        _one_of("float32", "bfloat16"),
+        "float32 or bfloat16; unset: bfloat16 on a GPU where the weights are stored so, else float32",
+    )
+    llm_bits: int | None = _setting("CALICO_LLM_BITS", None, _bits, "8 or 4; unset: the numbers of CALICO_DTYPE")
+    compile: str = _setting("CALICO_COMPILE", "0", _one_of("0", "1"), "1 to compile the decode steps, or 0")
+    batch_groups: int = _setting(
+        "CALICO_BATCH_GROUPS", 4, _number(int, 1, 256), "groups answered together, from 1 to 256, e.g. 4"
+    )
+    encoding_cache_mb: int = _setting(
+        "CALICO_ENCODING_CACHE_MB", 256, _number(int, 0, 10**6), "megabytes, 0 for none, e.g. 256"
+    )
+    host_encoding_cache_mb: int = _setting(
+        "CALICO_HOST_ENCODING_CACHE_MB", 1024, _number(int, 0, 10**6), "megabytes, 0 for none, e.g. 1024"
     )
     host: str = _setting(
         "CALICO_HOST", "127.0.0.1", _matching(r"[\w.:-]+"), "an address to listen on, e.g. 127.0.0.1 or 0.0.0.0"

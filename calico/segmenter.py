@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from calico.encodings import EncodingCache, join_features, split_features
+from calico.answered_masks import Asked, MaskWriter, restored_mask
+from calico.encodings import EncodingCache, ImageEncoder
 from calico.errors import InputError
 from calico.fingerprint import EMBEDDED, checkpoint_version, is_adapter
-from calico.language.answers import parse_answer
 from calico.language.constraint import AnswerConstraint
 from calico.language.questions import canonical_question, render_prompt
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.adapter import load_adapted
-from calico.model.calico import CalicoModel, ImageFeatures, Pixels
+from calico.model.calico import CalicoModel, ImageFeatures
 from calico.model.checkpoint import load_checkpoint
 from calico.model.config import CalicoConfig
-from calico.model.generation import Answer, Prompt, generate
-from calico.preprocessing import Preprocessor, fitted_points, fitted_size_hw
+from calico.model.generation import AllowedTokens, Answer, LanguageSteps, Prompt, generate
+from calico.model.precision import check_bits, quantise_llm
+from calico.out_of_memory import in_halves
+from calico.preprocessing import Preprocessor, fitted_points
 from calico.reconcile import AnsweredMasks, reconcile
-from calico.values import CoSegmentation, ImageGroup, SubTask, image_digest
+from calico.serving import ServingOptions
+from calico.values import CoSegmentation, ImageGroup, Problem, SubTask, image_digest
 
-ENCODED_AT_ONCE = 8
-CACHE_BYTES = 256 * 2**20
+DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class PromptedMask(NamedTuple):
@@ -52,32 +53,66 @@ class CoSegmenter:
         tokenizer: CalicoTokenizer,
         *,
         version: str = "unsaved",
-        cache_bytes: int = CACHE_BYTES,
+        options: ServingOptions | None = None,
     ) -> None:
         self.model = model.eval()
         self.config = config
         self.tokenizer = tokenizer
         self.version = version
-        self._preprocess = Preprocessor.from_config(config)
+        self.options = options = options or ServingOptions()
+        self.steps = LanguageSteps(model, compiled=options.compiled)
         self._lock = threading.Lock()
-        self._encodings = EncodingCache(cache_bytes)
+        host_bytes = 0 if model.device.type == "cpu" else options.host_encoding_bytes
+        self._encodings = EncodingCache(options.encoding_bytes, host_bytes)
+        self._encode = ImageEncoder(model, Preprocessor.from_config(config), self._encodings, options.images_at_once)
+        longest = config.grounding_encoder.image_size
+        self._write_masks = MaskWriter(model, tokenizer, longest, options.mask_bytes_on(model.device.type))
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path | None = None, device: str | None = None, *, base: str | Path | None = None
+        cls,
+        path: str | Path | None = None,
+        device: str | None = None,
+        *,
+        base: str | Path | None = None,
+        options: ServingOptions | None = None,
     ) -> Self:
         """path: a checkpoint's folder, or that of an adapter; None: the embedded default. device None: a GPU where
         there is one. base: the checkpoint that an adapter was made on; None: see `calico.model.adapter.find_base`.
 
-        Raises `CheckpointError`.
+        Raises `CheckpointError`, and `InputError` for options that this device cannot serve.
         """
+        options = options or ServingOptions()
         folder = EMBEDDED if path is None else Path(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        check_bits(options.llm_bits, device)
+        if options.dtype not in DTYPES:
+            raise InputError(f"dtype {options.dtype!r}: expected float32 or bfloat16")
+        places = device, DTYPES[options.dtype], None if options.llm_bits is None else "cpu"
         if is_adapter(folder):
-            model, config, tokenizer = load_adapted(folder, None if base is None else Path(base), device)
+            model, config, tokenizer = load_adapted(folder, None if base is None else Path(base), *places)
         else:
-            model, config, tokenizer = load_checkpoint(folder, device)
-        return cls(model, config, tokenizer, version=checkpoint_version(folder))
+            model, config, tokenizer = load_checkpoint(folder, *places)
+        if options.llm_bits is not None:
+            quantise_llm(model, options.llm_bits, device)
+        return cls(model, config, tokenizer, version=checkpoint_version(folder), options=options)
+
+    def warm_up(self) -> None:
+        """The first group pays for allocations and compiled code; here a blank one does. Nothing of it is kept."""
+        blank = np.zeros((64, 64, 3), np.uint8)
+        with self._lock, torch.inference_mode():
+            features, places = self._encode([blank, ~blank], ["blank", "white"])
+            self._encodings.forget("blank", "white")
+            group = ImageGroup((blank, ~blank))
+            asked = [Asked(0, sub_task, places, group.sizes_hw) for sub_task in SubTask]
+            answers = self._generate(asked, features, [()] * 3, [None] * 3, limit=4)
+            states = torch.cat([answer.states[:1] for answer in answers])
+            self.model.segment(features.grounding, states, torch.zeros(len(states), dtype=torch.long))
+
+    def forget_encodings(self) -> None:
+        """As a new segmenter has none."""
+        with self._lock:
+            self._encodings.clear()
 
     def segment(self, group: ImageGroup, *, candidates: Sequence[str] | None = None) -> CoSegmentation:
         """All three sub-tasks, reconciled by the rule of `calico.reconcile`.
@@ -85,7 +120,27 @@ class CoSegmenter:
         candidates: a fixed vocabulary of object and part names; decoding is then constrained to it. A region's score is
         the probability of its name times the mask decoder's IoU estimate: an estimate of its true IoU, wrong names 0.
         """
-        return reconcile(group.sizes_hw, self.answer(group, candidates=candidates))
+        return self.segment_many([group], candidates=[candidates])[0]
+
+    def segment_many(
+        self, groups: Sequence[ImageGroup], *, candidates: Sequence[Sequence[str] | None] | None = None
+    ) -> list[CoSegmentation]:
+        """Of each group what `segment` gives, in order; images, questions and masks go through the model together.
+
+        candidates: for each group its own, or None. What did not fit into memory at once is a problem `out_of_memory`
+        of the groups concerned; raises `OutOfMemory` where half of it does not fit either.
+        """
+        candidates = [None] * len(groups) if candidates is None else list(candidates)
+        results: list[CoSegmentation] = []
+        for start in range(0, len(groups), self.options.groups_at_once):
+            some = slice(start, start + self.options.groups_at_once)
+            notices: list[str] = []
+            answered = self.answer_many(groups[some], candidates=candidates[some], notices=notices)
+            problems = tuple(Problem("out_of_memory", notice) for notice in notices)
+            for group, answers in zip(groups[some], answered, strict=True):
+                result = reconcile(group.sizes_hw, answers)
+                results.append(replace(result, problems=(*result.problems, *problems)))
+        return results
 
     def answer(
         self,
@@ -96,25 +151,47 @@ class CoSegmenter:
         constrained: bool | None = None,
     ) -> Mapping[SubTask, AnsweredMasks]:
         """Each question's own answer and masks. constrained: hold the grammar; None: where candidates are given."""
-        names = None if candidates is None else tuple(candidates)
-        hold = names is not None if constrained is None else constrained
+        return self.answer_many([group], sub_tasks, candidates=[candidates], constrained=constrained)[0]
+
+    def answer_many(
+        self,
+        groups: Sequence[ImageGroup],
+        sub_tasks: Sequence[SubTask] = tuple(SubTask),
+        *,
+        candidates: Sequence[Sequence[str] | None] | None = None,
+        constrained: bool | None = None,
+        notices: list[str] | None = None,
+    ) -> list[Mapping[SubTask, AnsweredMasks]]:
+        """Each question's own answer and masks, of all groups as one batch. candidates: for each group, or None.
+
+        notices: is told of what did not fit into memory at once.
+        """
+        notices = [] if notices is None else notices
+        names = [None if c is None else tuple(c) for c in candidates or [None] * len(groups)]
+        images = [image for group in groups for image in group.images]
+        digests = [digest for group in groups for digest in group.digests]
+        results: list[dict[SubTask, AnsweredMasks]] = [{} for _ in groups]
         with self._lock, torch.inference_mode():
-            features = self._encode(group)
-            prompts = [self._prompt(sub_task, len(group), names or ()) for sub_task in sub_tasks]
-            limit = 512 + 256 * (len(group) - 2)
-            answers = generate(
-                self.model,
-                features,
-                prompts,
-                eos_id=self.tokenizer.eos_id,
-                pad_id=self.tokenizer.pad_id,
-                max_new_tokens=[limit] * len(prompts),
-                constraints=[
-                    AnswerConstraint(self.tokenizer, sub_task, len(group), names).allowed if hold else None
-                    for sub_task in sub_tasks
-                ],
-            )
-            return self._answered(group, features, dict(zip(sub_tasks, answers, strict=True)))
+            features, places = self._encode(images, digests, notices)
+            asked = []
+            for number, group in enumerate(groups):
+                own, places = places[: len(group)], places[len(group) :]
+                asked += [Asked(number, sub_task, own, group.sizes_hw) for sub_task in sub_tasks]
+
+            def answers_of(some: Sequence[Asked]) -> list[Answer]:
+                constraints = [
+                    AnswerConstraint(self.tokenizer, one.sub_task, len(one.images), names[one.group]).allowed
+                    if (names[one.group] is not None if constrained is None else constrained)
+                    else None
+                    for one in some
+                ]
+                return self._generate(some, features, [names[one.group] or () for one in some], constraints)
+
+            answers = in_halves(answers_of, asked, "questions", notices)
+            found = self._write_masks(asked, answers, features.grounding, notices)
+        for one, masks in zip(asked, found, strict=True):
+            results[one.group][one.sub_task] = masks
+        return list(results)
 
     def segment_prompts(
         self,
@@ -136,7 +213,7 @@ class CoSegmenter:
         longest = self.config.grounding_encoder.image_size
         decoder, device = self.model.pixel_decoder, self.model.device
         with self._lock, torch.inference_mode():
-            features = self._encode_images([image], [image_digest(image)])
+            features, _ = self._encode([image], [image_digest(image)])
             box = points = None
             if box_xyxy is not None:
                 corners = fitted_points(np.array(box_xyxy, np.float32).reshape(2, 2), size_hw, longest)
@@ -162,72 +239,25 @@ class CoSegmenter:
         encoded = self.tokenizer.encode_prompt(render_prompt(question.text, num_images), self.config.num_queries)
         return Prompt(encoded.ids, encoded.image_positions, range(num_images))
 
-    def _answered(
-        self, group: ImageGroup, features: ImageFeatures, answers: Mapping[SubTask, Answer]
-    ) -> Mapping[SubTask, AnsweredMasks]:
-        """Masks of all answers in one decoder call, each [SEG] on the image that its identifier names."""
-        texts = {sub_task: self.tokenizer.text(answer.ids) for sub_task, answer in answers.items()}
-        parsed = {
-            sub_task: parse_answer(texts[sub_task], sub_task, len(group), finished=answer.finished)
-            for sub_task, answer in answers.items()
-        }
-        image_of = {
-            (sub_task, mention.seg_index): mention.image
-            for sub_task in answers
-            for mention in parsed[sub_task].mentions
-        }
-        segs = {
-            sub_task: [i for i, token in enumerate(answer.ids) if token == self.tokenizer.seg_id]
-            for sub_task, answer in answers.items()
-        }
-        wanted = [key for key in image_of if key[1] < len(segs[key[0]])]
-        masks: dict[tuple[SubTask, int], tuple[np.ndarray, float]] = {}
-        if wanted:
-            states = torch.stack([answers[task].states[segs[task][number]] for task, number in wanted])
-            images = torch.tensor([image_of[key] for key in wanted], device=states.device)
-            found = self.model.segment(features.grounding, states, images)
-            longest = self.config.grounding_encoder.image_size
-            for key, logits, iou in zip(wanted, found.logits, found.iou.clamp(0, 1).tolist(), strict=True):
-                probability = self._name_probability(answers[key[0]], segs[key[0]][key[1]])
-                masks[key] = restored_mask(logits, group.sizes_hw[image_of[key]], longest), iou * probability
-        nothing = np.zeros((0, 0), bool)
-        return {
-            sub_task: AnsweredMasks(
-                texts[sub_task],
-                parsed[sub_task],
-                [masks.get((sub_task, n), (nothing, 0.0))[0] for n in range(len(segs[sub_task]))],
-                [masks.get((sub_task, n), (nothing, 0.0))[1] for n in range(len(segs[sub_task]))],
-            )
-            for sub_task in answers
-        }
-
-    def _name_probability(self, answer: Answer, seg: int) -> float:
-        """Of the phrase that this [SEG] belongs to, of the [SEG] and of its image identifier."""
-        opened = max((i for i in range(seg) if answer.ids[i] == self.tokenizer.phrase_open_id), default=seg)
-        closed = next((i for i in range(opened, seg) if answer.ids[i] == self.tokenizer.phrase_close_id), seg)
-        total = sum(answer.log_probs[opened : closed + 1]) + sum(answer.log_probs[max(seg, closed + 1) : seg + 2])
-        return float(np.exp(total))
-
-    def _encode(self, group: ImageGroup) -> ImageFeatures:
-        return self._encode_images(group.images, group.digests)
-
-    def _encode_images(self, images: Sequence[np.ndarray], digests: Sequence[str]) -> ImageFeatures:
-        ready = {digest: features for digest in set(digests) if (features := self._encodings.get(digest)) is not None}
-        missing = {d: image for d, image in zip(digests, images, strict=True) if d not in ready}
-        for start in range(0, len(missing), ENCODED_AT_ONCE):
-            some = dict(list(missing.items())[start : start + ENCODED_AT_ONCE])
-            views = zip(*(self._preprocess(image) for image in some.values()), strict=True)
-            pixels = Pixels(*(torch.from_numpy(np.stack(view)).to(self.model.device) for view in views))
-            features = self.model.encode(pixels)
-            for digest, own in zip(some, split_features(features), strict=True):
-                ready[digest] = own
-                self._encodings.put(digest, own)
-        return join_features([ready[digest] for digest in digests])
-
-
-def restored_mask(logits: Tensor, size_hw: tuple[int, int], longest: int) -> np.ndarray:
-    """logits: S x S on the padded frame -> HxW bool at the image's own size, as SAM undoes padding and resizing."""
-    height, width = fitted_size_hw(size_hw, longest)
-    frame = F.interpolate(logits[None, None].float(), (longest, longest), mode="bilinear", align_corners=False)
-    own = F.interpolate(frame[..., :height, :width], size_hw, mode="bilinear", align_corners=False)
-    return (own[0, 0] > 0).cpu().numpy()
+    def _generate(
+        self,
+        asked: Sequence[Asked],
+        features: ImageFeatures,
+        candidates: Sequence[Sequence[str]],
+        constraints: Sequence[AllowedTokens | None],
+        limit: int | None = None,
+    ) -> list[Answer]:
+        """limit: of new tokens, by the number of images where None."""
+        return generate(
+            self.model,
+            features,
+            [
+                self._prompt(one.sub_task, len(one.images), names)._replace(images=one.images)
+                for one, names in zip(asked, candidates, strict=True)
+            ],
+            eos_id=self.tokenizer.eos_id,
+            pad_id=self.tokenizer.pad_id,
+            max_new_tokens=[512 + 256 * (len(one.images) - 2) if limit is None else limit for one in asked],
+            constraints=constraints,
+            steps=self.steps,
+        )

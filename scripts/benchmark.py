@@ -3,6 +3,8 @@
     calico benchmark segment
 
 `segment`: loading, a group of two with three questions (median after warm-up), the same group again, resident memory.
+`model`: the batched, cached path against the plain one, by stage, and against what the device can do at most.
+`train`: steps a second and memory. `scale`: the cost of a group after 1 to 10,000 others.
 `serve`: where the time of a backend's request goes. `codec`: our brush RLE against label-studio-sdk's. `coco`: our COCO
 export beside label-studio-sdk's own, on the same annotations. `data`: an index of part data as large as MixedParts.
 """
@@ -14,10 +16,13 @@ import json
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calico.errors import InputError
 from scripts import _cli
+
+if TYPE_CHECKING:
+    from calico.serving import ServingOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 SDK_PYTHON = ROOT / ".demo" / "label-studio-venv" / "bin" / "python"
@@ -32,6 +37,25 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--group-size", type=int, default=2)
     segment.add_argument("--repeats", type=int, default=20)
     segment.set_defaults(measure=measure_segment)
+    model = what.add_parser(
+        "model", help="batched against plain, by stage, against limits", parents=[_cli.shared_options()]
+    )
+    model.add_argument("--groups", type=int, default=64)
+    model.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 16])
+    add_served(model)
+    model.set_defaults(measure=measure_model)
+    train = what.add_parser("train", help="training steps a second, memory", parents=[_cli.shared_options()])
+    train.add_argument("--preset", default="calico-tiny", help="calico-tiny or calico-7b, random weights")
+    train.add_argument("--mode", choices=("paper", "all"), default="all")
+    train.add_argument("--steps", type=int, default=10)
+    train.add_argument("--precision", choices=("no", "bf16"), default="no")
+    train.add_argument("--gradient-checkpointing", action="store_true")
+    train.set_defaults(measure=measure_train)
+    scale = what.add_parser("scale", help="cost of a group after many others", parents=[_cli.shared_options()])
+    scale.add_argument("--after", type=int, nargs="+", default=[1, 10, 100, 1000, 10_000], help="groups before")
+    scale.add_argument("--sample", type=int, default=16, help="groups measured at each count")
+    add_served(scale)
+    scale.set_defaults(measure=measure_scale)
     serve = what.add_parser("serve", help="a backend's request, by span", parents=[_cli.shared_options()])
     serve.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
     serve.add_argument("--requests", type=int, default=20)
@@ -51,8 +75,44 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_served(parser: argparse.ArgumentParser) -> None:
+    """Which model, on what, in which numbers."""
+    parser.add_argument("--preset", choices=("calico-tiny", "calico-7b"), help="random weights of this size")
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
+    parser.add_argument("--device", help="default: a GPU where there is one")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, if stored so")
+    parser.add_argument("--llm-bits", type=int, choices=(8, 4), help="of the language model's linears")
+    parser.add_argument("--compiled", action="store_true", help="decode steps through torch.compile")
+
+
+def options_of(args: argparse.Namespace) -> ServingOptions:
+    from calico.serving import ServingOptions
+
+    return ServingOptions(dtype=args.dtype, llm_bits=args.llm_bits, compiled=args.compiled)
+
+
+def measure_model(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.benchmarks.model import benchmark_model
+
+    served = args.preset, args.checkpoint, args.device
+    return benchmark_model(*served, args.groups, options_of(args), batch_sizes=args.batch_sizes)
+
+
+def measure_train(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.benchmarks.training import benchmark_training
+
+    return benchmark_training(args.preset, args.mode, args.steps, args.precision, args.gradient_checkpointing)
+
+
+def measure_scale(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.benchmarks.scale import benchmark_scale
+
+    served = args.preset, args.checkpoint, args.device
+    return benchmark_scale(*served, args.after, args.sample, options_of(args))
+
+
 def measure_segment(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.benchmarks import benchmark_segment
+    from calico.benchmarks.segment import benchmark_segment
 
     return benchmark_segment(args.checkpoint, args.device, args.group_size, args.repeats)
 
@@ -105,6 +165,10 @@ def show(report: dict[str, Any], indent: str = "") -> None:
         if isinstance(value, dict):
             print(f"{indent}{name}")
             show(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            print(f"{indent}{name}")
+            for row in value:
+                show(row, indent + "  ")
         else:
             print(f"{indent + name:<34}{f'{value:.4f}' if isinstance(value, float) else value}")
 

@@ -347,13 +347,13 @@ def test_a_full_queue_refuses_with_retry_after(make, tmp_path):
     client = make(load=lambda: (gate.wait(20), FakeSegmenter())[1], queue_size=3, time_budget_s=0.05)
     tasks = [pair_task(tmp_path, task) for task in range(12)]
     assert predict(client, tasks).get_json()["results"] == [[]] * 12
-    predict(client, tasks)  # four run, three wait: now there is no room at all
+    predict(client, tasks)  # eight run, three wait: now there is no room at all
     wait_for(lambda: predict(client, tasks[:1]).status_code == 503)
     answer = predict(client, tasks[:1])
     assert int(answer.headers["Retry-After"]) > 0
     assert "try again later" in answer.get_json()["error"]
     counts = jobs_of(client)["counts"]
-    assert counts["refused"] >= 24 - 3 - 4
+    assert counts["refused"] >= 24 - 3 - 8
     gate.set()
     wait_for(lambda: not {"queued", "running"} & set(jobs_of(client)["counts"]))
     assert predict(client, tasks[:1]).status_code == 200

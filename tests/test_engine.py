@@ -217,3 +217,66 @@ def test_jobs_keep_the_open_ones_and_the_latest_that_ended():
     assert [job["task"] for job in shown["jobs"]] == [3, 2, 1]
     assert jobs.as_json(state="failed", limit=1)["jobs"][0]["reason"] == "reason"
     assert [job["id"] for job in jobs.as_json(task=1)["jobs"]] == [made[1].id]
+
+
+class BatchSegmenter(FakeSegmenter):
+    def __init__(self, gate: threading.Event) -> None:
+        super().__init__()
+        self.start, self.sizes = gate, []
+
+    def segment(self, group, *, candidates=None):
+        self.start.wait(10)
+        return super().segment(group, candidates=candidates)
+
+    def segment_many(self, groups, *, candidates):
+        self.sizes.append(len(groups))
+        return [super(BatchSegmenter, self).segment(g, candidates=c) for g, c in zip(groups, candidates, strict=True)]
+
+
+def queued(groups_at_once: int, seeds: range, **options) -> tuple[BatchSegmenter, list]:
+    """One group that runs, and those of the seeds, which wait behind it."""
+    gate = threading.Event()
+    segmenter = BatchSegmenter(gate)
+    engine = Engine(lambda: segmenter, Metrics(), groups_at_once=groups_at_once)
+    calls = [engine.segment(group(100))]
+    while engine._lane.depth:  # until the first one runs
+        gate.wait(0.01)
+    calls += [engine.segment(group(seed), **options) for seed in seeds]
+    gate.set()
+    return segmenter, calls
+
+
+def test_groups_that_wait_are_answered_together_each_its_own():
+    segmenter, calls = queued(3, range(4))
+    for call, seed in zip(calls, (100, 0, 1, 2, 3), strict=True):
+        assert np.array_equal(call.result(10).regions[0].mask, group(seed).images[0][..., 1] > 127)
+    assert segmenter.sizes == [3]
+    assert segmenter.num_groups == 5
+
+
+def test_one_group_that_fails_spoils_no_other():
+    gate = threading.Event()
+    segmenter = BatchSegmenter(gate)
+    engine = Engine(lambda: segmenter, Metrics(), groups_at_once=4)
+    first = engine.segment(group(100))
+    while engine._lane.depth:
+        gate.wait(0.01)
+    bad = ImageGroup((picture(1, first=(255, 0, 0)), picture(2)))
+    calls = [engine.segment(g) for g in (group(1), bad, group(2))]
+    gate.set()
+    assert first.result(10).regions
+    assert calls[0].result(10).regions
+    assert calls[2].result(10).regions
+    with pytest.raises(RuntimeError, match="out of memory"):
+        calls[1].result(10)
+    assert not engine._gathering._waiting
+    assert not engine._gathering._ready
+
+
+def test_who_waits_before_a_screen_is_not_put_into_a_batch():
+    segmenter, calls = queued(4, range(2))
+    segmenter_alone, opened = queued(4, range(2), priority=Priority.WAITED_FOR)
+    for call in (*calls, *opened):
+        call.result(10)
+    assert segmenter.sizes == [2]
+    assert segmenter_alone.sizes == []

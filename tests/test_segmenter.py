@@ -64,7 +64,7 @@ def test_the_same_photo_is_encoded_once_whatever_its_group(
 
 
 def test_the_cache_is_bounded_in_bytes(segmenter: CoSegmenter) -> None:
-    features = segmenter._encode(group(3))
+    features, _ = segmenter._encode(group(3).images, group(3).digests)
     cache = EncodingCache(max_bytes=int(num_bytes(features) * 2.5))
     for name in ("a", "b", "c"):
         cache.put(name, features)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from calico.benchmarks import resident_bytes, timed
+from calico.benchmarks.process import resident_bytes, timed
 from calico.mixedparts.index import SUB_TASKS, MixedParts
 from calico.mixedparts.records import ObjectRecord, PartMask
 from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, write_manifest

@@ -146,11 +146,15 @@ def find_base(folder: Path, card: AdapterCard, base: Path | None = None) -> Path
 
 
 def load_over_base(
-    folder: Path, base: Path | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    base: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    llm_device: torch.device | str | None = None,
 ) -> tuple[CalicoModel, CalicoConfig, CalicoTokenizer, AdapterCard]:
     """The base with the adapter attached, not merged: what a finetune goes on with."""
     card, tensors = read_adapter(folder)
-    model, config, tokenizer = load_checkpoint(find_base(folder, card, base), device)
+    model, config, tokenizer = load_checkpoint(find_base(folder, card, base), device, dtype, llm_device)
     attach(model, card.spec)
     check_keys(folder / ADAPTER, trained(model), tensors, (), config.preset)
     load_trained(model, tensors)
@@ -158,9 +162,16 @@ def load_over_base(
 
 
 def load_adapted(
-    folder: Path, base: Path | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    base: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    llm_device: torch.device | str | None = None,
 ) -> tuple[CalicoModel, CalicoConfig, CalicoTokenizer]:
-    """The base with the adapter merged into it, in evaluation mode. Raises `CheckpointError`."""
-    model, config, tokenizer, _ = load_over_base(folder, base, device)
+    """The base with the adapter merged into it, in evaluation mode; the rest as `load_checkpoint` takes it.
+
+    Raises `CheckpointError`.
+    """
+    model, config, tokenizer, _ = load_over_base(folder, base, device, dtype, llm_device)
     merge_lora(model)
     return model.eval().requires_grad_(False), config, tokenizer

@@ -122,6 +122,11 @@ class CalicoModel(nn.Module):
     def device(self) -> torch.device:
         return self.cam_queries.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the encoders and the states; the mask decoder may be wider."""
+        return self.cam_queries.dtype
+
     def encode(self, pixels: Pixels) -> ImageFeatures:
         """All that depends on the images alone."""
         return self.encode_with_states(pixels)[0]
@@ -173,5 +178,5 @@ class CalicoModel(nn.Module):
 
     def segment(self, grounding: GroundingFeatures, states: Tensor, image: Tensor) -> MaskLogits:
         """states: K x D of the [SEG]s; image: K, the encoded image of each. All masks in one decoder call."""
-        prompts = self.seg_projection(states)  # K x C
+        prompts = self.seg_projection(states.to(self.seg_projection.dtype))  # K x C
         return self.pixel_decoder(grounding.take(image), prompts[:, None])

@@ -21,6 +21,7 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
+from calico.model.precision import serving_dtype
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -51,10 +52,15 @@ def tied_keys(model: CalicoModel) -> set[str]:
 
 
 def load_checkpoint(
-    folder: Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    llm_device: torch.device | str | None = None,
 ) -> tuple[CalicoModel, CalicoConfig, CalicoTokenizer]:
     """The model in evaluation mode. folder None: the embedded default.
 
+    dtype: of all but the mask decoder, which stays float32; None: bfloat16 where the files hold it and the device is a
+    GPU, else float32. llm_device: where the language model is left, for who quantises it; None: `device`.
     Raises `CheckpointError` naming the file: missing, truncated, a pickle, or with keys that do not fit the config.
     """
     folder = EMBEDDED if folder is None else Path(folder)
@@ -68,7 +74,12 @@ def load_checkpoint(
     with torch.device("meta"):
         model = build(config)
     check_keys(folder / WEIGHTS, model.state_dict(), weights, tied_keys(model), config.preset)
-    weights = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in weights.items()}
+    if dtype is None:
+        stored = weights["cam_queries"].dtype
+        dtype = stored if stored == torch.bfloat16 and torch.device(device).type == "cuda" else torch.float32
+    for key, value in weights.items():
+        place = llm_device if llm_device is not None and key.startswith("llm.") else device
+        weights[key] = value.to(place, serving_dtype(key, dtype)) if value.is_floating_point() else value.to(place)
     model.load_state_dict(weights, strict=False, assign=True)
     model.llm.tie_weights()
     materialise_buffers(model, device)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from calico.model.calico import CalicoModel, ImageFeatures, PromptBatch
 from calico.model.cam import ImageSlots
+from calico.model.kv_cache import RoomyCache
+from calico.out_of_memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 AllowedTokens = Callable[[Sequence[int]], Set[int] | None]
+KEEP_ABOVE = 0.75  # share of rows still being written below which the others leave the batch: leaving is a copy
 
 
 class Prompt(NamedTuple):
@@ -58,6 +64,64 @@ def collate_prompts(prompts: Sequence[Prompt], pad_id: int, device: torch.device
     return PromptBatch(token_ids.to(device), attention_mask.to(device), slots)
 
 
+class LanguageSteps:
+    """The language model's prefill and single steps, the latter compiled where that is asked for and works.
+
+    A step that cannot be compiled (no compiler, an unknown device) is logged once, and all go on uncompiled.
+    """
+
+    def __init__(self, model: CalicoModel, *, compiled: bool = False, backend: str = "inductor") -> None:
+        """backend: of torch.compile."""
+        self.model = model
+        self.compile_failure = ""
+        self._decoder = model.llm.get_decoder()
+        parameters = inspect.signature(type(self._decoder).forward).parameters
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"  # renamed in transformers 5.24
+        self._compiled: Callable[..., Tensor] | None = None
+        if compiled:
+            self._compiled = torch.compile(self._plain_step, dynamic=True, backend=backend)
+
+    def prefill(self, features: ImageFeatures, batch: PromptBatch, cache: RoomyCache) -> Tensor:
+        """R x D: the state behind each prompt. CAM acts here, and only here."""
+        tokens = batch.attention_mask.bool()
+        longest = tokens.shape[1]
+        causal = torch.ones(longest, longest, dtype=torch.bool, device=tokens.device).tril()
+        itself = torch.eye(longest, dtype=torch.bool, device=tokens.device)  # else padding would look at nothing
+        with self.model.cam_hooks.context(batch.slots, features.refined_tokens):
+            hidden = self._decoder(
+                inputs_embeds=self.model.embed(features, batch),
+                attention_mask=(causal & tokens[:, None, :] | itself)[:, None],
+                position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=True,
+                **{self._cache_argument: cache},
+            ).last_hidden_state[:, -1]
+        cache.open()
+        return hidden
+
+    def step(self, ids: Tensor, positions: Tensor, cache: RoomyCache) -> Tensor:
+        """ids, positions: R, each row's newest token and its place. Returns R x D."""
+        mask = cache.advance()
+        if self._compiled is not None:
+            try:
+                return self._compiled(ids, positions, mask, cache)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                self._compiled = None
+                self.compile_failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                logger.warning("steps are not compiled: %s", self.compile_failure)
+        return self._plain_step(ids, positions, mask, cache)
+
+    def _plain_step(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: RoomyCache) -> Tensor:
+        return self._decoder(
+            input_ids=ids[:, None],
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            use_cache=True,
+            **{self._cache_argument: cache},
+        ).last_hidden_state[:, -1]
+
+
 @torch.no_grad()
 def generate(
     model: CalicoModel,
@@ -68,62 +132,81 @@ def generate(
     pad_id: int,
     max_new_tokens: Sequence[int],
     constraints: Sequence[AllowedTokens | None] | None = None,
+    steps: LanguageSteps | None = None,
 ) -> list[Answer]:
-    """The most likely next token, again and again, for all prompts at once.
+    """The most likely next token, again and again, for all prompts at once; rows that ended leave the batch.
 
     constraints: per prompt, from the tokens so far to those allowed next (None allows all).
+    steps: how the language model runs, plain where None.
     """
+    steps = steps or LanguageSteps(model)
+    head = model.llm.get_output_embeddings()
     batch = collate_prompts(prompts, pad_id, model.device, left=True)
-    decoder, head = model.llm.get_decoder(), model.llm.get_output_embeddings()
-    cache = DynamicCache(config=model.llm.config)
-    mask = batch.attention_mask
-    with model.cam_hooks.context(batch.slots, features.refined_tokens):
-        hidden = decoder(
-            inputs_embeds=model.embed(features, batch),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-    num_rows = len(prompts)
-    ids: list[list[int]] = [[] for _ in range(num_rows)]
-    log_probs: list[list[float]] = [[] for _ in range(num_rows)]
-    states: list[list[Tensor]] = [[] for _ in range(num_rows)]
-    finished = [False] * num_rows
+    cache = RoomyCache(model.llm.config.num_hidden_layers, batch.attention_mask)
+    hidden = steps.prefill(features, batch, cache)
+    positions = batch.attention_mask.sum(1) - 1  # R, of each row's newest token
+    answers = [_Written() for _ in prompts]
+    alive = list(range(len(prompts)))  # the prompt of each row
     while True:
         logits = head(hidden).float()  # R x V
-        for row in range(num_rows):
-            if constraints and (constraint := constraints[row]) and not finished[row]:
-                allowed = constraint(ids[row])
-                if allowed is not None:
-                    keep = torch.full_like(logits[row], -torch.inf)
-                    keep[list(allowed)] = 0
-                    logits[row] = logits[row] + keep
+        if constraints:
+            _forbid(logits, [_allowed(constraints[prompt], answers[prompt]) for prompt in alive])
         best = logits.log_softmax(-1).max(-1)
         tokens, values = best.indices.tolist(), best.values.tolist()
-        for row in range(num_rows):
-            if finished[row] or len(ids[row]) >= max_new_tokens[row]:
+        for row, prompt in enumerate(alive):
+            answer = answers[prompt]
+            if answer.finished or len(answer.ids) >= max_new_tokens[prompt]:
                 continue
             if tokens[row] == eos_id:
-                finished[row] = True
+                answer.finished = True
             else:
-                ids[row].append(tokens[row])
-                log_probs[row].append(values[row])
-                states[row].append(hidden[row])
-        running = [not finished[row] and len(ids[row]) < max_new_tokens[row] for row in range(num_rows)]
-        if not any(running):
-            break
-        next_ids = torch.where(torch.tensor(running, device=best.indices.device), best.indices, pad_id)
-        mask = torch.cat([mask, mask.new_ones(num_rows, 1)], 1)
-        hidden = decoder(
-            input_ids=next_ids[:, None],
-            attention_mask=mask,
-            position_ids=mask.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-    empty = hidden.new_zeros(0, hidden.shape[1])
-    return [
-        Answer(ids[row], log_probs[row], torch.stack(states[row]) if states[row] else empty, finished[row])
-        for row in range(num_rows)
-    ]
+                answer.add(tokens[row], values[row], hidden[row])
+        running = [
+            row
+            for row, prompt in enumerate(alive)
+            if not answers[prompt].finished and len(answers[prompt].ids) < max_new_tokens[prompt]
+        ]
+        if not running:
+            return [answer.done(hidden) for answer in answers]
+        ids = best.indices
+        if len(running) <= KEEP_ABOVE * len(alive):
+            rows = torch.tensor(running, device=ids.device)
+            cache.keep_rows(rows)
+            ids, positions = ids[rows], positions[rows]
+            alive = [alive[row] for row in running]
+        positions = positions + 1
+        hidden = steps.step(ids, positions, cache)
+
+
+class _Written:
+    """An answer so far."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.log_probs: list[float] = []
+        self.states: list[Tensor] = []
+        self.finished = False
+
+    def add(self, token: int, log_prob: float, state: Tensor) -> None:
+        self.ids.append(token)
+        self.log_probs.append(log_prob)
+        self.states.append(state)
+
+    def done(self, like: Tensor) -> Answer:
+        states = torch.stack(self.states) if self.states else like.new_zeros(0, like.shape[1])
+        return Answer(self.ids, self.log_probs, states, self.finished)
+
+
+def _allowed(constraint: AllowedTokens | None, answer: _Written) -> Set[int] | None:
+    return None if constraint is None or answer.finished else constraint(answer.ids)
+
+
+def _forbid(logits: Tensor, allowed: Sequence[Set[int] | None]) -> None:
+    """In place: all but the allowed ids of each row become impossible; a row of None stays."""
+    held = [(row, sorted(ids)) for row, ids in enumerate(allowed) if ids is not None]
+    if held:
+        rows = torch.tensor([row for row, ids in held for _ in ids], device=logits.device)
+        columns = torch.tensor([i for _, ids in held for i in ids], device=logits.device)
+        kept = logits[rows, columns]
+        logits[torch.tensor([row for row, _ in held], device=logits.device)] = -torch.inf
+        logits[rows, columns] = kept

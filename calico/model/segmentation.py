@@ -22,6 +22,10 @@ class SegmentationProjection(nn.Sequential):
     def __init__(self, llm_size: int, prompt_size: int) -> None:
         super().__init__(nn.Linear(llm_size, llm_size), nn.ReLU(inplace=True), nn.Linear(llm_size, prompt_size))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
 
 class MaskLogits(NamedTuple):
     """logits: K x S x S on the padded square frame of the grounding branch. iou: K, the decoder's own estimate."""
@@ -46,16 +50,17 @@ class PixelDecoder(nn.Module):
         mask_decoder.upscale_conv2.register_forward_hook(lambda module, args, output: self._add_fine(output, 1))
 
     def _add_fine(self, upscaled: Tensor, level: int) -> Tensor:
-        return upscaled if self._fine is None else upscaled + self._fine[level]
+        return upscaled if self._fine is None else upscaled + self._fine[level].to(upscaled.dtype)
 
     def forward(self, features: GroundingFeatures, sparse: Tensor, mask_input: Tensor | None = None) -> MaskLogits:
         """features: of K images (repeat an image for each of its prompts). sparse: K x P x C prompt tokens.
 
         mask_input: K x 1 x S x S logits of an earlier mask on the same grid, or None for the no-mask embedding.
         """
-        embedding = features.embedding
+        dense_embedding = self.prompt_encoder.no_mask_embed.weight
+        embedding = features.embedding.to(dense_embedding.dtype)  # float32, whatever the encoders are served in
         if mask_input is None:
-            dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+            dense = dense_embedding.reshape(1, -1, 1, 1)
         else:
             dense = self.prompt_encoder.mask_embed(mask_input)
         self._fine = features.fine

@@ -1,16 +1,17 @@
-"""What `calico benchmark` measures of the model; times in seconds, memory in bytes."""
+"""One group after the other, as an annotator's browser asks."""
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from calico.benchmarks.machine import processor
+from calico.benchmarks.process import resident_bytes, timed
 
 
 def benchmark_segment(checkpoint: Path | None, device: str | None, group_size: int, num_repeats: int) -> dict[str, Any]:
@@ -43,25 +44,3 @@ def benchmark_segment(checkpoint: Path | None, device: str | None, group_size: i
         "cached_encodings_ratio": statistics.median(again) / statistics.median(fresh),
         "resident_bytes": resident_bytes(),
     }
-
-
-def timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def resident_bytes() -> int | None:
-    """Of this process now; None where the system does not say (only Linux does, in /proc)."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
-
-
-def processor() -> str:
-    import torch
-
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}"

@@ -1,0 +1,96 @@
+"""In which numbers a model is served: bfloat16 but for the mask decoder, the language model in 8 or 4 bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calico.errors import InputError
+from calico.model.calico import CalicoModel
+
+FULL_PRECISION = ("seg_projection.", "pixel_decoder.")
+"""Where names of weights start that stay float32: in bfloat16 mask edges move."""
+
+BITS = (8, 4)
+
+
+def serving_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Of the weight with this name in a model that is served in `dtype`."""
+    return torch.float32 if name.startswith(FULL_PRECISION) else dtype
+
+
+class Int8Linear(nn.Module):
+    """A frozen linear as int8 rows with a scale each, widened when used: half of bfloat16's memory, on any device.
+
+    The activations are not rounded, so the error is that of the weights: at most 1/254 of a row's largest.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach()
+        scale = (weight.float().abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        self.register_buffer("weight", (weight.float() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale[:, 0].to(weight.dtype))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: ... x in_features. Returns ... x out_features."""
+        return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype) + (0 if self.bias is None else self.bias)
+
+
+def check_bits(bits: int | None, device: torch.device | str) -> None:
+    """Raises `InputError` for what cannot be had on this device, before any weights are read."""
+    if bits is None or bits == 8:
+        return
+    if bits != 4:
+        raise InputError(f"a language model in {bits} bits: expected 8 or 4, or none for its own numbers")
+    if torch.device(device).type != "cuda":
+        raise InputError(f"a language model in 4 bits needs an NVIDIA GPU, the device is {device}; use 8 bits or none")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"a language model in 4 bits needs bitsandbytes ({error}); pip install -e '.[quantized]'"
+        ) from None
+
+
+def quantise_llm(model: CalicoModel, bits: int, device: torch.device | str) -> None:
+    """In place: the linears of the decoder layers, one after the other; embedding and output rows stay as they are.
+
+    8 bits: `Int8Linear`. 4 bits: bitsandbytes' NF4, on a GPU. The language model ends on `device`; it may come from the
+    host's memory, so that the GPU never holds it unquantised. Merge adapters first. Raises as `check_bits`.
+    """
+    check_bits(bits, device)
+    for layer in model.llm.get_decoder().layers:
+        for name, linear in list(layer.named_modules()):
+            if isinstance(linear, nn.Linear):
+                parent = layer.get_submodule(name.rpartition(".")[0])
+                setattr(parent, name.rpartition(".")[2], (_int8 if bits == 8 else _nf4)(linear, device))
+    model.llm.to(device)
+
+
+def _int8(linear: nn.Linear, device: torch.device | str) -> nn.Module:
+    return Int8Linear(linear.to(device))
+
+
+def _nf4(linear: nn.Linear, device: torch.device | str) -> nn.Module:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    small = Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=linear.weight.dtype,
+        quant_type="nf4",
+        device="meta",
+    )
+    small.weight = Params4bit(linear.weight.detach(), requires_grad=False, quant_type="nf4", module=small)
+    if linear.bias is not None:
+        small.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+    return small.to(device)

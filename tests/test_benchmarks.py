@@ -1,0 +1,46 @@
+"""That the benchmarks run and say what they ran on; their figures are docs/benchmarks.md's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts import benchmark
+
+
+def report_of(tmp_path: Path, *argv: str) -> dict:
+    target = tmp_path / "report.json"
+    assert benchmark.main([*argv, "--json", str(target)]) == 0
+    return json.loads(target.read_text())
+
+
+def test_the_model_is_held_against_the_plain_path_and_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calico.benchmarks.model.memory_bandwidth", lambda device: 1e9)
+    monkeypatch.setattr("calico.benchmarks.model.peak_flops", lambda device, dtype: 1e9)
+    report = report_of(
+        tmp_path, "model", "--preset", "calico-tiny", "--device", "cpu", "--groups", "1", "--batch-sizes", "1"
+    )
+    assert report["model"] == "calico-tiny with random weights"
+    assert report["against_plain"]["groups_with_equal_names"] == report["num_groups"] == 1
+    assert report["against_plain"]["least_mask_iou"] >= 0.999
+    limits = report["limits"]
+    assert limits["decode_share_of_bandwidth"] == pytest.approx(
+        limits["weight_bytes_per_step"] / 1e9 / limits["step_seconds"]
+    )
+    assert limits["prefill_flops"] > 1e8
+    assert report["latency"]["tokens"] >= report["latency"]["steps"] > 0
+
+
+def test_scale_is_measured_after_many_groups(tmp_path: Path) -> None:
+    report = report_of(tmp_path, "scale", "--device", "cpu", "--after", "1", "300", "--sample", "1")
+    assert [row["groups_before"] for row in report["rows"]] == [1, 300]
+    assert all(row["seconds_per_group"] > 0 for row in report["rows"])
+
+
+def test_a_preset_and_a_checkpoint_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["model", "--preset", "calico-tiny", "--checkpoint", "somewhere"]) == 2
+    assert "give one of them" in capsys.readouterr().err
