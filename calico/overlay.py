@@ -24,12 +24,16 @@ MIN_SIDE, MAX_SIDE = 512, 2048
 FILL, HATCH_DARK, HATCH_LIGHT = 0.45, 0.6, 0.14
 
 
-def colours_of(cosegmentation: CoSegmentation) -> dict[str, Colour]:
+def colours_of(*cosegmentations: CoSegmentation) -> dict[str, Colour]:
     """A colour per correspondence id, equal on all images of the group and whatever the order of its regions.
+
+    Several: truth and prediction of one group, say, so that a name has one colour in both.
 
     Parts come first, so that they are the ones that differ most; beyond the palette the colours return darker.
     """
-    ids = sorted({(region.kind != "part", region.correspondence_id) for region in cosegmentation.regions})
+    ids = sorted(
+        {(region.kind != "part", region.correspondence_id) for found in cosegmentations for region in found.regions}
+    )
     colours = {}
     for number, (_, identifier) in enumerate(ids):
         shade = 0.7 ** (number // len(PALETTE))
@@ -38,8 +42,10 @@ def colours_of(cosegmentation: CoSegmentation) -> dict[str, Colour]:
     return colours
 
 
-def draw_overlay(image: np.ndarray, cosegmentation: CoSegmentation, image_index: int) -> np.ndarray:
-    """HxWx3 uint8 -> H'xW'x3 uint8 with the regions of that image drawn on it.
+def draw_overlay(
+    image: np.ndarray, cosegmentation: CoSegmentation, image_index: int, colours: dict[str, Colour] | None = None
+) -> np.ndarray:
+    """HxWx3 uint8 -> H'xW'x3 uint8 with the regions of that image drawn on it. colours: else `colours_of` it.
 
     Small pictures are enlarged until the shorter side is 512, large ones reduced until the longer is 2048. Raises
     InputError where the picture is not the one that was segmented.
@@ -53,7 +59,7 @@ def draw_overlay(image: np.ndarray, cosegmentation: CoSegmentation, image_index:
     scale = min(max(1.0, MIN_SIDE / min(height, width)), MAX_SIDE / max(height, width))
     size_hw = max(1, round(height * scale)), max(1, round(width * scale))
     line = max(2, round(min(size_hw) / 200))
-    colours = colours_of(cosegmentation)
+    colours = colours or colours_of(cosegmentation)
     regions = [region for region in cosegmentation.regions if region.image == image_index]
     # Large below small; objects last, as a line covers little.
     regions.sort(key=lambda region: (region.kind == "object", -np.count_nonzero(region.mask), region.name))

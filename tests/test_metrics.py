@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import random
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from calico.errors import InputError
 from calico.language.answers import parse_answer, render_answer
+from calico.masks import encode_rle
 from calico.metrics import paper
-from calico.metrics.bootstrap import standard_error
-from calico.metrics.calibration import calibration_table, spearman
+from calico.metrics.bootstrap import Bootstrap
+from calico.metrics.calibration import calibration_error, calibration_table, spearman, spearman_within
+from calico.metrics.figures import GroupFigures
 from calico.metrics.strict import (
     Answered,
     ScoredMask,
@@ -25,8 +32,15 @@ from calico.metrics.strict import (
     strict_miou,
 )
 from calico.metrics.summary import Evaluation
-from calico.metrics.text_similarity import MiniLMEncoder, cosines, word_iou
-from calico.values import CoSegmentation, NamedMask, RegionKey, SubTask
+from calico.metrics.text_similarity import (
+    NO_ENCODER,
+    MiniLMEncoder,
+    TrigramEncoder,
+    cosines,
+    sentence_encoder,
+    word_iou,
+)
+from calico.values import CoSegmentation, NamedMask, PartRegion, RegionKey, SubTask
 
 SIZES = ((20, 20), (20, 20))
 CHAIR, STOOL = RegionKey(0, "object", "chair"), RegionKey(1, "object", "stool")
@@ -58,6 +72,10 @@ def right_answers(truth: CoSegmentation = TRUTH) -> dict[SubTask, Answered]:
         parsed = parse_answer(text, task, len(truth.sizes_hw))
         answers[task] = Answered.from_parsed(parsed, [r.mask for r in regions], [r.score for r in regions])
     return answers
+
+
+def regions_of(masks: Sequence[NamedMask]) -> tuple[PartRegion, ...]:
+    return CoSegmentation.from_masks(SIZES, masks).regions
 
 
 def answered(masks: Sequence[NamedMask], task: SubTask = SubTask.COMMON_PARTS) -> dict[SubTask, Answered]:
@@ -230,13 +248,25 @@ def plain_ap(pictures: list[paper.Picture]) -> float:
     return float(np.mean([precisions[p] if p < len(precisions) else 0.0 for p in points]))
 
 
-def test_ap50_against_the_definition() -> None:
+Scene = tuple[dict[str, np.ndarray], dict[str, tuple[np.ndarray, float]]]
+
+
+def random_scenes() -> list[Scene]:
     rng = np.random.default_rng(1)
-    pictures = []
-    for number in range(25):
+    scenes = []
+    for _ in range(25):
         true = {f"t{i}": box(x, 0, x + 5, 20) for i, x in enumerate((0, 6, 12))}
         predicted = {f"p{i}": (box(x, 0, x + 5, 20), float(rng.random())) for i, x in enumerate(rng.integers(0, 15, 3))}
-        pictures.append(picture(true, predicted, f"{number:02d}"))
+        scenes.append((true, predicted))
+    return scenes
+
+
+def random_pictures() -> list[paper.Picture]:
+    return [picture(*scene, f"{number:02d}") for number, scene in enumerate(random_scenes())]
+
+
+def test_ap50_against_the_definition() -> None:
+    pictures = random_pictures()
     assert paper.ap50(pictures, own_scores=True) == pytest.approx(plain_ap(pictures))
     assert 0.05 < paper.ap50(pictures) < 0.95
     assert paper.ap50(reversed(pictures)) == paper.ap50(pictures)
@@ -256,7 +286,7 @@ def test_ap50_ranks_by_order_or_by_score_and_takes_half_an_overlap() -> None:
     one = picture({"b": box(0, 0, 10, 10)}, {"a": (box(15, 15, 20, 20), 0.1), "b": (box(0, 0, 5, 10), 0.9)})
     assert paper.ap50([one]) == pytest.approx(0.5)
     assert paper.ap50([one], own_scores=True) == pytest.approx(1)
-    assert paper.recall([one]) == (1, 1)
+    assert paper.pooled([one])["recall"] == (1, 1)
 
 
 def test_paper_miou_and_recall() -> None:
@@ -264,11 +294,11 @@ def test_paper_miou_and_recall() -> None:
     # A right mask under a half-right name, a half mask under a wrong one, an extra one that mIoU forgives.
     predicted = {"leg": (box(10, 10, 20, 20), 1.0), "wheel": (box(0, 0, 6, 10), 1.0), "lid": (box(0, 15, 2, 20), 1.0)}
     one = picture(true, predicted)
-    assert paper.mean_iou([one]) == (pytest.approx((1 + 0.6) / 2), 1)
-    assert paper.recall([one]) == (0.5, 2)  # "leg" overlaps "front leg" by 0.5; "wheel" is no "seat"
+    assert paper.pooled([one])["mIoU"] == (pytest.approx((1 + 0.6) / 2), 1)
+    assert paper.pooled([one])["recall"] == (0.5, 2)  # "leg" overlaps "front leg" by 0.5; "wheel" is no "seat"
     missed, empty = picture(true, {}), picture({}, {})
-    assert paper.mean_iou([one, missed, empty]) == (pytest.approx(0.4), 2)
-    assert paper.recall([one, missed, empty]) == (0.25, 4)
+    assert paper.pooled([one, missed, empty])["mIoU"] == (pytest.approx(0.4), 2)
+    assert paper.pooled([one, missed, empty])["recall"] == (0.25, 4)
 
 
 def test_greedy_pairs_take_the_largest_first() -> None:
@@ -280,10 +310,14 @@ def test_greedy_pairs_take_the_largest_first() -> None:
 def test_name_similarity_by_best_name_and_by_mask() -> None:
     true = {"seat": box(0, 0, 10, 10), "front leg": box(10, 10, 20, 20)}
     swapped = {"seat": (box(10, 10, 20, 20), 1.0), "leg": (box(0, 0, 10, 10), 1.0)}
-    best, matched, n = paper.name_similarity([picture(true, swapped)])
-    assert (best, matched, n) == (pytest.approx((1 + 0.5) / 2), 0.0, 2)
+    found = paper.pooled([picture(true, swapped)])
+    assert found["S_IoU"] == (pytest.approx((1 + 0.5) / 2), 2)
+    assert found["S_IoU_matched"] == (0, 2)
     extra = {"seat": (true["seat"], 1.0), "front leg": (true["front leg"], 1.0), "lid": (box(0, 15, 2, 20), 1.0)}
-    assert paper.name_similarity([picture(true, extra)])[:2] == (1.0, pytest.approx(2 / 3))
+    found = paper.pooled([picture(true, extra)])
+    assert found["S_IoU"] == (1, 2)
+    assert found["S_IoU_matched"] == (pytest.approx(2 / 3), 3)  # the extra name counts as a region
+    assert found["SS"] == found["SS_matched"] == (None, 0)
     assert word_iou("The Front Leg", "front  leg") == 1
 
 
@@ -363,7 +397,7 @@ def test_clicks() -> None:
     evaluation = Evaluation()
     evaluation.add("g", TRUTH, {}, TRUTH)
     for kind, value, part in (("point", 0.2, "leg"), ("point", 0.6, "seat"), ("box", 0.9, "seat")):
-        evaluation.add_click(kind, value, object_name="chair", part_name=part)
+        evaluation.add_click(kind, value, group_id="g", object_name="chair", part_name=part)
     report = evaluation.report()
     assert report["overall"]["point_iou"] == pytest.approx(0.4)
     assert report["overall"]["n"]["point_iou"] == 2
@@ -372,13 +406,178 @@ def test_clicks() -> None:
     assert report["by_part"]["leg"]["point_iou"] == 0.2
     assert report["by_object"]["chair"]["n"]["point_iou"] == 2
     with pytest.raises(InputError, match="expected one of point, point3, box"):
-        evaluation.add_click("scribble", 1.0)
+        evaluation.add_click("scribble", 1.0, group_id="g")
+    with pytest.raises(InputError, match="'h', which was not added"):
+        evaluation.add_click("point", 1.0, group_id="h")
 
 
-def test_standard_error_of_a_mean() -> None:
-    values = np.random.default_rng(3).normal(size=(400, 1))
-    assert standard_error(values) == pytest.approx(1 / 20, rel=0.15)
-    assert standard_error(values[:1]) is None
-    assert standard_error(np.full((5, 3), np.nan)) is None
-    gaps = np.hstack([values, np.where(np.arange(400)[:, None] % 2, values, np.nan)])
-    assert standard_error(gaps) > standard_error(values)
+def spread_of(values: Sequence[float], groups: Sequence[int] | None = None) -> dict:
+    """The block of one mean over groups."""
+    groups = list(range(len(values))) if groups is None else groups
+    figures = GroupFigures(Bootstrap(max(groups, default=0) + 1))
+    figures.mean("it", zip(groups, values, strict=True))
+    return figures.as_dict()
+
+
+def test_standard_error_and_interval_of_a_mean() -> None:
+    values = np.random.default_rng(3).normal(size=400)
+    block = spread_of(values.tolist())
+    assert block["it"] == pytest.approx(values.mean())
+    assert block["n"]["it"] == 400
+    assert block["stderr"]["it"] == pytest.approx(values.std() / 20, rel=0.1)
+    low, high = block["interval"]["it"]
+    assert (low, high) == pytest.approx((values.mean() - 0.098, values.mean() + 0.098), abs=0.02)
+    assert spread_of(values.tolist()) == block  # seeded
+    # The same values from 40 groups that agree within themselves are worth 40 samples.
+    clustered = spread_of(np.repeat(values[:40], 10).tolist(), np.repeat(np.arange(40), 10).tolist())
+    assert clustered["stderr"]["it"] == pytest.approx(values[:40].std() / 40**0.5, rel=0.1)
+    assert clustered["n"]["it"] == 400
+    for nobody_knows in ([1.0], [0.2, 0.4], [1.0, 1.0, 1.0]):
+        one_group = [0] * len(nobody_knows) if len(nobody_knows) == 2 else None
+        block = spread_of(nobody_knows, one_group)
+        assert (block["stderr"]["it"], block["interval"]["it"]) == (None, None)
+
+
+def test_ap50_drawn_again_with_every_picture_once_is_ap50() -> None:
+    pictures = random_pictures()
+    for own_scores in (False, True):
+        ranking = paper.rank(pictures, own_scores=own_scores)
+        even = np.ones((1, len(pictures)))
+        assert ranking.resampled(even)[0] == pytest.approx(ranking.ap)
+        # A picture drawn twice is the picture and its copy.
+        weights = np.ones((1, len(pictures)))
+        weights[0, 3] = 2
+        copied = [p for k, p in enumerate(pictures) for _ in range(2 if k == 3 else 1)]
+        assert ranking.resampled(weights)[0] == pytest.approx(paper.rank(copied, own_scores=own_scores).ap, abs=0.01)
+    assert np.isnan(ranking.resampled(np.zeros((1, len(pictures))))[0])
+
+
+def test_ap50_against_cocoeval_on_masks() -> None:
+    """pycocotools itself, from run lengths, as anybody would call it."""
+    groups = random_scenes()
+    truth = {"images": [], "categories": [{"id": 1}], "annotations": []}
+    found = []
+    for number, (true, predicted) in enumerate(groups, start=1):
+        truth["images"].append({"id": number, "height": 20, "width": 20})
+        for name in sorted(true):
+            row = {"image_id": number, "category_id": 1, "iscrowd": 0, "segmentation": encode_rle(true[name])}
+            truth["annotations"].append(row | {"id": len(truth["annotations"]) + 1, "area": int(true[name].sum())})
+        for name in sorted(predicted):
+            mask, score = predicted[name]
+            found.append({"image_id": number, "category_id": 1, "score": score, "segmentation": encode_rle(mask)})
+    pictures = [picture(*scene, f"{number:03d}") for number, scene in enumerate(groups)]
+    for own_scores in (False, True):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            coco = COCO()
+            coco.dataset = truth
+            coco.createIndex()
+            results = coco.loadRes([row if own_scores else row | {"score": 1.0} for row in found])
+            scoring = COCOeval(coco, results, "segm")
+            scoring.evaluate()
+            scoring.accumulate()
+            scoring.summarize()
+        assert 0.1 < scoring.stats[1] < 0.9
+        assert paper.ap50(pictures, own_scores=own_scores) == pytest.approx(scoring.stats[1], abs=1e-12)
+
+
+def test_an_extra_name_that_is_not_true_never_raises_strict_miou() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        masks = [
+            item._replace(mask=np.roll(item.mask, int(rng.integers(0, 5)), axis=1))
+            for item in MASKS
+            if rng.random() < 0.7
+        ]
+        for kind in (None, "part", "object"):
+            before = strict_miou(compare(keyed(TRUTH.regions), keyed(regions_of(masks))), kind)
+            extra = NamedMask(0, "chair", "wheel", rng.random((20, 20)) < 0.5)
+            after = strict_miou(compare(keyed(TRUTH.regions), keyed(regions_of([*masks, extra]))), kind)
+            assert before is not None
+            assert after is not None
+            assert after <= before
+            if kind == "part":
+                assert after == pytest.approx(before * 3 / 4)  # three true part keys, now four
+
+
+def test_only_what_was_asked_is_held_against_the_reconciled_result() -> None:
+    unique = SubTask.UNIQUE_PARTS
+    asked = TRUTH.restricted_to(unique)
+    evaluation = Evaluation()
+    assert evaluation.add("g", TRUTH, {unique: right_answers()[unique]}, asked, source="paco") == 1
+    report = evaluation.report()
+    assert report["reconciled"]["strict_miou"] == 1
+    assert set(report["by_part"]) == {"leg"}
+    assert report["by_source"]["paco"]["by_subtask"]["unique_parts"]["AP50"] == 1
+    assert report["by_source"]["paco"]["by_subtask"]["common_parts"]["AP50"] is None
+
+
+def test_regions_by_their_share_of_the_image() -> None:
+    # Of 400 pixels: leg 16 (4 %), seats 40 (10 %) and 48 (12 %), objects 100 and 144.
+    report = report_of({}, CoSegmentation.from_masks(SIZES, [MASKS[0], MASKS[2], MASKS[3], MASKS[4]]))
+    sizes = report["by_region_size"]
+    assert sizes["2 to 8 %"]["iou_parts"] == 1
+    assert sizes["2 to 8 %"]["n"]["iou_parts"] == 1
+    assert sizes["8 % and more"]["iou_parts"] == 0.5
+    assert sizes["8 % and more"]["n"]["iou_object"] == 2
+    assert sizes["under 0.5 %"]["iou"] is None
+    found = report["curves"]["found"]["parts"]
+    assert found["n"] == 3
+    assert found["share"][0] == 1
+    assert found["share"][1:] == pytest.approx([2 / 3] * 20)
+
+
+def test_scores_within_parts() -> None:
+    # All together the scores rank well, as wheels are easy and score high; among wheels they rank the wrong way round.
+    wheel, leg = [0.9, 0.8, 0.7], [0.3, 0.2, 0.1]
+    labels = ["wheel"] * 3 + ["leg"] * 3 + ["lid"] * 2
+    scores, ious = [*wheel, *leg, 0.5, 0.5], [0.7, 0.8, 0.9, 0.3, 0.2, 0.1, 0.4, 0.6]
+    assert spearman(scores[:6], ious[:6]) > 0.7
+    assert spearman_within(labels, scores, ious, at_least=2) == (0, 6)  # -1 and +1; lids do not vary
+    assert spearman_within(labels, scores, ious, at_least=4) == (None, 0)
+    weighted = spearman_within(["a"] * 2 + ["b"] * 6, [1, 2, 1, 2, 3, 4, 5, 6], [2, 1, 1, 2, 3, 4, 5, 6], at_least=2)
+    assert weighted == (pytest.approx((2 * -1 + 6 * 1) / 8), 8)
+
+
+def test_calibration_error() -> None:
+    table = calibration_table([0.05, 0.15, 0.12, 1.0], [0.0, 0.4, 0.2, 0.9])
+    assert calibration_error(table) == pytest.approx((1 * 0.05 + 2 * abs(0.135 - 0.3) + 1 * 0.1) / 4)
+    assert calibration_error([]) is None
+
+
+def test_the_lexical_fallback() -> None:
+    encoder = TrigramEncoder()
+    names = ["front leg", "the Leg", "leg", "seat"]
+    vectors = encoder.encode(names)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
+    likeness = cosines(names, names, encoder)
+    assert likeness[1, 2] == pytest.approx(1)
+    assert 0.3 < likeness[0, 2] < 0.8
+    assert likeness[2, 3] == 0
+    assert "not Sentence-BERT" in encoder.name
+
+
+def test_which_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(MiniLMEncoder, "installed", classmethod(lambda cls: None))
+    assert sentence_encoder() is None
+    assert isinstance(sentence_encoder(otherwise="lexical"), TrigramEncoder)
+    assert isinstance(sentence_encoder("lexical"), TrigramEncoder)
+    assert sentence_encoder("none", otherwise="lexical") is None
+    with pytest.raises(InputError, match=r"calico-coseg\[sentence\]"):
+        sentence_encoder("minilm")
+    with pytest.raises(InputError, match=r"config.json and model.safetensors"):
+        sentence_encoder(str(tmp_path))
+    installed = TrigramEncoder()
+    monkeypatch.setattr(MiniLMEncoder, "installed", classmethod(lambda cls: installed))
+    assert sentence_encoder() is sentence_encoder("minilm") is installed
+
+
+def test_real_sentence_bert() -> None:
+    """all-MiniLM-L6-v2 by its model card's way; needs the extra `sentence`."""
+    encoder = MiniLMEncoder.installed()
+    if encoder is None:
+        pytest.skip(NO_ENCODER)
+    likeness = cosines(["wheel", "leg"], ["tire", "wheel", "keyboard"], encoder)
+    assert encoder.encode(["wheel"]).shape == (1, 384)
+    assert likeness[0, 1] == pytest.approx(1, abs=1e-5)
+    assert likeness[0, 0] > 0.5 > likeness[1, 2]

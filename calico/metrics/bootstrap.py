@@ -1,21 +1,52 @@
-"""How sure a mean over groups is."""
+"""How sure a figure over groups is: groups are drawn again, with replacement, and all answers of one stay together."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 NUM_RESAMPLES = 500
+INTERVAL = (2.5, 97.5)  # percentiles
 
 
-def standard_error(table: np.ndarray) -> float | None:
-    """Of the mean of column means, by resampling rows with seed 0; None with fewer than two rows or no value.
+class Bootstrap:
+    """weights: B x G float64, how often each resample holds each group; the same for the same number of groups."""
 
-    table: groups x sub-tasks float64, NaN where a group has no value; the answers of one group stay together.
+    def __init__(self, num_groups: int, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
+        drawn = np.random.default_rng(seed).integers(0, max(num_groups, 1), (num_resamples, num_groups))
+        self.weights = np.stack([np.bincount(row, minlength=num_groups) for row in drawn]).astype(float)
+
+    def ratio(self, groups: np.ndarray, num: np.ndarray, den: np.ndarray) -> np.ndarray:
+        """B float64: sum(num) / sum(den) of each resample, NaN where den is 0. groups: K int, of each term."""
+        num_groups = self.weights.shape[1]
+        above, below = (np.bincount(groups, weights=terms, minlength=num_groups) for terms in (num, den))
+        counted = below != 0  # most labels occur in few groups
+        total = self.weights[:, counted] @ below[counted]
+        with np.errstate(invalid="ignore"):
+            return np.where(total > 0, (self.weights[:, counted] @ above[counted]) / total, np.nan)
+
+    def statistic(self, groups: np.ndarray, of_rows: Callable[[np.ndarray], float | None]) -> np.ndarray | None:
+        """B float64 of any statistic. of_rows: gets the numbers of the rows (repeated ones too) of a resample."""
+        rows = np.arange(len(groups))
+        if len(np.unique(groups)) < 2:
+            return None
+        values = [of_rows(np.repeat(rows, counts[groups].astype(int))) for counts in self.weights]
+        return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def standard_error(resampled: np.ndarray | None, num_groups: int) -> float | None:
+    """Of a figure, from its values in the resamples. num_groups: with terms in it.
+
+    None with fewer than two, and where all resamples agree (every sample right, say): they cannot tell.
     """
-    table = table[:, ~np.isnan(table).all(axis=0)]
-    if len(table) < 2 or not table.size:
+    if resampled is None or num_groups < 2 or np.count_nonzero(~np.isnan(resampled)) < 2:
         return None
-    drawn = table[np.random.default_rng(0).integers(0, len(table), (NUM_RESAMPLES, len(table)))]
-    counts = (~np.isnan(drawn)).sum(axis=1)
-    means = np.nansum(drawn, axis=1)[(counts > 0).all(axis=1)] / counts[(counts > 0).all(axis=1)]
-    return float(means.mean(axis=1).std(ddof=1)) if len(means) > 1 else None
+    return float(np.nanstd(resampled, ddof=1)) or None
+
+
+def interval(resampled: np.ndarray | None, num_groups: int) -> list[float] | None:
+    """[low, high], 95 % by percentiles; None as in `standard_error`."""
+    if resampled is None or standard_error(resampled, num_groups) is None:
+        return None
+    return [float(value) for value in np.nanpercentile(resampled, INTERVAL)]

