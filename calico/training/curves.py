@@ -27,7 +27,8 @@ def plot_curves(log: Path, picture: Path) -> None:
                 axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
         axes.set(title=title, xlabel="minutes of training", yscale="log" if title == "losses" else "linear")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if axes.lines:
+            axes.legend(fontsize=8)
     temporary = picture.with_suffix(".new.png")
     figure.savefig(temporary, dpi=90)
     temporary.replace(picture)

@@ -52,6 +52,7 @@ BATCH = BatchSettings(num_images=16, num_groups=18, num_points=8, num_boxes=6)
 class FinetuneSettings:
     """One finetune. Its length is `minutes` of training time, or `steps` where they are given.
 
+    learning_rate: of LoRA. whole_share: of it, for what is held as a whole, which starts trained while LoRA starts at 0.
     accepted_as_is: weight of predictions that were submitted untouched. num_validations: how often in the run the
     validation split is looked at. patience: stop after so many looks without a better one.
     """
@@ -59,7 +60,8 @@ class FinetuneSettings:
     minutes: float = 8.0
     steps: int | None = None
     seed: int = 0
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
+    whole_share: float = 0.25
     warmup_steps: int = 10
     clip_norm: float = 1.0
     precision: str = "no"  # or "bf16"
@@ -166,8 +168,13 @@ class Finetune:
         )
         self.step_module = TrainingStep(self.model, None, settings.weights, size, settings.max_seg_prompts)
         self.step_module.to(self.device)
+        lora = [parameter for name, parameter in self.trained.items() if ".lora_" in name]
+        whole = [parameter for name, parameter in self.trained.items() if ".lora_" not in name]
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+            [{"params": lora, "share": 1.0}, {"params": whole, "share": settings.whole_share}],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
         )
         self.best: dict[str, Tensor] = {}
         self.out.mkdir(parents=True, exist_ok=True)
@@ -245,7 +252,7 @@ class Finetune:
         train_mode(self.model, "paper")
         rate = self.settings.learning_rate * self._rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.optimizer.zero_grad()
         sums: dict[str, float] = {}
         num_parts = self.state.num_parts
