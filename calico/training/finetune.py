@@ -52,7 +52,7 @@ BATCH = BatchSettings(num_images=16, num_groups=18, num_points=8, num_boxes=6)
 class FinetuneSettings:
     """One finetune. Its length is `minutes` of training time, or `steps` where they are given.
 
-    learning_rate: of LoRA. whole_share: of it, for what is held as a whole, which starts trained while LoRA starts at 0.
+    learning_rate: of LoRA. whole_share: of it, for what is held as a whole: it starts trained, LoRA starts at zero.
     accepted_as_is: weight of predictions that were submitted untouched. num_validations: how often in the run the
     validation split is looked at. patience: stop after so many looks without a better one.
     """
