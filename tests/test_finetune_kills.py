@@ -49,6 +49,11 @@ def write(folder: Path) -> Path:
         return writer.finish().folder
 
 
+def adapters(registry: Registry) -> set[tuple[str, str]]:
+    """Weights and scores of all versions, by their hashes; the curves tell wall time, so they always differ."""
+    return {(v.files["adapter.safetensors"], v.files["scores.json"]) for v in registry.versions()}
+
+
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     require("kills", is_required("kills"), "slow; CALICO_REQUIRE=kills runs it")
     snapshot, rng = write(tmp_path / "s"), random.Random(0)
@@ -77,11 +82,11 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
         for version in registry.versions():
             registry.verify(version)
         if (tmp_path / "broken" / RESULT).exists():  # came to its end: the rest of the kills meet it afresh
-            assert registry.ids() == Registry(tmp_path / "whole-registry").ids()
+            assert adapters(registry) == adapters(Registry(tmp_path / "whole-registry"))
             (tmp_path / "broken").rename(tmp_path / f"done-{num_killed}")
             registry = Registry(tmp_path / "broken-registry")
     last = start("broken")
     last.join()
     assert last.exitcode == 0
-    assert registry.ids() == Registry(tmp_path / "whole-registry").ids()
+    assert adapters(registry) == adapters(Registry(tmp_path / "whole-registry"))
     assert not list(registry.folder.glob(".incoming-*"))
