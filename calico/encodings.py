@@ -139,6 +139,7 @@ def _tensors(features: ImageFeatures) -> list[Tensor]:
     return [
         features.refined_tokens,
         features.image_tokens,
+        features.semantic_pooled,
         features.grounding.embedding,
         *(features.grounding.fine or ()),
     ]
@@ -149,8 +150,9 @@ def num_bytes(features: ImageFeatures) -> int:
 
 
 def _from_tensors(tensors: Sequence[Tensor]) -> ImageFeatures:
-    refined, image_tokens, embedding, *fine = tensors
-    return ImageFeatures(refined, image_tokens, GroundingFeatures(embedding, (fine[0], fine[1]) if fine else None))
+    refined, image_tokens, semantic_pooled, embedding, *fine = tensors
+    grounding = GroundingFeatures(embedding, (fine[0], fine[1]) if fine else None)
+    return ImageFeatures(refined, image_tokens, grounding, semantic_pooled)
 
 
 def _moved(features: ImageFeatures, device: torch.device | str) -> ImageFeatures:

@@ -16,6 +16,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter.safetensors"
 ADAPTER_CARD = "adapter.json"
+DEPTH = "depth.safetensors"  # what `calico.depth` knows of the images that the weights were trained on
 
 
 def fingerprint(weights: Path) -> str:
@@ -55,23 +56,33 @@ def weights_version(folder: Path) -> str:
 
     Raises `CheckpointError` for a config that is missing or unreadable, OSError for missing weights.
     """
-    prints = [fingerprint(path) for path in weight_files(folder)]
-    version = prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()[:8]
-    return f"{CalicoConfig.from_file(folder / 'config.json').preset}-{version}"
+    return f"{CalicoConfig.from_file(folder / 'config.json').preset}-{weights_print(folder)}"
+
+
+def weights_print(folder: Path) -> str:
+    """Eight hex digits of a checkpoint's weights or an adapter's. Raises OSError where there are none."""
+    prints = [fingerprint(path) for path in ([folder / ADAPTER] if is_adapter(folder) else weight_files(folder))]
+    return prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()[:8]
 
 
 def checkpoint_version(folder: Path | None = None) -> str:
     """What `CoSegmenter.version` will be once this checkpoint or adapter is loaded. folder None: the embedded default.
 
-    In a registry it is the version's id, elsewhere preset and hash of the weights.
+    In a registry it is the version's id, elsewhere preset and hash of the weights and of the depth reference, where
+    there is one, since scores depend on it.
     Raises `CheckpointError` for a config or card that is missing or unreadable, OSError for missing weights.
     """
     folder = EMBEDDED if folder is None else Path(folder)
     if (folder / CARD).is_file():
         return str(read_card(folder / CARD, "id")["id"])
     if is_adapter(folder):
-        return f"{read_card(folder / ADAPTER_CARD, 'preset')['preset']}-{fingerprint(folder / ADAPTER)}"
-    return weights_version(folder)
+        version = f"{read_card(folder / ADAPTER_CARD, 'preset')['preset']}-{weights_print(folder)}"
+    else:
+        version = weights_version(folder)
+    if not (folder / DEPTH).is_file():
+        return version
+    preset, _, weights = version.rpartition("-")
+    return f"{preset}-{hashlib.sha256((weights + fingerprint(folder / DEPTH)).encode()).hexdigest()[:8]}"
 
 
 def read_card(path: Path, *needed: str) -> dict[str, Any]:

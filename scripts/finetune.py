@@ -40,6 +40,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.snapshots.store import Snapshot
     from calico.training.challenge import challenge
     from calico.training.finetune import FinetuneSettings
+    from calico.training.reference import refit
     from calico.versions.registry import Registry
 
     if args.accepted_as_is is not None and not 0 <= args.accepted_as_is <= 1:
@@ -66,6 +67,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             num_base_groups=args.base_groups,
             command=args.command,
             on_progress=show,
+            finishers=(refit,),
         )
     for what, sides in found.figures.items():
         for side, figures in sides.items():

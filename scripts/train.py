@@ -59,6 +59,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.mixedparts.sources import image_folders
     from calico.model.config import calico_tiny
     from calico.training.loop import Phase, Trainer, TrainingSettings
+    from calico.training.reference import fit_folder
 
     if (args.minutes or args.steps or 0) <= 0:
         raise InputError("--minutes and --steps are above 0")
@@ -105,6 +106,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             bar.update(task, completed=int(1000 * progress), note=note)
 
         state = trainer.run(show)
+    if trainer.config.data_version == VERSION:
+        fit_folder(args.out / "checkpoint")
     report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
     print(f"trained {state.step} steps on {state.images} images in {state.seconds / 60:.1f} minutes")
     print(f"checkpoint in {args.out / 'checkpoint'}, curves in {args.out / 'curves.png'}")

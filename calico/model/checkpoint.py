@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from calico.errors import CheckpointError
-from calico.fingerprint import EMBEDDED, WEIGHTS, weight_files
+from calico.fingerprint import DEPTH, EMBEDDED, WEIGHTS, weight_files
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
@@ -34,8 +34,12 @@ def save_checkpoint(
     tokenizer: CalicoTokenizer,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Writes all three files; each appears whole or not at all. Merge LoRA adapters first."""
+    """Writes all three files; each appears whole or not at all. Merge LoRA adapters first.
+
+    A depth reference of the weights that were there before is removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / DEPTH).unlink(missing_ok=True)
     weights = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in model.state_dict().items()

@@ -1,0 +1,243 @@
+"""Out of depth: what is said and scaled, what a reference file must be, and that drawings are told from textures."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from calico import depth
+from calico.depth import OUT_OF_DEPTH, SCORE_CAP, Reference, fit, load_reference, pooled_statistics, save_reference
+from calico.depth_evaluation import as_jpeg, auroc, find_photos, measure
+from calico.drawings import VERSION
+from calico.errors import CheckpointError, InputError
+from calico.fingerprint import DEPTH, EMBEDDED, checkpoint_version, weights_version
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
+from calico.model.calico import ImageFeatures, pooled
+from calico.model.checkpoint import save_checkpoint
+from calico.model.config import calico_tiny
+from calico.model.encoders import GroundingFeatures
+from calico.sampler import draw_group
+from calico.segmenter import CoSegmenter
+from calico.training import reference as training_reference
+from calico.training.reference import fit_folder
+from calico.values import ImageGroup
+
+TOKENIZER = CalicoTokenizer.train()
+CONFIG = calico_tiny(len(TOKENIZER))
+
+
+@pytest.fixture(scope="module")
+def embedded() -> CoSegmenter:
+    return CoSegmenter.from_checkpoint(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def referenced(embedded: CoSegmenter) -> CoSegmenter:
+    """The embedded checkpoint with its reference."""
+    if not (EMBEDDED / DEPTH).exists():
+        pytest.skip(f"no {DEPTH} beside the embedded weights yet: calico depth fit calico/weights/calico-tiny")
+    assert embedded.reference is not None, f"{DEPTH} is of other weights: calico depth fit calico/weights/calico-tiny"
+    return embedded
+
+
+def drawings(count: int) -> list[np.ndarray]:
+    return [item.image for seed in range(count // 2) for item in draw_group(seed, group_size=2)]
+
+
+def coloured_noise(rng: np.random.Generator, size: int, power: float) -> np.ndarray:
+    """size x size x 3 float from 0 to 1 whose amplitude falls as frequency to the -power, as in photographs."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    frequency[0, 0] = 1 / size
+    channels = []
+    for _ in range(3):
+        spectrum = rng.normal(size=frequency.shape) + 1j * rng.normal(size=frequency.shape)
+        plane = np.fft.irfft2(spectrum / frequency**power, (size, size))
+        channels.append((plane - plane.mean()) / plane.std())
+    mixed = np.stack(channels, -1) @ np.array([[1, 0, 0], [0.95, 0.25, 0], [0.9, 0.3, 0.25]]).T
+    return np.clip(0.5 + 0.2 * mixed, 0, 1)
+
+
+def photo_like(count: int) -> Iterator[np.ndarray]:
+    """1/f noise above and below a horizon, under uneven light, slightly out of focus: 192 x 192 x 3 uint8."""
+    rng = np.random.default_rng(5)
+    for _ in range(count):
+        sky, ground = coloured_noise(rng, 192, 1.0), coloured_noise(rng, 192, 1.2)
+        rows = np.arange(192)[:, None, None] < rng.integers(60, 130)
+        light = 0.5 + coloured_noise(rng, 192, 2.0)[..., :1]
+        pixels = np.clip(np.where(rows, sky * 0.7 + 0.3, ground) * light, 0, 1)
+        yield np.asarray(Image.fromarray((pixels * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.6)))
+
+
+def test_the_embedded_checkpoint_tells_drawings_from_textures(referenced: CoSegmenter) -> None:
+    known = drawings(24)
+    usual = [referenced.depth_of(image) for image in known]
+    compressed = [referenced.depth_of(as_jpeg(image, 60)) for image in known[:8]]
+    strange = [referenced.depth_of(image) for image in photo_like(16)]
+    assert auroc(usual, strange) > 0.97
+    assert np.mean(np.array(strange) > 1) > 0.6
+    assert np.sum(np.array([*usual, *compressed]) > 1) <= 3
+
+
+def group() -> ImageGroup:
+    return ImageGroup(tuple(item.image for item in draw_group(8, group_size=2)))
+
+
+def beyond(image: int, features: ImageFeatures) -> Reference:
+    """A reference that this one of two images is out of depth of, and the other is not."""
+    statistics = pooled_statistics(features)
+    where = int(np.abs(statistics[0] - statistics[1]).argmax())
+    directions = np.zeros((statistics.shape[1], 1), np.float16)
+    directions[where] = 2 / abs(statistics[0, where] - statistics[1, where])
+    return Reference(statistics[1 - image].astype(np.float32), np.ones(len(directions), np.float32), directions)
+
+
+def test_an_image_out_of_depth_is_a_problem_and_its_scores_are_scaled(embedded: CoSegmenter) -> None:
+    images = group()
+    plain = CoSegmenter(embedded.model, embedded.config, embedded.tokenizer)
+    usual = plain.segment(images)
+    reference = beyond(1, plain._encode(images.images, images.digests)[0])
+    warned = CoSegmenter(embedded.model, embedded.config, embedded.tokenizer, reference=reference)
+    found = warned.segment(images)
+    (problem,) = [problem for problem in found.problems if problem.code == OUT_OF_DEPTH]
+    assert problem.image == 1
+    for remedy in ("full-size weights", "finetune", "docs/loop.md"):
+        assert remedy in problem.message
+    assert OUT_OF_DEPTH not in {problem.code for problem in usual.problems}
+    assert {region.key for region in found.regions} == {region.key for region in usual.regions}
+    for region in found.regions:
+        scale = SCORE_CAP if region.image == 1 else 1.0
+        assert region.score == pytest.approx(usual.by_key[region.key].score * scale, abs=1e-6)
+        assert np.array_equal(region.mask, usual.by_key[region.key].mask)
+    for image, scale in ((0, 1.0), (1, SCORE_CAP)):
+        click = plain.segment_prompts(images.images[image], [(40, 40)], [True])
+        again = warned.segment_prompts(images.images[image], [(40, 40)], [True])
+        assert np.array_equal(click.mask, again.mask)
+        assert again.score == pytest.approx(click.score * scale, abs=1e-6)
+
+
+def features_of(grid: torch.Tensor) -> ImageFeatures:
+    tokens = torch.tensor([[[1.0, 0.0], [3.0, 0.0]]])  # 1 image, 2 tokens, 2 channels
+    return ImageFeatures(tokens, tokens, GroundingFeatures(grid), pooled(tokens))
+
+
+def test_statistics_are_means_spreads_and_steps() -> None:
+    grid = torch.tensor([[[[0.0, 2.0], [5.0, 0.0]]]])  # 1 x 1 x 2 x 2
+    expected = [2, 0, np.log(2**0.5 + 0.01), np.log(0.01), 1.75, np.log(grid.std().item() + 0.01), np.log(7.01)]
+    assert pooled_statistics(features_of(grid))[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_distance_is_in_units_of_the_known_variation() -> None:
+    features = features_of(torch.zeros(1, 1, 2, 2))
+    mean = pooled_statistics(features)[0].astype(np.float32)
+    directions = np.zeros((7, 2), np.float16)
+    directions[0, 0], directions[4, 1] = 3, 4
+    shifted = mean.copy()
+    shifted[[0, 4]] += (2, 0.5)
+    assert Reference(mean, np.ones(7, np.float32), directions).distance(features) == pytest.approx(0, abs=1e-5)
+    scale = np.array([2, 1, 1, 1, 0.5, 1, 1], np.float32)
+    assert Reference(shifted, scale, directions).distance(features) == pytest.approx(5)  # (3 * 1, 4 * 1)
+    with pytest.raises(CheckpointError, match="features of 3 statistics, this model gives 7"):
+        Reference(np.zeros(3, np.float32), np.ones(3, np.float32), np.zeros((3, 1), np.float16)).distance(features)
+
+
+def test_what_a_finetune_adds_is_known_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On statistics made up: twelve that follow from eight others, but not in the finetune's images."""
+    monkeypatch.setattr(depth, "_statistics", lambda model, config, rows: np.array(list(rows)))
+    monkeypatch.setattr(depth, "pooled_statistics", lambda rows: rows)
+    monkeypatch.setattr(depth, "NUM_DIRECTIONS", 12)
+    rng = np.random.default_rng(0)
+    law = rng.normal(size=(8, 12))
+
+    def rows(count: int, noise: float) -> np.ndarray:
+        free = rng.normal(size=(count, 8))
+        return np.hstack([free, free @ law + noise * rng.normal(size=(count, 12))])
+
+    known, own, strange = rows(600, 0.1), rows(60, 0.6), rows(200, 5.0)
+    before, after = fit(None, None, known), fit(None, None, known, own)  # type: ignore[arg-type]
+    fresh = rows(2000, 0.1)
+    assert 0.005 < np.mean(before.distance(fresh) > 1) < 0.05  # type: ignore[arg-type]
+    assert np.mean(before.distance(rows(500, 0.6)) > 1) > 0.99  # type: ignore[arg-type]
+    assert np.mean(after.distance(rows(500, 0.6)) > 1) < 0.1  # type: ignore[arg-type]
+    assert np.mean(after.distance(fresh) > 1) < 0.05  # type: ignore[arg-type]
+    assert np.mean(after.distance(strange) > 1) > 0.95  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least four images"):
+        fit(None, None, [])  # type: ignore[arg-type]
+
+
+def test_a_reference_belongs_to_its_weights_and_to_the_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build(CONFIG)
+    save_checkpoint(tmp_path, model, CONFIG, TOKENIZER)
+    assert load_reference(tmp_path) is None
+    without = checkpoint_version(tmp_path)
+    reference = Reference(*np.ones((2, 5), np.float32), np.linspace(-1, 1, 10, dtype=np.float16).reshape(5, 2))
+    save_reference(tmp_path, reference)
+    loaded = load_reference(tmp_path)
+    assert loaded is not None
+    assert np.array_equal(loaded.directions, reference.directions)
+    assert loaded.directions.dtype == np.float16
+    assert checkpoint_version(tmp_path) != without == weights_version(tmp_path)
+
+    other = tmp_path / "other"
+    save_checkpoint(other, build(CONFIG), CONFIG, TOKENIZER)
+    shutil.copy(tmp_path / DEPTH, other / DEPTH)
+    with caplog.at_level(logging.WARNING, logger="calico.depth"):
+        assert load_reference(other) is None
+    assert "fitted on other weights" in caplog.text
+    save_checkpoint(tmp_path, model, CONFIG, TOKENIZER)  # new weights leave no old reference
+    assert not (tmp_path / DEPTH).exists()
+    (tmp_path / DEPTH).write_bytes(b"\x80\x04 a pickle")
+    with pytest.raises(CheckpointError, match=r"depth\.safetensors"):
+        load_reference(tmp_path)
+
+
+@pytest.mark.usefixtures("referenced")
+def test_the_embedded_reference_is_small() -> None:
+    assert (EMBEDDED / DEPTH).stat().st_size < 90_000
+
+
+def test_a_folder_is_fitted_on_drawings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_reference, "NUM_DRAWINGS", 6)
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path, build(CONFIG), replace(CONFIG, data_version=VERSION), TOKENIZER)
+    fitted = fit_folder(tmp_path, seed=1)
+    found = CoSegmenter.from_checkpoint(tmp_path, "cpu")
+    assert found.reference is not None
+    assert np.array_equal(found.reference.directions, fitted.directions)
+    save_checkpoint(tmp_path, build(CONFIG), CONFIG, TOKENIZER)
+    with pytest.raises(InputError, match="expected drawings-v1"):
+        fit_folder(tmp_path)
+
+
+def test_measuring_names_each_folder_with_its_n(tmp_path: Path, embedded: CoSegmenter) -> None:
+    (tmp_path / "pets").mkdir()
+    for number, image in enumerate(photo_like(3)):
+        folder = tmp_path / "pets" if number else tmp_path
+        Image.fromarray(image).save(folder / f"{number}.jpg")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "pets" / "1.png")  # a mask
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "0_mask.png")
+    photos = find_photos(tmp_path)
+    assert {name: [path.name for path in paths] for name, paths in photos.items()} == {
+        ".": ["0.jpg"],
+        "pets": ["1.jpg", "2.jpg"],
+    }
+    report = measure(embedded, photos, 2, 3)
+    assert {name: row["n"] for name, row in report["photographs"].items()} == {
+        ".": 1,
+        "pets": 2,
+    }
+    for row in report["false_alarms"].values():
+        assert row["n"] == 2
+    assert auroc([0.0, 1.0], [1.0, 2.0]) == 0.875
+    with pytest.raises(InputError, match="no photograph there"):
+        find_photos(EMBEDDED)
