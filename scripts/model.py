@@ -1,15 +1,19 @@
 """Say what a preset is made of: weights per block, and the share that a mode trains.
 
     calico model --preset calico-7b --mode paper
+    calico model --preset calico-7b --mode paper --memory --bits 4
 
-Built without memory, so the full size takes a few seconds anywhere.
+Built without memory, so the full size takes a few seconds anywhere. `--memory` estimates what serving and finetuning an
+adapter take, for one group of two and its three questions at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
+from calico.errors import InputError
 from scripts import _cli
 
 
@@ -17,6 +21,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _cli.parser(__doc__)
     parser.add_argument("--preset", choices=["calico-7b", "calico-tiny"], default="calico-7b")
     parser.add_argument("--mode", choices=["paper", "all"], default="paper")
+    parser.add_argument("--memory", action="store_true", help="estimate the memory of serving and finetuning")
+    parser.add_argument(
+        "--bits", type=int, choices=[4, 8, 16], default=16, help="of the language model's linears, for --memory (16)"
+    )
     return parser
 
 
@@ -27,6 +35,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.model.config import PRESETS
     from calico.model.modes import add_lora, set_mode, trained_share
 
+    if args.memory:
+        return _memory(args)
     config = PRESETS[args.preset]()
     with torch.device("meta"):
         model = build(config)
@@ -49,6 +59,42 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         "blocks": {name: {"trained": t, "weights": n} for name, (t, n) in blocks.items()},
         "command": args.command,
     }
+
+
+def _memory(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from calico.model.adapter import attach, choose_spec
+    from calico.model.builder import build
+    from calico.model.config import PRESETS
+    from calico.model.memory import Workload, finetuning_memory, serving_memory, table
+
+    if args.mode != "paper":
+        raise InputError("--memory is of serving and of finetuning an adapter: use --mode paper")
+    config, work, dtype = PRESETS[args.preset](), Workload(), torch.bfloat16
+    bits = None if args.bits == 16 else args.bits
+    with torch.device("meta"):
+        model = build(config)
+        serving = serving_memory(model.requires_grad_(False), config, dtype, bits, work)
+        attach(model, choose_spec(model, config))
+    found = {
+        "serving": serving,
+        "finetuning": finetuning_memory(model, config, dtype, bits, work),
+        "checkpointed": finetuning_memory(model, config, dtype, bits, work, checkpointing=True),
+    }
+    print("\n".join(table(found.items())))
+    print(f"estimated: bfloat16, language model in {args.bits} bits; {_told(work)}")
+    return {
+        "preset": args.preset,
+        "bits": args.bits,
+        "workload": dataclasses.asdict(work),
+        "bytes": {name: {**dataclasses.asdict(e), "total": e.total} for name, e in found.items()},
+        "command": args.command,
+    }
+
+
+def _told(work: Any) -> str:
+    return f"{work.num_images} images, {work.num_rows} rows of {work.row_tokens} tokens, {work.num_masks} masks at once"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -40,6 +40,7 @@ from calico.training.batches import BatchSettings, TrainingBatch
 from calico.training.corrections import CorrectedGroup, CorrectionBatches, Replay, drawings, read_groups
 from calico.training.curves import plot_curves
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
+from calico.training.preflight import tell_memory
 from calico.training.step import TrainingStep
 from calico.versions.registry import CARD
 
@@ -180,6 +181,9 @@ class Finetune:
         self.out.mkdir(parents=True, exist_ok=True)
         self._claim({"start": self.card.base if start is None else str(start), "train_ids": train_ids})
         self._resume()
+        if self.progress < 1:
+            batch = self.batches.batch(self.state.step, 0, self.state.num_parts)
+            tell_memory(self.model, self.config, batch, settings.max_seg_prompts)
 
     def _read(self, train_ids: Collection[str] | None) -> tuple[list[CorrectedGroup], list[CorrectedGroup]]:
         by_split: dict[str, list[str]] = {TRAIN: [], VALIDATION: []}
