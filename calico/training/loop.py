@@ -1,7 +1,8 @@
 """The training loop: phases of growing resolution, one cosine over the whole run, exact resume, files to look at.
 
-accelerate places it on whatever there is: a CPU, one GPU, or several under `accelerate launch`. A resumed run repeats
-an unbroken one to the bit with one thread; several threads add up in an order of their own.
+accelerate places it on whatever there is: a CPU, one GPU, or several processes under `accelerate launch`, each with
+batches of its own and the mean of their gradients; the main one tells the time and writes all files. A resumed run
+repeats an unbroken one to the bit with one thread; several threads add up in an order of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast
 from torch.utils.data import DataLoader
 
 from calico.drawings import CLASSES, PART_NAMES
@@ -107,7 +109,9 @@ class Trainer:
         self.data = data
         self.state = RunState()
         torch.manual_seed(settings.seed)
-        self.accelerator = Accelerator(mixed_precision=settings.precision)
+        # A batch without clicks, say, leaves weights without a gradient, on some processes or on all.
+        several = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[several])
         if start is None:
             model = build(config)
         elif grow:
@@ -135,8 +139,9 @@ class Trainer:
         if (folder / STATE).exists():
             self.tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)  # the one that its weights were trained with
             self._resume()
-        else:
+        elif self.accelerator.is_main_process:
             self.tokenizer.save(folder / TOKENIZER)
+        self.accelerator.wait_for_everyone()
 
     @property
     def model(self) -> CalicoModel:
@@ -163,7 +168,7 @@ class Trainer:
                 terms = self._one_step(batch)
                 self.state.step += 1
                 self.state.images += batch.pixels.global_view.shape[0] * self.accelerator.num_processes
-                self.state.seconds += time.monotonic() - started
+                self.state.seconds = self._agreed(self.state.seconds + time.monotonic() - started)
                 window.append(terms)
                 if len(window) == self.settings.log_steps:
                     self._log(window, phase)
@@ -176,6 +181,12 @@ class Trainer:
         self.save()
         self._export()
         return self.state
+
+    def _agreed(self, seconds: float) -> float:
+        """The main process's, so that all change phase, rate and end at the same step."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        return float(broadcast(torch.tensor([seconds], device=self.accelerator.device)))
 
     def _one_step(self, batch: TrainingBatch) -> dict[str, float]:
         # Dropout and the choice of prompts depend on the step alone, so a resumed run repeats an unbroken one.
@@ -257,7 +268,8 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder / STATE}: not the state of this run ({str(error).splitlines()[0]}); use another --out"
             ) from None
-        self._forget_log_after(self.state.step)
+        if self.accelerator.is_main_process:
+            self._forget_log_after(self.state.step)
         logger.info("resumed %s at step %d, %.1f minutes", self.folder, self.state.step, self.state.seconds / 60)
 
     def _forget_log_after(self, step: int) -> None:

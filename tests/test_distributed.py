@@ -1,0 +1,85 @@
+"""Two processes train as one that takes the batches of both; the main one alone writes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_process import SETTINGS, trainer
+
+from calico.model.modes import train_mode
+from calico.training.loop import CHECKPOINT, STATE
+
+WORLD = 2
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of both processes, over gloo."""
+    folder = tmp_path_factory.mktemp("run")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    here = Path(__file__).parent
+    common = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+              "ACCELERATE_USE_CPU": "true", "PYTHONPATH": f"{here}:{here.parent}"}  # fmt: skip
+    files = [folder.parent / f"report-{rank}.pt" for rank in range(WORLD)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, here / "training_process.py", folder, file],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(WORLD)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, file in enumerate(files)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * WORLD, "\n".join(errors)
+    assert (folder / STATE).is_file()
+    assert (folder / CHECKPOINT).is_dir()
+    return [torch.load(file, weights_only=True) for file in files]
+
+
+def test_processes_stop_together_with_equal_weights(reports: list[dict[str, Any]]) -> None:
+    assert [(report["world"], report["steps"], report["seconds"]) for report in reports] == [(2, 2, 3600.0)] * 2
+    first, second = (report["parameters"] for report in reports)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_main_process_alone_writes(reports: list[dict[str, Any]]) -> None:
+    main, other = (report["written"] for report in reports)
+    assert any(STATE in path for path in main)
+    assert other == []
+
+
+def test_together_they_do_what_one_does_with_both_batches(reports: list[dict[str, Any]], tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    fresh = {name: p.detach().clone() for name, p in run.bare.named_parameters()}
+    batches = run._batches(SETTINGS.phases[0])  # 0 and 1 are the first step's, 2 and 3 the second's
+    for step in range(2):
+        run.state.step, run.state.seconds = step, step * 1800.0
+        for group in run.optimizer.param_groups:
+            group["lr"] = SETTINGS.learning_rate * run._rate()
+        for _ in range(WORLD):
+            torch.manual_seed(SETTINGS.seed * 1_000_003 + step)
+            train_mode(run.model, "all")
+            (run.bare(next(batches)).loss / WORLD).backward()
+        torch.nn.utils.clip_grad_norm_(run.bare.parameters(), SETTINGS.clip_norm)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+    found = reports[0]["parameters"]
+    moved = {name: p.detach() for name, p in run.bare.named_parameters()}
+    assert found.keys() == moved.keys()
+    for name, value in moved.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+    assert max(float((moved[name] - fresh[name]).abs().max()) for name in moved) > 2e-3
