@@ -31,6 +31,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accepted-as-is", type=float, metavar="WEIGHT", help="of predictions submitted untouched, 0 to 1 (0.25)"
     )
+    parser.add_argument(
+        "--bits", type=int, choices=[4, 8], help="train over a language model in so many bits; 4 needs an NVIDIA GPU"
+    )
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--base-groups", type=int, default=60, metavar="N", help="drawings to look for forgetting (60)")
     parser.add_argument("--publish", action="store_true", help="make it the current version if the gate lets it")
     return parser
@@ -45,7 +49,13 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.accepted_as_is is not None and not 0 <= args.accepted_as_is <= 1:
         raise InputError(f"--accepted-as-is is from 0 to 1, got {args.accepted_as_is}")
-    settings = FinetuneSettings(minutes=args.minutes, steps=args.steps, seed=args.seed)
+    settings = FinetuneSettings(
+        minutes=args.minutes,
+        steps=args.steps,
+        seed=args.seed,
+        bits=args.bits,
+        gradient_checkpointing=args.gradient_checkpointing,
+    )
     given = {"learning_rate": args.learning_rate, "accepted_as_is": args.accepted_as_is}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     with _cli.progress() as bar:

@@ -14,7 +14,7 @@ from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.model.checkpoint import load_checkpoint
 from calico.model.config import calico_7b, calico_tiny
-from calico.model.memory import Workload, finetuning_memory, num_tokens, serving_memory, weight_bytes
+from calico.model.memory import Workload, finetuning_memory, held_bytes, num_tokens, serving_memory, weight_bytes
 from calico.model.modes import train_mode
 from calico.model.precision import quantise_llm
 from calico.training import preflight
@@ -40,6 +40,7 @@ def test_weights_are_counted_to_the_byte(dtype: torch.dtype, bits: int | None) -
     if bits:
         quantise_llm(model, bits, "cpu")
     assert sum(estimated.values()) == held(model)
+    assert estimated == held_bytes(model)
     assert estimated["llm"] == sum(t.nbytes for t in (*model.llm.parameters(), *model.llm.buffers()))
 
 

@@ -71,6 +71,15 @@ def weight_bytes(model: CalicoModel, dtype: torch.dtype, bits: int | None = None
     return {name: round(size) for name, size in blocks.items()}
 
 
+def held_bytes(model: nn.Module) -> dict[str, int]:
+    """By block, of a model that is in memory."""
+    blocks: dict[str, int] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        block = name.split(".")[0]
+        blocks[block] = blocks.get(block, 0) + tensor.nbytes
+    return blocks
+
+
 def serving_memory(
     model: CalicoModel, config: CalicoConfig, dtype: torch.dtype, bits: int | None, work: Workload
 ) -> MemoryEstimate:

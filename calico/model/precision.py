@@ -1,6 +1,9 @@
-"""In which numbers a model is served: bfloat16 but for the mask decoder, the language model in 8 or 4 bits."""
+"""In which numbers a model is served, or frozen under an adapter in training: bfloat16 but for the mask decoder, the
+language model in 8 or 4 bits."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,20 @@ BITS = (8, 4)
 def serving_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     """Of the weight with this name in a model that is served in `dtype`."""
     return torch.float32 if name.startswith(FULL_PRECISION) else dtype
+
+
+class _Int8Product(torch.autograd.Function):
+    """x @ weight.T for a frozen int8 weight: widened again for the backward pass rather than kept widened."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return F.linear(x, weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (weight,) = ctx.saved_tensors
+        return gradient @ weight.to(gradient.dtype), None
 
 
 class Int8Linear(nn.Module):
@@ -41,7 +58,11 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ... x in_features. Returns ... x out_features."""
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype) + (0 if self.bias is None else self.bias)
+        if x.requires_grad:
+            product = _Int8Product.apply(x, self.weight)
+        else:
+            product = F.linear(x, self.weight.to(x.dtype))
+        return product * self.scale.to(product.dtype) + (0 if self.bias is None else self.bias)
 
 
 def check_bits(bits: int | None, device: torch.device | str) -> None:
@@ -64,12 +85,13 @@ def quantise_llm(model: CalicoModel, bits: int, device: torch.device | str) -> N
     """In place: the linears of the decoder layers, one after the other; embedding and output rows stay as they are.
 
     8 bits: `Int8Linear`. 4 bits: bitsandbytes' NF4, on a GPU. The language model ends on `device`; it may come from the
-    host's memory, so that the GPU never holds it unquantised. Merge adapters first. Raises as `check_bits`.
+    host's memory, so that the GPU never holds it unquantised. Attached adapters stay as they are, to be trained over
+    frozen linears; who serves merges them first. Raises as `check_bits`.
     """
     check_bits(bits, device)
     for layer in model.llm.get_decoder().layers:
         for name, linear in list(layer.named_modules()):
-            if isinstance(linear, nn.Linear):
+            if isinstance(linear, nn.Linear) and ".lora_" not in name:
                 parent = layer.get_submodule(name.rpartition(".")[0])
                 setattr(parent, name.rpartition(".")[2], (_int8 if bits == 8 else _nf4)(linear, device))
     model.llm.to(device)

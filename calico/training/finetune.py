@@ -34,6 +34,7 @@ from calico.model.calico import CalicoModel
 from calico.model.checkpoint import load_checkpoint, write_text
 from calico.model.config import CalicoConfig
 from calico.model.modes import train_mode
+from calico.model.precision import check_bits, quantise_llm
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.batches import BatchSettings, TrainingBatch
@@ -54,6 +55,7 @@ class FinetuneSettings:
     """One finetune. Its length is `minutes` of training time, or `steps` where they are given.
 
     learning_rate: of LoRA. whole_share: of it, for what is held as a whole: it starts trained, LoRA starts at zero.
+    bits, gradient_checkpointing: less memory, more time. On a GPU bits bring bfloat16 along.
     accepted_as_is: weight of predictions that were submitted untouched. num_validations: how often in the run the
     validation split is looked at. patience: stop after so many looks without a better one.
     """
@@ -66,6 +68,8 @@ class FinetuneSettings:
     warmup_steps: int = 10
     clip_norm: float = 1.0
     precision: str = "no"  # or "bf16"
+    bits: int | None = None  # of the frozen language model's linears: 8, or 4 on a GPU
+    gradient_checkpointing: bool = False
     batch: BatchSettings = BATCH
     max_seg_prompts: int = 28
     weights: LossWeights = field(default_factory=lambda: replace(SMALL_MODEL_WEIGHTS, auxiliary=0.0))
@@ -155,7 +159,9 @@ class Finetune:
         self.state = FinetuneState()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(settings.seed)
-        self.model, self.config, self.tokenizer, self.card = open_start(start, base, self.device)
+        self.model, self.config, self.tokenizer, self.card = open_start(start, base, self.device, settings.bits)
+        if settings.gradient_checkpointing:
+            self.model.llm.gradient_checkpointing_enable({"use_reentrant": False})
         self.seen = seen_groups(start)
         self.trained = trained(self.model)
         self.groups, self.validation = self._read(train_ids)
@@ -183,7 +189,14 @@ class Finetune:
         self._resume()
         if self.progress < 1:
             batch = self.batches.batch(self.state.step, 0, self.state.num_parts)
-            tell_memory(self.model, self.config, batch, settings.max_seg_prompts)
+            tell_memory(
+                self.model,
+                self.config,
+                batch,
+                settings.max_seg_prompts,
+                dtype=torch.bfloat16 if self._is_bf16 else torch.float32,
+                checkpointing=settings.gradient_checkpointing,
+            )
 
     def _read(self, train_ids: Collection[str] | None) -> tuple[list[CorrectedGroup], list[CorrectedGroup]]:
         by_split: dict[str, list[str]] = {TRAIN: [], VALIDATION: []}
@@ -271,8 +284,12 @@ class Finetune:
         self.optimizer.step()
         return {**sums, "rate": rate}
 
+    @property
+    def _is_bf16(self) -> bool:
+        return self.settings.precision == "bf16" or (self.settings.bits is not None and self.device.type == "cuda")
+
     def _loss(self, batch: TrainingBatch) -> Any:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_bf16):
             return self.step_module(batch.to(self.device))
 
     def _halve(self, error: BaseException) -> None:
@@ -420,17 +437,29 @@ class Finetune:
 
 
 def open_start(
-    start: Path | None, base: Path | None, device: torch.device
+    start: Path | None, base: Path | None, device: torch.device, bits: int | None = None
 ) -> tuple[CalicoModel, CalicoConfig, CalicoTokenizer, AdapterCard]:
-    """The model with an adapter attached: the one in `start`, or a fresh one on the checkpoint there."""
+    """The model with an adapter attached: the one in `start`, or a fresh one on the checkpoint there.
+
+    bits: the adapter, in float32, over a quantised language model, which a GPU never holds whole. Raises `InputError`
+    where the device cannot.
+    """
+    check_bits(bits, device)
     folder = EMBEDDED if start is None else Path(start)
+    places: dict[str, Any] = {} if bits is None else {"dtype": None, "llm_device": "cpu"}
     if is_adapter(folder):
-        return load_over_base(folder, base, device)
-    model, config, tokenizer = load_checkpoint(folder, device)
-    spec = choose_spec(model, config)
-    attach(model, spec)
-    base_id = str(read_card(folder / CARD, "id")["id"]) if (folder / CARD).is_file() else None
-    return model, config, tokenizer, AdapterCard(config.preset, weights_version(folder), spec, base_id)
+        model, config, tokenizer, card = load_over_base(folder, base, device, **places)
+    else:
+        model, config, tokenizer = load_checkpoint(folder, device, **places)
+        spec = choose_spec(model, config)
+        attach(model, spec)
+        base_id = str(read_card(folder / CARD, "id")["id"]) if (folder / CARD).is_file() else None
+        card = AdapterCard(config.preset, weights_version(folder), spec, base_id)
+    if bits is not None:
+        quantise_llm(model, bits, device)
+        for parameter in trained(model).values():
+            parameter.data = parameter.data.float()
+    return model, config, tokenizer, card
 
 
 def seen_groups(start: Path | None) -> set[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import torch
 
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
-from calico.model.memory import MemoryEstimate, Workload, finetuning_memory, free_bytes
+from calico.model.memory import MemoryEstimate, Workload, finetuning_memory, free_bytes, held_bytes
 from calico.training.batches import TrainingBatch
 
 logger = logging.getLogger(__name__)
@@ -37,12 +38,15 @@ def tell_memory(
     max_seg_prompts: int,
     *,
     dtype: torch.dtype = torch.float32,
-    bits: int | None = None,
     checkpointing: bool = False,
 ) -> MemoryEstimate:
-    """Logs one line; a second, as a warning, where the device has less free. For a model that is already loaded."""
+    """Logs one line; a second, as a warning, where the device has less free. For a model that is already loaded.
+
+    dtype: that is computed in; the weights' own are counted as they are.
+    """
     work = workload_of(batch, max_seg_prompts)
-    estimate = finetuning_memory(model, config, dtype, bits, work, checkpointing=checkpointing)
+    estimate = finetuning_memory(model, config, dtype, None, work, checkpointing=checkpointing)
+    estimate = replace(estimate, weights=held_bytes(model))
     held, more = sum(estimate.weights.values()), sum(estimate.rest.values())
     logger.info(
         "memory: about %.2f GiB (weights %.2f, training %.2f), estimated for %d images and %d rows of %d tokens a step",
