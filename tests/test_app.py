@@ -532,7 +532,7 @@ def served(make):
 
     yield serve
     for server in servers:
-        server.close()
+        server.trigger.pull_trigger(server.close)  # in its own thread: another would close what it is waiting on
 
 
 def run_backend(**environment):

@@ -190,9 +190,7 @@ class AnswerConstraint:
         token = yield frozenset(tags[image] for image in images)
         return tags.index(token)
 
-    def _name(
-        self, names: dict[str, Ids] | None, used: Iterable[str] = ()
-    ) -> Generator[frozenset[int], int, str]:
+    def _name(self, names: dict[str, Ids] | None, used: Iterable[str] = ()) -> Generator[frozenset[int], int, str]:
         """A name not used yet, up to and with `</p>`; with free naming any words, used ones too."""
         if names is not None:
             left = {ids: name for name, ids in names.items() if name not in used}

@@ -11,9 +11,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-DRAWN_OBJECTS = _words(
-    "airplane bicycle bird car chair dog knife lamp mug scissors stool table teapot truck"
-)
+DRAWN_OBJECTS = _words("airplane bicycle bird car chair dog knife lamp mug scissors stool table teapot truck")
 DRAWN_PARTS = _words(
     "arm back base beak blade body drawer ear frame handle handlebar head leg lid light pole seat shade spout "
     "tail top wheel window wing"

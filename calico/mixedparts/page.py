@@ -46,7 +46,9 @@ def _findings(report: Mapping[str, Any]) -> str:
         for code, count in sorted(found[kind].items())
         if (examples := found["examples"].get(code, [])) is not None
     ]
-    text = table(["file", "what", "code", "number", "for instance"], rows) if rows else ""
+    text = ""
+    if rows:
+        text = "<h2>Left out and repaired</h2>" + table(["file", "what", "code", "number", "for instance"], rows)
     short = [
         [row["source"], row["split"], row["sub_task"], *(f"{row[k]:,}" for k in ("wanted", "possible", "kept"))]
         for row in report["shortfalls"]
@@ -54,7 +56,7 @@ def _findings(report: Mapping[str, Any]) -> str:
     if short:
         head = ["source", "split", "question", "wanted", "possible", "kept"]
         text += "<h2>Fewer samples than asked for</h2>" + table(head, short)
-    return f"<h2>Left out and repaired</h2>{text}" if text else ""
+    return text
 
 
 def _samples(data: MixedParts, number: int, rng: Random) -> Iterator[str]:
