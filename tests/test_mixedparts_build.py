@@ -698,3 +698,46 @@ def test_calico_train_takes_an_index(built: Path, tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert train.main(["--out", str(tmp_path / "no"), "--steps", "1", "--images", str(tmp_path)]) == 2
     assert "--data" in capsys.readouterr().err
+
+
+def test_ade20k_goes_through_the_build_with_its_maps(tmp_path: Path) -> None:
+    """Part maps are 16-bit PNGs of one global numbering, 65535 where there is no part."""
+    (tmp_path / "photos" / "validation").mkdir(parents=True)
+    (tmp_path / "maps" / "validation").mkdir(parents=True)
+    names: list[str] = []
+    images, rows = [], []
+    drawn: dict[str, AnnotatedImage] = {}
+    kinds = ("chair", "table")
+    for k in range(12):
+        item = draw(900 + k, size_hw=(64, 64), object_name=kinds[k % 2], difficulty="clean")
+        stem = f"ADE_val_{k:08d}"
+        drawn[f"validation/{stem}.png"] = item
+        Image.fromarray(item.image).save(tmp_path / "photos" / "validation" / f"{stem}.png")
+        part_map = np.full((64, 64), 65535, np.uint16)
+        for place, part in enumerate(item.part_names):
+            name = f"{item.object_name}'s {part}"
+            if name not in names:
+                names.append(name)
+            part_map[item.part_map == place + 2] = names.index(name)
+        Image.fromarray(part_map).save(tmp_path / "maps" / "validation" / f"{stem}.png")
+        images.append({"id": k, "file_name": f"validation/{stem}.png", "height": 64, "width": 64})
+        row = {"id": k, "image_id": k, "category_id": k % 2, "iscrowd": 0}
+        rows.append(row | {"segmentation": encode_rle(item.part_map > 0)})
+    listed = [{"id": number, "name": name} for number, name in enumerate(kinds)]
+    (tmp_path / "val.json").write_text(json.dumps({"images": images, "annotations": rows, "categories": listed}))
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    source = f"ade20k:test={tmp_path / 'val.json'},maps={tmp_path / 'maps'},names={tmp_path / 'names.json'}"
+    out = tmp_path / "index"
+    arguments = ["build", "--out", str(out), "--images", f"ade20k={tmp_path / 'photos'}", "--source", source]
+    assert mixedparts.main([*arguments, "--test", "18"]) == 0
+    data = MixedParts(out, "test", source="ade20k")
+    assert len(data)
+    for number in range(len(data)):
+        records = data.records(number)
+        for shown, record in zip(data.annotated(number)[0], records, strict=True):
+            truth = drawn[record.image_file]
+            assert np.array_equal(shown.image, truth.image)
+            assert set(shown.part_names) == set(truth.part_names)
+            for name in truth.part_names:
+                place, here = truth.part_names.index(name) + 2, shown.part_names.index(name) + 2
+                assert np.array_equal(shown.part_map == here, truth.part_map == place)
