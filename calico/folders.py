@@ -1,15 +1,30 @@
-"""Folders that appear whole or not at all, and that one process at a time writes."""
+"""Files and folders that appear whole or not at all, and folders that one process at a time writes."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from calico.errors import InputError
+
+
+def write_text(path: Path, text: str) -> None:
+    """At once: a reader sees the old file or the whole new one. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)  # mkstemp makes it private
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def put_in_place(ready: Path, folder: Path, *, synced: Iterable[str]) -> None:

@@ -5,12 +5,12 @@ Functions that take HTML say so; everything else is text and is escaped.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+
+from calico.folders import write_text
 
 NOTHING = '<span class="soft">&ndash;</span>'  # a cell without a value
 
@@ -66,14 +66,4 @@ def picture(data: bytes, mime_type: str, alt: str) -> str:
 
 def save_page(path: str | Path, text: str) -> None:
     """At once: a reader sees the old page or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)  # mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_text(Path(path), text)

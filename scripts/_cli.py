@@ -23,13 +23,13 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from calico.errors import CalicoError, CheckpointError, InputError
+from calico.folders import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,18 +135,8 @@ def write_json(path: Path, report: Any) -> None:
             return str(value)
         raise TypeError(f"{type(value).__name__} is not JSON: {value!r}")
 
-    path = Path(path)
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False, default=plain) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)  # mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_text(Path(path), text)
 
 
 @cache
