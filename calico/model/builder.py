@@ -85,5 +85,5 @@ def _pixel_decoder(config: CalicoConfig) -> PixelDecoder:
     )
     decoder = SamMaskDecoderConfig(**config.mask_decoder)
     sam = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    decoder._attn_implementation = "sdpa"  # as `SamModel` sets it when it builds its own
+    decoder._attn_implementation = "eager"  # one side of each attention is a few prompt tokens: no fused kernel pays
     return PixelDecoder(SamPromptEncoder(sam), SamMaskDecoder(decoder), config.mask_prompt)

@@ -55,9 +55,15 @@ class PixelDecoder(nn.Module):
     def forward(self, features: GroundingFeatures, sparse: Tensor, mask_input: Tensor | None = None) -> MaskLogits:
         """features: of K images (repeat an image for each of its prompts). sparse: K x P x C prompt tokens.
 
+        Computed in the decoder's own precision, under autocast too: masks suffer first from less.
         mask_input: K x 1 x S x S logits of an earlier mask on the same grid, or None for the no-mask embedding.
         """
+        with torch.autocast(sparse.device.type, enabled=False):
+            return self._decoded(features, sparse, mask_input)
+
+    def _decoded(self, features: GroundingFeatures, sparse: Tensor, mask_input: Tensor | None) -> MaskLogits:
         dense_embedding = self.prompt_encoder.no_mask_embed.weight
+        sparse = sparse.to(dense_embedding.dtype)
         embedding = features.embedding.to(dense_embedding.dtype)  # float32, whatever the encoders are served in
         if mask_input is None:
             dense = dense_embedding.reshape(1, -1, 1, 1)

@@ -1,15 +1,19 @@
-"""Heads that exist only while the small model is born: dense part classes, and what an image shows.
+"""Heads that exist only while the small model is born: dense part classes, and what an image and its regions show.
 
 The paper's encoders come pretrained; ours start from nothing, and these losses are what makes them see within minutes.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calico.model.calico import EncoderStates, ImageFeatures
+
+LOCAL_SCALE = 2.0  # brings the local loss to the size of the others
 
 
 class AuxiliaryHeads(nn.Module):
@@ -28,7 +32,8 @@ class AuxiliaryHeads(nn.Module):
         self.num_parts = num_parts
         self.dense_grounding = nn.Conv2d(grounding_size, num_parts + 2, 1)
         self.dense_semantic = nn.Linear(semantic_size, num_parts + 2)
-        self.pooled = nn.Linear(global_size, num_classes + num_parts)
+        self.pooled = nn.Linear(2 * global_size, num_classes + num_parts)  # mean and maximum over the positions
+        self.local = nn.Linear(global_size, num_parts)  # at each position, the parts that it sees some of
         self.queried = nn.Linear(query_size, num_classes + num_parts)
         self.frequency: Tensor
         self.register_buffer("frequency", torch.full((num_parts + 2,), 1.0 / (num_parts + 2)))
@@ -42,10 +47,12 @@ class AuxiliaryHeads(nn.Module):
         grounding = F.interpolate(grounding, scale_factor=2, mode="bilinear", align_corners=False)
         side = int(states.semantic_tokens.shape[1] ** 0.5)
         semantic = self.dense_semantic(states.semantic_tokens).transpose(1, 2).unflatten(2, (side, side))
+        squeezed_ids, tokens = squeezed(part_ids), states.global_tokens
         return {
             "dense": dense_loss(grounding, part_ids, weights),
-            "dense_semantic": dense_loss(semantic, squeezed(part_ids), weights),
-            "pooled": self._shown(self.pooled(states.global_tokens.mean(1)), class_ids, presence),
+            "dense_semantic": dense_loss(semantic, squeezed_ids, weights),
+            "local": local_loss(self.local(tokens), squeezed_ids),
+            "pooled": self._shown(self.pooled(torch.cat([tokens.mean(1), tokens.amax(1)], 1)), class_ids, presence),
             "queried": self._shown(self.queried(states.query_states.mean(1)), class_ids, presence),
         }
 
@@ -82,3 +89,20 @@ def dense_loss(logits: Tensor, part_ids: Tensor, weights: Tensor) -> Tensor:
     stride = part_ids.shape[1] // logits.shape[2]
     target = part_ids[:, stride // 2 :: stride, stride // 2 :: stride]
     return F.cross_entropy(logits, target, weight=weights, ignore_index=-100)
+
+
+def local_loss(logits: Tensor, part_ids: Tensor) -> Tensor:
+    """Which parts each position of a token grid sees some pixel of: a small part is lost in a mean over the image.
+
+    logits: I x T x P, T a square grid over the frame of part_ids: I x S x S. What is there counts up to ten times.
+    """
+    num_images, num_tokens, num_parts = logits.shape
+    side = math.isqrt(num_tokens)
+    cells = torch.arange(part_ids.shape[1], device=part_ids.device) * side // part_ids.shape[1]
+    image, row, column = (part_ids >= 2).nonzero(as_tuple=True)
+    token = (image * side + cells[row]) * side + cells[column]
+    seen = torch.zeros(num_images * num_tokens, num_parts, device=logits.device)
+    seen[token, part_ids[image, row, column] - 2] = 1.0
+    share = seen.mean(0)
+    balance = ((1 - share) / (share + 1e-3)).sqrt().clamp(max=10)
+    return F.binary_cross_entropy_with_logits(logits.flatten(0, 1).float(), seen, pos_weight=balance) * LOCAL_SCALE

@@ -22,6 +22,7 @@ from calico.model.calico import Pixels, PromptBatch
 from calico.model.generation import Prompt, collate_prompts
 from calico.preprocessing import Preprocessor, fitted_part_map
 from calico.sampler import GroupPlan, choose_groups, draw_batch
+from calico.training.augmentation import distorted
 from calico.values import AnnotatedImage, Question, SubTask, truth_of
 
 PADDING = 255  # in part maps: outside the image
@@ -45,6 +46,7 @@ class BatchSettings:
     none_shares: tuple[float, ...] = (0.5, 0.25, 0.45)  # of each sub-task's groups, those that have none
     same_class_share: float = 0.4  # of the part questions that have an answer, those about one class
     difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
+    distorted_share: float = 0.4  # of drawings that are warped or recoloured beyond what the drawing program does
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
             size=self.size,
             difficulty_weights=self.settings.difficulty_weights,
         )
+        share = self.settings.distorted_share
+        images = [distorted(image, rng) if rng.random() < share else image for image in images]
         plans = choose_groups(
             images,
             rng,

@@ -20,6 +20,7 @@ from calico.preprocessing import fitted_size_hw
 from calico.sampler import GroupPlan, choose_groups, draw_batch
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.store import Snapshot
+from calico.training.augmentation import augmented
 from calico.training.batches import BatchSettings, TrainingBatch, build_batch
 from calico.values import AnnotatedImage, CoSegmentation, NamedMask, PartRegion, SubTask, truth_of
 
@@ -223,23 +224,3 @@ def size_weights(batch: TrainingBatch) -> torch.Tensor:
     ]
     weights = np.maximum(np.array(found), 4.0) ** -0.25
     return torch.from_numpy(np.maximum(weights, weights.max(initial=0) / 8))
-
-
-def augmented(item: AnnotatedImage, rng: np.random.Generator, may_flip: bool) -> AnnotatedImage:
-    """Half of the images mirrored, small changes of light and colour, a margin now and then; no part is lost.
-
-    may_flip: False where a name tells left from right.
-    """
-    image, part_map = item.image, item.part_map
-    if rng.random() < 0.5 and may_flip:
-        image, part_map = image[:, ::-1], part_map[:, ::-1]
-    if rng.random() < 0.5:
-        gains, lift = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.85, 1.15), rng.uniform(-20, 20)
-        image = np.clip(image * gains.astype(np.float32) + np.float32(lift), 0, 255).astype(np.uint8)
-    if rng.random() < 0.3:
-        height, width = part_map.shape
-        top, bottom = (rng.uniform(0, 0.12, 2) * height).astype(int)
-        left, right = (rng.uniform(0, 0.12, 2) * width).astype(int)
-        image = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
-        part_map = np.pad(part_map, ((top, bottom), (left, right)), mode="edge")
-    return replace(item, image=np.ascontiguousarray(image), part_map=np.ascontiguousarray(part_map))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 PANELS = {
-    "losses": ("loss", "validation", "text", "mask", "dice", "dense", "dense_semantic", "pooled", "queried"),
+    "losses": ("loss", "validation", "text", "mask", "dice", "dense", "dense_semantic", "local", "pooled", "queried"),
     "token accuracy": ("token_acc",),
     "mask IoU": ("seg_iou", "point_iou", "box_iou"),
     "learning rate": ("rate",),
