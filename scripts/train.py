@@ -46,7 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--mode", choices=["all", "paper"], default="all", help="which weights train")
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
+    parser.add_argument(
+        "--precision", choices=["auto", "no", "bf16"], default="auto", help="(auto: bf16 where that is faster)"
+    )
     parser.add_argument("--num-images", type=int, help="images per step at full size")
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0)
     return parser
@@ -79,7 +81,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         steps=args.steps,
         seed=args.seed,
         mode=args.mode,
-        precision=args.precision,
+        precision=_precision(args.precision),
         checkpoint_minutes=args.checkpoint_minutes,
     )
     if args.start:  # low resolution is for weights that see nothing yet
@@ -112,6 +114,16 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     print(f"trained {state.step} steps on {state.images} images in {state.seconds / 60:.1f} minutes")
     print(f"checkpoint in {args.out / 'checkpoint'}, curves in {args.out / 'curves.png'}")
     return report
+
+
+def _precision(asked: str) -> str:
+    import torch
+
+    from calico.model.precision import trains_in_bf16
+
+    if asked != "auto":
+        return asked
+    return "bf16" if trains_in_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "no"
 
 
 def main(argv: list[str] | None = None) -> int:

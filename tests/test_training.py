@@ -20,6 +20,7 @@ from calico.model.checkpoint import load_checkpoint
 from calico.model.config import calico_tiny
 from calico.model.segmentation import MaskLogits
 from calico.sampler import GroupPlan, choose_groups, draw_batch
+from calico.training.auxiliary import local_loss
 from calico.training.batches import (
     PADDING,
     BatchSettings,
@@ -161,6 +162,34 @@ def test_one_group_is_overfitted() -> None:
         torch.nn.utils.clip_grad_norm_(step.parameters(), 2.0)
         optimizer.step()
     pytest.fail(f"not learnt by heart in 150 steps: {result.terms}")
+
+
+def test_the_local_loss_knows_which_cell_sees_which_part() -> None:
+    part_ids = torch.zeros(1, 8, 8, dtype=torch.long)
+    part_ids[0, 0, 0] = 2  # a single pixel of part 0 in the first of four cells
+    part_ids[0, 4:, 4:] = 3  # part 1 fills the last
+    part_ids[0, :, 7] = -100
+    right = torch.full((1, 4, 2), -9.0)
+    right[0, 0, 0] = right[0, 3, 1] = 9.0
+    assert float(local_loss(right, part_ids)) < 0.01
+    for cell, part in ((0, 0), (3, 1), (1, 0), (2, 1)):
+        wrong = right.clone()
+        wrong[0, cell, part] *= -1
+        assert float(local_loss(wrong, part_ids)) > 1
+
+
+def test_under_autocast_masks_come_in_full_precision() -> None:
+    batch = batch_at(0)
+    step = TrainingStep(build(CONFIG), None, replace(SMALL_MODEL_WEIGHTS, auxiliary=0.0), 128, 4)
+    seen: list[torch.dtype] = []
+    decoder = step.model.pixel_decoder.mask_decoder
+    decoder.upscale_conv2.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = step(batch).loss
+    loss.backward()
+    assert seen
+    assert set(seen) == {torch.float32}
+    assert step.model.seg_projection[0].weight.grad is not None
 
 
 def settings(steps: int, **fields) -> TrainingSettings:  # type: ignore[no-untyped-def]

@@ -23,6 +23,15 @@ def serving_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if name.startswith(FULL_PRECISION) else dtype
 
 
+def trains_in_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 autocast makes training faster there: on a GPU that has it and on a CPU that multiplies in it
+    (AVX-512 BF16 or AMX). Elsewhere it is emulated, several times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 class _Int8Product(torch.autograd.Function):
     """x @ weight.T for a frozen int8 weight: widened again for the backward pass rather than kept widened."""
 

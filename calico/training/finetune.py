@@ -34,7 +34,7 @@ from calico.model.calico import CalicoModel
 from calico.model.checkpoint import load_checkpoint, write_text
 from calico.model.config import CalicoConfig
 from calico.model.modes import train_mode
-from calico.model.precision import check_bits, quantise_llm
+from calico.model.precision import check_bits, quantise_llm, trains_in_bf16
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.batches import BatchSettings, TrainingBatch
@@ -67,7 +67,7 @@ class FinetuneSettings:
     whole_share: float = 0.25
     warmup_steps: int = 10
     clip_norm: float = 1.0
-    precision: str = "no"  # or "bf16"
+    precision: str = "auto"  # `bf16` where the device is faster in it; or `bf16` or `no` in any case
     bits: int | None = None  # of the frozen language model's linears: 8, or 4 on a GPU
     gradient_checkpointing: bool = False
     batch: BatchSettings = BATCH
@@ -286,6 +286,8 @@ class Finetune:
 
     @property
     def _is_bf16(self) -> bool:
+        if self.settings.precision == "auto":
+            return trains_in_bf16(self.device)
         return self.settings.precision == "bf16" or (self.settings.bits is not None and self.device.type == "cuda")
 
     def _loss(self, batch: TrainingBatch) -> Any:

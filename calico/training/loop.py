@@ -128,8 +128,6 @@ class Trainer:
             model.llm.enable_input_require_grads()
         has_heads = data is None and with_auxiliary(settings.weights, self.config)
         heads = auxiliary_heads(self.config) if has_heads else None
-        if self.accelerator.device.type == "cpu":  # rows are short: its fused kernel is the slower one there
-            model.llm.set_attn_implementation("eager")
         size = self.config.grounding_encoder.image_size
         self.bare = TrainingStep(model, heads, settings.weights, size, settings.max_seg_prompts)
         trained = [p for p in self.bare.parameters() if p.requires_grad]

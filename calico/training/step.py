@@ -36,6 +36,8 @@ class TrainingStep(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        if model.device.type == "cpu":  # rows are short: the fused kernel is the slower one there
+            model.llm.set_attn_implementation("eager")
         for name, parameter in model.named_parameters():
             if parameter.dim() == 4 and "_encoder." in name:  # channels last: a third faster through them on a CPU
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
