@@ -30,9 +30,10 @@ from calico.snapshots.store import SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.augmentation import augmented
 from calico.training.batches import BatchSettings
-from calico.training.challenge import components, group_score
+from calico.training.challenge import components
 from calico.training.corrections import CorrectionBatches, class_weights, corrected, drawings, size_weights
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
+from calico.training.scoring import group_score
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, truth_of
 from calico.versions.gate import Scores, Verdict, decide
 from calico.versions.registry import Registry

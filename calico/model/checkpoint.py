@@ -68,11 +68,7 @@ def load_checkpoint(
     Raises `CheckpointError` naming the file: missing, truncated, a pickle, or with keys that do not fit the config.
     """
     folder = EMBEDDED if folder is None else Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: no such folder; a checkpoint is a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
-        )
-    config = CalicoConfig.from_file(folder / CONFIG)
+    config = read_config(folder)
     weights = read_weights(folder)
     tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)
     with torch.device("meta"):
@@ -88,6 +84,15 @@ def load_checkpoint(
     model.llm.tie_weights()
     materialise_buffers(model, device)
     return model.eval().requires_grad_(False), config, tokenizer
+
+
+def read_config(folder: Path) -> CalicoConfig:
+    """Of a checkpoint's folder. Raises `CheckpointError`."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such folder; a checkpoint is a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
+        )
+    return CalicoConfig.from_file(folder / CONFIG)
 
 
 def load_grown(folder: Path, config: CalicoConfig) -> tuple[CalicoModel, CalicoTokenizer]:

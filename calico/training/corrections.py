@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.preprocessing import fitted_size_hw
 from calico.sampler import GroupPlan, choose_groups, draw_batch
 from calico.snapshots.records import AnnotatedGroup
+from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.augmentation import augmented
-from calico.training.batches import BatchSettings, TrainingBatch, build_batch
+from calico.training.batches import DRAWN, BatchSettings, TrainingBatch, Vocabulary, build_batch
 from calico.values import AnnotatedImage, CoSegmentation, NamedMask, PartRegion, SubTask, truth_of
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,31 @@ def read_groups(
             images = snapshot.load_images(group).images
             found.append(corrected(group, images, round(size * KEPT_SIZE), weight))
     return found
+
+
+def read_splits(
+    snapshot: Snapshot, train_ids: Collection[str] | None, size: int, accepted_as_is: float, max_validation: int
+) -> tuple[list[CorrectedGroup], list[CorrectedGroup]]:
+    """Groups of the training split and of the validation split; with `train_ids` those, and none to validate on.
+
+    size, accepted_as_is: as `read_groups` takes them. Raises `InputError` where there are none to train on.
+    """
+    by_split: dict[str, list[str]] = {TRAIN: [], VALIDATION: []}
+    for record in snapshot.records():
+        by_split.setdefault(record["split"], []).append(record["id"])
+    if train_ids is not None:
+        by_split = {TRAIN: list(train_ids), VALIDATION: []}
+    groups = read_groups(snapshot, by_split[TRAIN], size, accepted_as_is=accepted_as_is)
+    if not groups:
+        splits = ", ".join(f"{len(ids)} {name}" for name, ids in sorted(by_split.items()))
+        raise InputError(
+            f"{snapshot.folder}: no groups to train on ({splits}; accepted as is count {accepted_as_is}); "
+            "correct more groups"
+        )
+    validation = read_groups(snapshot, by_split[VALIDATION][:max_validation], size, accepted_as_is=accepted_as_is)
+    if not validation and train_ids is None:
+        logger.warning("no validation groups: training to the end, the last weights count")
+    return groups, validation
 
 
 def corrected(group: AnnotatedGroup, images: Sequence[np.ndarray], longest: int, weight: float) -> CorrectedGroup:
@@ -140,7 +167,7 @@ def class_weights(groups: Sequence[CorrectedGroup]) -> np.ndarray:
 class CorrectionBatches:
     """`batch(step)` draws corrected groups and as many base images; `fixed(...)` is the same every time.
 
-    num_tokens: of one image in the language model. size: longest side in pixels.
+    num_tokens: of one image in the language model. size: longest side in pixels. vocabulary: of the base data.
     """
 
     def __init__(
@@ -152,9 +179,10 @@ class CorrectionBatches:
         num_tokens: int,
         size: int,
         seed: int,
+        vocabulary: Vocabulary = DRAWN,
     ) -> None:
         self.groups, self.replay, self.tokenizer, self.settings = groups, replay, tokenizer, settings
-        self.num_tokens, self.size, self.seed = num_tokens, size, seed
+        self.num_tokens, self.size, self.seed, self.vocabulary = num_tokens, size, seed, vocabulary
         self._weights = class_weights(groups)
         names = {word for group in groups for name in group.names for word in name.split()}
         self._may_flip = not names & {"left", "right"}
@@ -179,6 +207,19 @@ class CorrectionBatches:
         """A validation batch: these groups as they are, and as many base images."""
         return self._build(groups, np.random.default_rng(np.random.SeedSequence([self.seed, 2**31, number])), 1)
 
+    def all_fixed(self, groups: Sequence[CorrectedGroup], num_parts: int) -> Iterator[TrainingBatch]:
+        """Validation batches of all these groups, each no larger than a micro-batch of one of `num_parts`."""
+        wanted = max(2, self.settings.num_images // num_parts) / 2
+        chunk: list[CorrectedGroup] = []
+        number = 0
+        for group in [*groups, None]:
+            if chunk and (group is None or sum(len(g.images) for g in (*chunk, group)) > wanted):
+                torch.manual_seed(number)  # which masks are looked at
+                yield self.fixed(chunk, number)
+                chunk, number = [], number + 1
+            if group is not None:
+                chunk.append(group)
+
     def _build(self, groups: Sequence[CorrectedGroup], rng: np.random.Generator, num_parts: int) -> TrainingBatch:
         images = [image for group in groups for image in group.images]
         num_own = len(images)
@@ -200,7 +241,7 @@ class CorrectionBatches:
             none_shares=settings.none_shares,
         )
         plans += [replace(plan, indices=tuple(loose[k] for k in plan.indices)) for plan in mixed]
-        batch = build_batch(images, plans, settings, self.tokenizer, self.num_tokens, self.size, rng)
+        batch = build_batch(images, plans, settings, self.tokenizer, self.num_tokens, self.size, rng, self.vocabulary)
         return replace(batch, seg_weight=size_weights(batch))
 
     def _own_plans(self, groups: Sequence[CorrectedGroup], rng: np.random.Generator, limit: int) -> list[GroupPlan]:
