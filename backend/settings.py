@@ -220,6 +220,12 @@ class Settings:
     training_base_groups: int = _setting(
         "CALICO_TRAINING_BASE_GROUPS", 60, _number(int, 1, 10_000), "groups from 1 to 10000, e.g. 60"
     )
+    training_replay: Path | None = _setting(  # noqa: RUF009  it is `field` with our metadata
+        "CALICO_TRAINING_REPLAY",
+        None,
+        _folder,
+        "the folder of an index that `calico mixedparts build` made, e.g. /var/lib/calico/index; unset: drawings",
+    )
     train_after_groups: int = _setting(
         "CALICO_TRAIN_AFTER_GROUPS", 0, _number(int, 0, 10**6), "corrected groups, 0 for never, e.g. 40"
     )

@@ -46,6 +46,7 @@ class Progress:
 
 def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any]:
     """The job's outcome. Raises InputError or CheckpointError."""
+    from calico.training.base_data import index_data
     from calico.training.challenge import challenge
     from calico.training.finetune import FinetuneSettings
     from calico.versions.registry import Registry
@@ -75,6 +76,7 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
         registry,
         folder / RUN,
         FinetuneSettings(minutes=settings.training_minutes),
+        base_data=None if settings.training_replay is None else index_data(settings.training_replay),
         publish=True,
         num_base_groups=settings.training_base_groups,
         command=shlex.join(["python", "-m", "backend.training_run", str(folder)]),

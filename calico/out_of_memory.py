@@ -11,6 +11,7 @@ import torch
 from calico.errors import CalicoError
 
 logger = logging.getLogger(__name__)
+_IN_WORDS = ("out of memory", "not enough memory", "can't allocate memory")  # the last is Linux's
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -22,7 +23,7 @@ class OutOfMemory(CalicoError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Of a GPU, or of the host: torch has a class for the first and says the second in words."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "out of memory" in str(error))
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _IN_WORDS)
     )
 
 

@@ -99,10 +99,15 @@ def run(parser: argparse.ArgumentParser, handle: Callable[[argparse.Namespace], 
             if target is not None and failure.report is not None:
                 write_json(target, failure.report)
             raise
-        if target is not None:
+        if target is not None and is_main_process():
             write_json(target, report or {})
 
     return guard(call, verbose=args.verbose)
+
+
+def is_main_process() -> bool:
+    """Of several that `accelerate launch` started, the one that reports."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def guard(call: Callable[[], object], *, verbose: bool = False) -> int:
@@ -160,7 +165,8 @@ def start_logging(*, verbose: bool = False) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for package in ("calico", "backend", "scripts"):
-        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+        level = logging.INFO if is_main_process() else logging.WARNING
+        logging.getLogger(package).setLevel(logging.DEBUG if verbose else level)
 
 
 def progress() -> Progress:
@@ -183,6 +189,7 @@ def progress() -> Progress:
         bars.TimeRemainingColumn(),
         Note("{task.fields[note]}"),
         console=console(),
+        disable=not is_main_process(),
     )
 
 

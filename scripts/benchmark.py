@@ -46,7 +46,14 @@ def build_parser() -> argparse.ArgumentParser:
     model.set_defaults(measure=measure_model)
     train = what.add_parser("train", help="training steps a second, memory", parents=[_cli.shared_options()])
     train.add_argument("--preset", default="calico-tiny", help="calico-tiny or calico-7b, random weights")
-    train.add_argument("--mode", choices=("paper", "all"), default="all")
+    train.add_argument(
+        "--mode",
+        choices=("paper", "all", "adapter"),
+        default="all",
+        help="as `calico train`; adapter: `calico finetune`",
+    )
+    train.add_argument("--bits", type=int, choices=(8, 4), help="with --mode adapter: of the language model's linears")
+    train.add_argument("--images", type=int, default=2, metavar="N", help="with --mode adapter: images a step (2)")
     train.add_argument("--steps", type=int, default=10)
     train.add_argument("--precision", choices=("no", "bf16"), default="no")
     train.add_argument("--gradient-checkpointing", action="store_true")
@@ -99,8 +106,14 @@ def measure_model(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_train(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.benchmarks.training import benchmark_training
+    from calico.benchmarks.training import benchmark_adapter, benchmark_training
 
+    if args.mode == "adapter":
+        if args.images < 2:
+            raise InputError(f"--images is at least 2, got {args.images}")
+        return benchmark_adapter(args.preset, args.steps, args.bits, args.gradient_checkpointing, args.images)
+    if args.bits is not None:
+        raise InputError("--bits goes with --mode adapter")
     return benchmark_training(args.preset, args.mode, args.steps, args.precision, args.gradient_checkpointing)
 
 

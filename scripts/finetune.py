@@ -4,6 +4,7 @@
 
 The same command resumes a run that was stopped or killed. The version is added to the registry; with `--publish` it
 becomes the current one if the gate lets it through. `--minutes` counts training, not the scoring after it.
+Several GPUs: `accelerate launch -m scripts.finetune ...`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calico.errors import InputError
 from scripts import _cli
+
+if TYPE_CHECKING:
+    from calico.training.challenge import Challenge
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,13 +39,26 @@ def build_parser() -> argparse.ArgumentParser:
         "--bits", type=int, choices=[4, 8], help="train over a language model in so many bits; 4 needs an NVIDIA GPU"
     )
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
-    parser.add_argument("--base-groups", type=int, default=60, metavar="N", help="drawings to look for forgetting (60)")
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="INDEX",
+        help="for a base that did not learn from drawings: what `calico mixedparts build` made of its data; its train "
+        "split is replayed against forgetting, its test split tells what was forgotten",
+    )
+    parser.add_argument(
+        "--images", action="append", metavar="[NAME=]DIR", help="pictures of the index (of one source), if they moved"
+    )
+    parser.add_argument(
+        "--base-groups", type=int, default=60, metavar="N", help="groups to look for forgetting on (60)"
+    )
     parser.add_argument("--publish", action="store_true", help="make it the current version if the gate lets it")
     return parser
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.snapshots.store import Snapshot
+    from calico.training.base_data import index_data
     from calico.training.challenge import challenge
     from calico.training.finetune import FinetuneSettings
     from calico.training.reference import refit
@@ -49,6 +66,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.accepted_as_is is not None and not 0 <= args.accepted_as_is <= 1:
         raise InputError(f"--accepted-as-is is from 0 to 1, got {args.accepted_as_is}")
+    if args.images and not args.replay:
+        raise InputError("--images is for the index that --replay names; give it too")
     settings = FinetuneSettings(
         minutes=args.minutes,
         steps=args.steps,
@@ -73,12 +92,26 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             args.out,
             settings,
             start_id=args.start,
+            base_data=index_data(args.replay, args.images or ()) if args.replay else None,
             publish=args.publish,
             num_base_groups=args.base_groups,
             command=args.command,
             on_progress=show,
             finishers=(refit,),
         )
+    if _cli.is_main_process():
+        show_found(found)
+    return {
+        "command": args.command,
+        "version": found.version,
+        "decision": found.decision.as_json(),
+        "published": found.published,
+        "figures": found.figures,
+        "training": found.training,
+    }
+
+
+def show_found(found: Challenge) -> None:
     for what, sides in found.figures.items():
         for side, figures in sides.items():
             told = figures.get("reconciled", {})
@@ -88,14 +121,6 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             ]
             print(f"{what:<5}{side:<11}{'  '.join(values)}  n = {figures['n_groups']} groups")
     print(f"{found.version}: {found.decision.reason}{'; published' if found.published else ''}")
-    return {
-        "command": args.command,
-        "version": found.version,
-        "decision": found.decision.as_json(),
-        "published": found.published,
-        "figures": found.figures,
-        "training": found.training,
-    }
 
 
 def main(argv: list[str] | None = None) -> int:

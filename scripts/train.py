@@ -91,7 +91,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     if args.num_images:
         settings = dataclasses.replace(settings, batch=dataclasses.replace(settings.batch, num_images=args.num_images))
     tokenizer = CalicoTokenizer.train()
-    version = VERSION if data is None else f"mixedparts-{data.manifest['sha256']['samples.npy'][:12]}"
+    version = VERSION if data is None else data.version
     config = dataclasses.replace(
         calico_tiny(len(tokenizer)), data_version=version, without=tuple(sorted(set(args.without)))
     )
@@ -108,9 +108,11 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             bar.update(task, completed=int(1000 * progress), note=note)
 
         state = trainer.run(show)
+    report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
+    if not trainer.accelerator.is_main_process:
+        return report
     if trainer.config.data_version == VERSION:
         fit_folder(args.out / "checkpoint")
-    report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
     print(f"trained {state.step} steps on {state.images} images in {state.seconds / 60:.1f} minutes")
     print(f"checkpoint in {args.out / 'checkpoint'}, curves in {args.out / 'curves.png'}")
     return report

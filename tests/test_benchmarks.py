@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from calico.training.batches import BatchSettings
 from scripts import benchmark
 
 
@@ -39,6 +41,23 @@ def test_scale_is_measured_after_many_groups(tmp_path: Path) -> None:
     report = report_of(tmp_path, "scale", "--device", "cpu", "--after", "1", "300", "--sample", "1")
     assert [row["groups_before"] for row in report["rows"]] == [1, 300]
     assert all(row["seconds_per_group"] > 0 for row in report["rows"])
+
+
+def test_training_is_measured_after_a_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calico.benchmarks.training.BatchSettings", partial(BatchSettings, 2, 3, 2, 2))
+    report = report_of(tmp_path, "train", "--steps", "1")
+    assert (report["num_steps"], report["images_per_step"], report["mode"]) == (1, 2, "all")
+    assert report["peak_bytes"] > 0
+
+
+def test_an_adapter_over_fewer_bits_is_measured_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(
+        tmp_path, "train", "--mode", "adapter", "--bits", "8", "--steps", "1", "--gradient-checkpointing"
+    )
+    assert (report["num_steps"], report["images_per_step"], report["llm_bits"]) == (1, 2, 8)
+    assert report["steps_per_second"] > 0
+    assert benchmark.main(["train", "--bits", "8"]) == 2
+    assert "--mode adapter" in capsys.readouterr().err
 
 
 def test_a_preset_and_a_checkpoint_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:

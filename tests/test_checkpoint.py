@@ -77,6 +77,14 @@ FAULTS = {
     "missing key": (lambda f: change_weights(f, lambda w: w.pop("cam_queries")), r"1 missing \(first: cam_queries\)"),
     "extra key": (lambda f: change_weights(f, lambda w: w.update(stray=torch.zeros(1))), r"1 unknown \(first: stray\)"),
     "misshaped": (lambda f: change_weights(f, lambda w: w.update(cam_queries=torch.zeros(1))), "1 misshaped"),
+    "quantised": (
+        lambda f: change_weights(f, lambda w: w.update(cam_queries=w["cam_queries"].to(torch.int8))),
+        r"1 of another kind of number \(first: cam_queries is int8\)",
+    ),
+    "8-bit floats": (
+        lambda f: change_weights(f, lambda w: w.update(cam_queries=w["cam_queries"].to(torch.float8_e4m3fn))),
+        "cam_queries is float8_e4m3fn",
+    ),
     "pickle": (make_pickle, "pickle, which may hold code"),
     "torch.save": (make_zip_pickle, "pickle, which may hold code"),
     "no safetensors": (only_a_pickle, "pytorch_model.bin may hold code and is not read"),

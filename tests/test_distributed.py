@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gloo import WORLD, run_together
 from training_process import SETTINGS, trainer
 
 from calico.model.modes import train_mode
 from calico.training.loop import CHECKPOINT, STATE
-
-WORLD = 2
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Of both processes, over gloo."""
     folder = tmp_path_factory.mktemp("run")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    here = Path(__file__).parent
-    common = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-              "ACCELERATE_USE_CPU": "true", "PYTHONPATH": f"{here}:{here.parent}"}  # fmt: skip
-    files = [folder.parent / f"report-{rank}.pt" for rank in range(WORLD)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, here / "training_process.py", folder, file],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(WORLD)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, file in enumerate(files)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * WORLD, "\n".join(errors)
+    reports = run_together("training_process.py", folder)
     assert (folder / STATE).is_file()
     assert (folder / CHECKPOINT).is_dir()
-    return [torch.load(file, weights_only=True) for file in files]
+    return reports
 
 
 def test_processes_stop_together_with_equal_weights(reports: list[dict[str, Any]]) -> None:

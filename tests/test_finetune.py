@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,11 @@ from calico.snapshots.splits import Shares
 from calico.snapshots.store import SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.batches import BatchSettings
-from calico.training.challenge import components, group_score
+from calico.training.challenge import components
 from calico.training.corrections import CorrectionBatches, class_weights, corrected, drawings, size_weights
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
+from calico.training.run_folder import RUN, STATE
+from calico.training.scoring import group_score
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, truth_of
 from calico.versions.gate import Scores, Verdict, decide
 from calico.versions.registry import Registry
@@ -310,6 +313,21 @@ def test_what_cannot_be_trained_is_refused(base: Path, snapshot: Snapshot, tmp_p
 def test_a_folder_holds_one_run(base: Path, snapshot: Snapshot, trained: FinetuneResult) -> None:
     with pytest.raises(InputError, match="other settings"):
         finetune(snapshot, base, trained.folder.parent, replace(QUICK, seed=1))
+
+
+def test_a_state_that_holds_code_is_refused_and_nothing_runs(
+    base: Path, snapshot: Snapshot, trained: FinetuneResult, tmp_path: Path
+) -> None:
+    class Attack:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    (tmp_path / RUN).write_text((trained.folder.parent / RUN).read_text())
+    for content in (lambda file: torch.save({"weights": Attack()}, file), lambda file: file.write_bytes(b"PK")):
+        content(tmp_path / STATE)
+        with pytest.raises(CheckpointError, match="not the state of this run"):
+            finetune(snapshot, base, tmp_path, QUICK)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_another_base_is_refused(trained: FinetuneResult, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,3 +102,16 @@ def test_four_bits_need_a_gpu(
     options = ["--data", str(snapshot.folder), "--out", str(tmp_path / "out"), "--registry", str(tmp_path / "registry")]
     assert verb.main([*options, "--bits", "4", "--steps", "1"]) == 2
     assert "NVIDIA GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_a_gpu_finetunes(base: Path, snapshot: Snapshot, tmp_path: Path, bits: int | None) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU that torch can use")
+    if bits == 4 and not importlib.util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is not installed: pip install -e '.[quantized]'")
+    run = Finetune(snapshot, base, tmp_path / "run", replace(QUICK, bits=bits, gradient_checkpointing=True))
+    start = {name: p.detach().clone() for name, p in run.trained.items()}
+    run.train()
+    assert any(not torch.equal(p, start[name]) for name, p in run.trained.items() if ".lora_B" in name)
+    load_adapted(run.finish().folder, base, "cuda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,7 @@ from calico.model.builder import build
 from calico.model.config import calico_tiny
 from calico.model.generation import Answer, LanguageSteps, Prompt, generate
 from calico.model.precision import Int8Linear, check_bits
-from calico.out_of_memory import OutOfMemory, in_halves
+from calico.out_of_memory import OutOfMemory, in_halves, is_out_of_memory
 from calico.segmenter import CoSegmenter
 from calico.serving import ServingOptions
 from calico.values import CoSegmentation, ImageGroup, SubTask
@@ -276,6 +277,20 @@ def test_half_a_batch_that_does_not_fit_is_an_error() -> None:
         in_halves(lambda some: [1 // 0], [1, 2], "groups", notices)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_ran_out_is_known_in_all_its_words(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
 def test_masks_of_several_sizes_are_restored_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(5, 8, 8, generator=torch.Generator().manual_seed(0))
     sizes = [(20, 30), (20, 30), (20, 30), (30, 20), (20, 30)]
@@ -343,6 +358,6 @@ def test_a_gpu_serves_what_the_cpu_serves(together: list[CoSegmentation]) -> Non
     for found, expected in zip(segmenter.segment_many(GROUPS, candidates=CANDIDATES), together, strict=True):
         assert_close_masks(found, expected)
     assert segmenter._encodings.num_host_bytes > 0
-    for name, bits in (("bfloat16", None), ("bfloat16", 8)):
-        served = CoSegmenter.from_checkpoint(device="cuda", options=ServingOptions(dtype=name, llm_bits=bits))
+    for bits in (None, 8, 4) if importlib.util.find_spec("bitsandbytes") else (None, 8):
+        served = CoSegmenter.from_checkpoint(device="cuda", options=ServingOptions(dtype="bfloat16", llm_bits=bits))
         assert served.segment(ImageGroup(GROUPS[0].images)).regions

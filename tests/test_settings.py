@@ -48,6 +48,7 @@ def test_values_are_parsed(tmp_path):
         ("CALICO_DEVICE", "gpu"),
         ("CALICO_CHECKPOINT", "/no/such/folder"),
         ("CALICO_MEDIA_ROOTS", "/no/such/folder"),
+        ("CALICO_TRAINING_REPLAY", "/no/such/folder"),
         ("CALICO_ALLOWED_HOSTS", "http://minio.internal:9000"),
         ("CALICO_WEBHOOK_SECRET", "too-short"),
         ("CALICO_WEBHOOK_SECRET", "with/a/slash/in/the/middle"),

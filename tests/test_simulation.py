@@ -26,7 +26,7 @@ from calico.simulation.annotator import Correction, Habits, correct, shaken
 from calico.simulation.loop import Simulation, simulate
 from calico.simulation.pool import PART_NAMES, held_out, pool_group
 from calico.snapshots.store import Snapshot
-from calico.training import challenge, finetune
+from calico.training import challenge, finetune, start
 from calico.training.finetune import FinetuneSettings
 from calico.values import CoSegmentation, NamedMask, truth_of
 from calico.versions.registry import Registry
@@ -135,7 +135,7 @@ def _of_no_use(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.manual_seed(0)
     save_checkpoint(folder, build(micro()), micro(), TOKENIZER)
     patch = pytest.MonkeyPatch()
-    for module in (fingerprint, segmenter, adapter, finetune, challenge, loop):
+    for module in (fingerprint, segmenter, adapter, start, challenge, loop):
         patch.setattr(module, "EMBEDDED", folder)
 
     patch.setattr(finetune, "plot_curves", lambda log, picture: None)  # most of a short run's time

@@ -268,3 +268,23 @@ def test_the_real_model_follows_a_registry(registry, tmp_path):
     assert engine.version() == champion.version_of_files()
     registry.rollback()
     assert engine.version(60) == before
+
+
+def test_a_version_is_warmed_up_and_in_the_settings_numbers_before_it_serves(monkeypatch):
+    from backend.services import champion_of
+    from backend.settings import Settings
+    from calico.segmenter import CoSegmenter
+
+    done = []
+
+    class Fake:
+        def warm_up(self):
+            done.append("warm")
+
+    def from_checkpoint(folder, device, *, options):
+        done.append((folder, device, options.llm_bits, options.dtype))
+        return Fake()
+
+    monkeypatch.setattr(CoSegmenter, "from_checkpoint", from_checkpoint)
+    champion_of(Settings(device="cpu", llm_bits=8, dtype="bfloat16")).load()
+    assert done == [(None, "cpu", 8, "bfloat16"), "warm"]

@@ -36,7 +36,8 @@ def trainer(folder: Path) -> Trainer:
     return run
 
 
-def main(folder: Path, report: Path) -> None:
+def watched(folder: Path) -> list[str]:
+    """Grows by all that this process writes inside the folder."""
     written: list[str] = []
 
     def watch(event: str, args: tuple[object, ...]) -> None:
@@ -47,6 +48,11 @@ def main(folder: Path, report: Path) -> None:
             written.append(f"{event} {args[0]}")
 
     sys.addaudithook(watch)
+    return written
+
+
+def main(folder: Path, report: Path) -> None:
+    written = watched(folder)
     torch.set_num_threads(1)
     run = trainer(folder)
     clock = iter([30.0 * 60, 60.0 * 60] if run.accelerator.is_main_process else [1.0, 2.0])  # a slow and a quick one

@@ -1,4 +1,4 @@
-"""Steps a second and memory of training as `calico train` does it."""
+"""Steps a second and memory of training as `calico train` does it, and of an adapter as `calico finetune` does."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from calico.benchmarks.machine import peak_bytes, processor, reset_peak
+from calico.benchmarks.workload import random_model
 from calico.language.tokenizer import CalicoTokenizer
+from calico.model.adapter import attach, choose_spec, trained
+from calico.model.checkpoint import TOKENIZER
 from calico.model.config import PRESETS
-from calico.training.batches import BatchSettings
+from calico.model.modes import train_mode
+from calico.model.precision import check_bits, quantise_llm
+from calico.training.batches import BatchSettings, DrawingBatches
+from calico.training.finetune_settings import FinetuneSettings
 from calico.training.loop import Phase, Trainer, TrainingSettings
+from calico.training.step import TrainingStep
 
 WARM_UP = 2
 
@@ -39,16 +49,57 @@ def benchmark_training(
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(Path(folder), settings, config, tokenizer)
         trainer.run(lambda *_: times.append((time.perf_counter(), time.process_time())))
+    about = {"preset": f"{preset} with random weights", "mode": mode, "precision": precision}
+    return about | _report(times, settings.batch)
+
+
+def benchmark_adapter(
+    preset: str, num_steps: int, bits: int | None, gradient_checkpointing: bool, num_images: int
+) -> dict[str, Any]:
+    """An adapter over frozen random weights, in bfloat16 on a GPU; drawings, with three questions for two images."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_bits(bits, device)
+    config, settings = PRESETS[preset](), FinetuneSettings()
+    size = config.grounding_encoder.image_size
+    batch = BatchSettings(num_images, max(3, num_images * 3 // 2), num_images, num_images)
+    reset_peak()
+    model = random_model(config, device)
+    attach(model, choose_spec(model, config))
+    if bits is not None:
+        quantise_llm(model, bits, device)
+    parameters = list(trained(model).values())
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    if gradient_checkpointing:
+        model.llm.gradient_checkpointing_enable({"use_reentrant": False})
+    step = TrainingStep(model, None, settings.weights, size, settings.max_seg_prompts).to(device)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
+    times: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        CalicoTokenizer.train().save(Path(folder) / TOKENIZER)
+        data = DrawingBatches(str(Path(folder) / TOKENIZER), batch, config.num_queries, size, 0)
+        for number in range(num_steps + WARM_UP):
+            train_mode(model, "paper")
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = step(data[number].to(device)).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            float(loss.detach())  # waits for the device
+            times.append((time.perf_counter(), time.process_time()))
+    about = {"preset": f"{preset} with random weights", "mode": "adapter", "llm_bits": bits}
+    return about | {"gradient_checkpointing": gradient_checkpointing} | _report(times, batch)
+
+
+def _report(times: Sequence[tuple[float, float]], batch: BatchSettings) -> dict[str, Any]:
+    """times: wall and processor seconds after each step."""
     wall = [b[0] - a[0] for a, b in itertools.pairwise(times)][WARM_UP - 1 :]
     used = [b[1] - a[1] for a, b in itertools.pairwise(times)][WARM_UP - 1 :]
     return {
-        "preset": f"{preset} with random weights",
-        "mode": mode,
-        "precision": precision,
         "processor": processor(),
         "num_steps": len(wall),
-        "images_per_step": settings.batch.num_images,
-        "groups_per_step": settings.batch.num_groups,
+        "images_per_step": batch.num_images,
+        "groups_per_step": batch.num_groups,
         "steps_per_second": 1 / statistics.median(wall),
         "processor_seconds_per_step": statistics.median(used),
         "peak_bytes": peak_bytes(),

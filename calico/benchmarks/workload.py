@@ -11,7 +11,8 @@ import torch
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
-from calico.model.config import PRESETS
+from calico.model.calico import CalicoModel
+from calico.model.config import PRESETS, CalicoConfig
 from calico.model.precision import FULL_PRECISION, quantise_llm
 from calico.sampler import draw_group
 from calico.segmenter import DTYPES, CoSegmenter
@@ -33,10 +34,17 @@ def segmenter_of(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     config = PRESETS[preset]()
     tokenizer = CalicoTokenizer.train()
+    model = random_model(config, device, DTYPES[options.dtype])
+    if options.llm_bits is not None:
+        quantise_llm(model, options.llm_bits, device)
+    return CoSegmenter(model, config, tokenizer, version=f"{preset} with random weights", options=options), NAMES
+
+
+def random_model(config: CalicoConfig, device: torch.device | str, dtype: torch.dtype | None = None) -> CalicoModel:
+    """Frozen. dtype: of all but the mask decoder, which is float32; None: bfloat16 on a GPU, else float32."""
     torch.manual_seed(0)
-    dtype = DTYPES[options.dtype] or (torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(dtype or (torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32))
     try:
         with torch.device(device):
             model = build(config)
@@ -44,10 +52,7 @@ def segmenter_of(
         torch.set_default_dtype(before)
     for name in FULL_PRECISION:
         model.get_submodule(name.rstrip(".")).float()
-    model.requires_grad_(False)
-    if options.llm_bits is not None:
-        quantise_llm(model, options.llm_bits, device)
-    return CoSegmenter(model, config, tokenizer, version=f"{preset} with random weights", options=options), NAMES
+    return model.requires_grad_(False)
 
 
 def shared_groups(num_groups: int, sizes: Sequence[int] = (2,), images_per_group: float = 0.5) -> list[ImageGroup]:

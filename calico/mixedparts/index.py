@@ -120,6 +120,11 @@ class MixedParts:
     def __len__(self) -> int:
         return self._ends[-1]
 
+    @property
+    def version(self) -> str:
+        """What the config of a checkpoint that learnt from it says (`data_version`)."""
+        return f"mixedparts-{self.manifest['sha256']['samples.npy'][:12]}"
+
     def row(self, i: int) -> int:
         """The row of `samples.npy` of sample i."""
         place = i + len(self) if i < 0 else i

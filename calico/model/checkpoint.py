@@ -25,6 +25,7 @@ from calico.model.precision import serving_dtype
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def save_checkpoint(
@@ -68,11 +69,7 @@ def load_checkpoint(
     Raises `CheckpointError` naming the file: missing, truncated, a pickle, or with keys that do not fit the config.
     """
     folder = EMBEDDED if folder is None else Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: no such folder; a checkpoint is a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
-        )
-    config = CalicoConfig.from_file(folder / CONFIG)
+    config = read_config(folder)
     weights = read_weights(folder)
     tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)
     with torch.device("meta"):
@@ -88,6 +85,15 @@ def load_checkpoint(
     model.llm.tie_weights()
     materialise_buffers(model, device)
     return model.eval().requires_grad_(False), config, tokenizer
+
+
+def read_config(folder: Path) -> CalicoConfig:
+    """Of a checkpoint's folder. Raises `CheckpointError`."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such folder; a checkpoint is a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
+        )
+    return CalicoConfig.from_file(folder / CONFIG)
 
 
 def load_grown(folder: Path, config: CalicoConfig) -> tuple[CalicoModel, CalicoTokenizer]:
@@ -149,15 +155,18 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def check_keys(
     path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], optional: Iterable[str], preset: str
 ) -> None:
-    """Every key in its place with its shape, or a `CheckpointError` that counts and names what does not fit."""
+    """Every key in its place with its shape and its kind of number, or a `CheckpointError` that counts and names what
+    does not fit. Floating point may be of any width but 8 bits, which mean nothing without their scales."""
     missing = sorted(set(expected) - set(found) - set(optional))
     extra = sorted(set(found) - set(expected))
     misshaped = sorted(k for k in set(expected) & set(found) if expected[k].shape != found[k].shape)
-    faults = [
-        f"{len(keys)} {what} (first: {keys[0]})"
-        for what, keys in (("missing", missing), ("unknown", extra), ("misshaped", misshaped))
-        if keys
+    other = [
+        f"{key} is {str(found[key].dtype).removeprefix('torch.')}"
+        for key in sorted(set(expected) & set(found))
+        if found[key].dtype not in (_FLOATS if expected[key].is_floating_point() else {expected[key].dtype})
     ]
+    kinds = (("missing", missing), ("unknown", extra), ("misshaped", misshaped), ("of another kind of number", other))
+    faults = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in kinds if keys]
     if faults:
         raise CheckpointError(
             f"{path}: weights do not fit a {preset} model: {', '.join(faults)}; "

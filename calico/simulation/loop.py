@@ -28,8 +28,10 @@ from calico.simulation.pool import PART_NAMES, DrawnGroup, held_out, pool_group
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.store import Snapshot
 from calico.snapshots.writer import SnapshotWriter
-from calico.training.challenge import Item, base_items, challenge, score
+from calico.training.base_data import Item, base_items
+from calico.training.challenge import challenge
 from calico.training.finetune import FinetuneSettings, finetune
+from calico.training.scoring import score
 from calico.values import CoSegmentation
 from calico.versions.registry import Registry
 
@@ -326,7 +328,7 @@ def _counted(correction: Correction) -> dict[str, Any]:
 
 
 def _figures(settings: Simulation, model: Path, tell: OnProgress) -> dict[str, Any]:
-    """`held_out` and `base` of one version, as `calico.training.challenge.score` gives them, scores by group too."""
+    """`held_out` and `base` of one version, as `calico.training.scoring.score` gives them, scores by group too."""
     segmenter = CoSegmenter.from_checkpoint(model)
 
     def scored(what: str, items: Iterable[Item], num_items: int) -> dict[str, Any]:

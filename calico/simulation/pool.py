@@ -51,7 +51,7 @@ def pool_group(
 def held_out(
     domain: str, num_groups: int, *, size: int | None = None
 ) -> Iterator[tuple[str, ImageGroup, CoSegmentation]]:
-    """Pairs of the domain from the stream that is never labelled, as `calico.training.challenge.score` takes them."""
+    """Pairs of the domain from the stream that is never labelled, as `calico.training.scoring.score` takes them."""
     groups = unseen.draw_groups(HELD_OUT_SEED, num_groups, domain=domain, stream="eval", size=size)
     for number, images in enumerate(groups):
         yield f"held-out-{domain}-{number}", ImageGroup(tuple(item.image for item in images)), truth_of(images)

@@ -1,11 +1,11 @@
 """From a snapshot to a version: finetune, score champion and challenger on what neither has seen, register, decide.
 
-Everything finished is kept in the run's folder, so the same call goes on after a kill.
+Everything finished is kept in the run's folder, so the same call goes on after a kill. Of several processes all train,
+and the main one does the rest.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,32 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from calico.errors import InputError
-from calico.fingerprint import ADAPTER_CARD, EMBEDDED, checkpoint_version, is_adapter, read_card
-from calico.metrics.strict import Answered, compare, keyed, strict_miou
-from calico.metrics.summary import Evaluation
-from calico.model.adapter import AdapterCard
+from calico.fingerprint import EMBEDDED, checkpoint_version, read_card
 from calico.model.checkpoint import write_text
-from calico.reconcile import reconcile
-from calico.sampler import evaluation_groups
-from calico.segmenter import CoSegmenter
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import TEST
 from calico.snapshots.store import Snapshot
-from calico.training.finetune import FinetuneResult, FinetuneSettings, Finisher, finetune, seen_groups
-from calico.values import CoSegmentation, ImageGroup, truth_of
+from calico.training.base_data import DRAWINGS, BaseData, base_data_of
+from calico.training.finetune import FinetuneResult, FinetuneSettings, Finisher, finetune
+from calico.training.processes import Processes
+from calico.training.scoring import KeptScores, OnProgress, as_text, held_out_items
+from calico.training.start import seen_groups, start_config
 from calico.versions.gate import MIN_TEST_GROUPS, NUM_FOLDS, Decision, Scores, Verdict, decide, folds
 from calico.versions.registry import Refused, Registry
 
 logger = logging.getLogger(__name__)
 PLAN, RESULT, SCORES, FIGURES = "plan.json", "result.json", "scores.json", "figures.json"
-BASE_SEED = 5_001  # of the drawings that forgetting is looked for on: of no other use
-FIGURE_NAMES = (
-    "strict_miou", "strict_miou_parts", "strict_miou_objects", "name_precision", "name_recall", "occurrence_accuracy",
-    "malformed_rate", "none_precision", "none_recall",
-)  # fmt: skip
-
-Item = tuple[str, ImageGroup, CoSegmentation]  # group id, pictures, truth
-OnProgress = Callable[[str, float, str], None]  # what is being done, 0 to 1 of it, a note
 
 
 @dataclass(frozen=True)
@@ -51,6 +40,16 @@ class Challenge:
     figures: Mapping[str, Any]
     training: Mapping[str, Any]
 
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Challenge:
+        decision = found["decision"]
+        interval = None if decision["interval"] is None else tuple(decision["interval"])
+        decision = Decision(**{**decision, "verdict": Verdict(decision["verdict"]), "interval": interval})
+        return cls(**{**found, "decision": decision})
+
 
 def challenge(
     snapshot: Snapshot,
@@ -59,6 +58,7 @@ def challenge(
     settings: FinetuneSettings | None = None,
     *,
     start_id: str | None = None,
+    base_data: BaseData | None = None,
     publish: bool = False,
     num_base_groups: int = 60,
     command: str = "",
@@ -69,57 +69,67 @@ def challenge(
     it the champion where the gate lets it.
 
     With under 20 test groups all unseen groups are cross-validated, and half of the length goes to the folds, a tenth
-    each. num_base_groups: held-out drawings on which forgetting is measured. Raises `InputError`, `CheckpointError`.
+    each. base_data: what the start learnt from; None: drawings. num_base_groups: held-out groups of it, on which
+    forgetting is measured. Raises `InputError`, `CheckpointError`.
     """
     settings, tell = settings or FinetuneSettings(), on_progress or (lambda what, share, note: None)
     if num_base_groups < 1:
         raise InputError(f"base test groups: expected 1 or more, got {num_base_groups}")
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / RESULT).exists():
-        return _finished(out, snapshot, registry, start_id, publish)
-    plan = _plan(out, snapshot, registry, start_id)
+    out, processes = Path(out), Processes()
+    plan = processes.on_main(lambda: _plan(out, snapshot, registry, start_id, base_data))
+    if processes.on_main(lambda: (out / RESULT).exists()):
+        return _made(processes, lambda: _finished(out, registry, publish))
     champion, start = _folder(registry, plan["champion"]), _folder(registry, plan["start"])
-    parent, champion_id = checkpoint_version(start), checkpoint_version(champion)
+    champion_id = checkpoint_version(champion)
     num_test = int(snapshot.manifest["splits"][TEST])
     is_short = num_test < MIN_TEST_GROUPS
     own = shortened(settings, 0.5) if is_short else settings
-    result = finetune(snapshot, start, out, own, _told(tell, "training"), finishers=finishers)
+    told = _told(tell, "training")
+    result = finetune(snapshot, start, out, own, told, base_data=base_data, finishers=finishers)
 
-    kept = _Kept(out / "scores", registry, tell)
+    kept = KeptScores(out / "scores", registry, tell, processes)
     test, base = {}, {}
     for side, name, folder in (("champion", champion_id, champion), ("challenger", "challenger", result.folder)):
         test[side] = kept.scored(folder, f"test-{name}", held_out_items(snapshot), num_test)
-        base[side] = kept.scored(folder, f"base-{name}", base_items(num_base_groups), num_base_groups)
+        base_groups = (base_data or DRAWINGS).items(num_base_groups)
+        base[side] = kept.scored(folder, f"base-{name}", base_groups, num_base_groups)
     scores = Scores(
         champion_id,
         *(found["scores"] for found in test.values()),
         *(found["scores"] for found in base.values()),
     )
     if decide(scores).verdict is Verdict.CROSS_VALIDATE:
-        ours, theirs = _cross_validated(snapshot, out, settings, champion, start, kept, tell, champion_id)
+        ours, theirs = _cross_validated(snapshot, out, settings, base_data, champion, start, kept, tell, champion_id)
         scores = replace(scores, test_champion=theirs, test_challenger=ours, is_cross_validated=True)
-    decision = decide(scores)
     figures = {
         what: {side: found["figures"] for side, found in both.items()}
         for what, both in (("test", test), ("base", base))
     }
-    write_text(result.folder / SCORES, _json(asdict(scores)))
-    write_text(result.folder / FIGURES, _json(figures))
-    training = _training(result)
-    version = registry.add(
-        result.folder,
-        kind="adapter",
-        preset=result.preset,
-        parent=parent,
-        snapshot=snapshot.content_sha256,
-        metrics={"figures": figures, "decision": decision.as_json(), "training": training},
-        command=command,
-    )
-    published = publish and _publish(registry, version.id, decision)
-    made = Challenge(version.id, decision, published, figures, training)
-    write_text(out / RESULT, _json(asdict(made)))
-    return made
+
+    def registered() -> Challenge:
+        decision = decide(scores)
+        write_text(result.folder / SCORES, as_text(asdict(scores)))
+        write_text(result.folder / FIGURES, as_text(figures))
+        training = _training(result)
+        version = registry.add(
+            result.folder,
+            kind="adapter",
+            preset=result.preset,
+            parent=checkpoint_version(start),
+            snapshot=snapshot.content_sha256,
+            metrics={"figures": figures, "decision": decision.as_json(), "training": training},
+            command=command,
+        )
+        published = publish and _publish(registry, version.id, decision)
+        made = Challenge(version.id, decision, published, figures, training)
+        write_text(out / RESULT, as_text(made.as_json()))
+        return made
+
+    return _made(processes, registered)
+
+
+def _made(processes: Processes, work: Callable[[], Challenge]) -> Challenge:
+    return Challenge.from_json(processes.on_main(lambda: work().as_json()))
 
 
 def shortened(settings: FinetuneSettings, share: float) -> FinetuneSettings:
@@ -128,31 +138,39 @@ def shortened(settings: FinetuneSettings, share: float) -> FinetuneSettings:
     return replace(settings, minutes=settings.minutes * share, steps=steps)
 
 
-def _plan(out: Path, snapshot: Snapshot, registry: Registry, start_id: str | None) -> dict[str, Any]:
+def _plan(
+    out: Path, snapshot: Snapshot, registry: Registry, start_id: str | None, base_data: BaseData | None
+) -> dict[str, Any]:
     """Who is compared with whom, written down at the first start: a publish meanwhile does not change it."""
+    out.mkdir(parents=True, exist_ok=True)
     champion = registry.current()
     asked = None if start_id is None else registry.get(start_id).id
-    path = out / PLAN
+    path, base_name = out / PLAN, (base_data or DRAWINGS).name
     if not path.exists():
         plan: dict[str, Any] = {"snapshot": snapshot.content_sha256, "champion": champion, "start": asked or champion}
-        write_text(path, _json(plan))
+        plan["base_data"] = base_name
+        start = _folder(registry, plan["start"])
+        learnt = start_config(start)
+        base_data_of(learnt, base_data, start)
+        if not learnt.data_version.startswith(base_name):
+            logger.warning(
+                "%s learnt from %s, not from %s, which is replayed", start, learnt.data_version or "?", base_name
+            )
+        write_text(path, as_text(plan))
         return plan
-    plan = read_card(path, "snapshot", "champion", "start")
-    if plan["snapshot"] != snapshot.content_sha256 or (asked and plan["start"] != asked):
+    plan = {"base_data": DRAWINGS.name, **read_card(path, "snapshot", "champion", "start")}
+    is_other = plan["snapshot"] != snapshot.content_sha256 or plan["base_data"] != base_name
+    if is_other or (asked and plan["start"] != asked):
         what = f"of snapshot {plan['snapshot'][:12]} from {plan['start'] or 'the embedded checkpoint'}"
+        what += "" if plan["base_data"] == base_name else f" with base data {plan['base_data']}"
         raise InputError(f"{out}: holds a run {what}; use another --out, or the same options to resume it")
     return plan
 
 
-def _finished(out: Path, snapshot: Snapshot, registry: Registry, start_id: str | None, publish: bool) -> Challenge:
+def _finished(out: Path, registry: Registry, publish: bool) -> Challenge:
     """The outcome of a run that came to its end; published now, if that was not asked for then."""
-    _plan(out, snapshot, registry, start_id)
-    found = read_card(out / RESULT, "version", "decision", "published", "figures", "training")
-    decision = found["decision"]
-    interval = None if decision["interval"] is None else tuple(decision["interval"])
-    decision = Decision(**{**decision, "verdict": Verdict(decision["verdict"]), "interval": interval})
-    published = found["published"] or (publish and _publish(registry, found["version"], decision))
-    return Challenge(**{**found, "decision": decision, "published": published})
+    found = Challenge.from_json(read_card(out / RESULT, "version", "decision", "published", "figures", "training"))
+    return replace(found, published=found.published or (publish and _publish(registry, found.version, found.decision)))
 
 
 def _folder(registry: Registry, version: str | None) -> Path:
@@ -185,86 +203,6 @@ def _told(tell: OnProgress, what: str) -> Callable[[Any, dict[str, float], float
     return on_step
 
 
-# -- scores ---------------------------------------------------------------------------------------------------------
-
-
-def held_out_items(snapshot: Snapshot, ids: Iterable[str] | None = None) -> Iterable[Item]:
-    """The groups of the test split, or those with these ids."""
-    wanted = None if ids is None else set(ids)
-    for group in snapshot.groups(TEST if wanted is None else None):
-        if wanted is None or group.id in wanted:
-            yield group.id, snapshot.load_images(group), group.target
-
-
-def base_items(num_groups: int) -> Iterable[Item]:
-    """Held-out drawings, always the same."""
-    for number, images in enumerate(evaluation_groups(BASE_SEED, num_groups, 2)):
-        yield f"drawings-{BASE_SEED}-{number}", ImageGroup(tuple(i.image for i in images)), truth_of(images)
-
-
-def score(
-    segmenter: CoSegmenter, items: Iterable[Item], on_group: Callable[[int], None] | None = None
-) -> dict[str, Any]:
-    """`scores`: `group_score` of each group's reconciled result. `figures`: over all groups; `overall` means of the
-    questions' own answers, `reconciled` of what an annotator sees."""
-    evaluation, scores = Evaluation(), {}
-    for number, (group_id, images, truth) in enumerate(items, start=1):
-        answers = segmenter.answer(images, constrained=False)
-        merged = reconcile(images.sizes_hw, answers)
-        answered = {task: Answered.from_parsed(a.parsed, a.masks, a.scores) for task, a in answers.items()}
-        evaluation.add(group_id, truth, answered, merged)
-        scores[group_id] = group_score(truth, merged)
-        if on_group:
-            on_group(number)
-    report: dict[str, Any] = evaluation.report() if scores else {}
-    figures = {
-        kind: {
-            **{name: report[kind][name] for name in FIGURE_NAMES if name in report[kind]},
-            "n": {name: report[kind]["n"][name] for name in FIGURE_NAMES if name in report[kind]},
-        }
-        for kind in ("overall", "reconciled")
-        if report
-    }
-    return {"scores": scores, "figures": {**figures, "n_groups": len(scores)}}
-
-
-def group_score(truth: CoSegmentation, found: CoSegmentation) -> float:
-    """Strict mIoU of a group's parts, 0 to 1; 1 where it rightly shows none. What the gate compares."""
-    value = strict_miou(compare(keyed(truth.regions), keyed(found.regions)), "part")
-    return 1.0 if value is None else min(1.0, value)
-
-
-class _Kept:
-    """Scores that are computed once, whatever is killed; one model in memory at a time."""
-
-    def __init__(self, folder: Path, registry: Registry, tell: OnProgress) -> None:
-        self.folder, self.registry, self.tell = folder, registry, tell
-        self._loaded: tuple[Path, CoSegmenter] | None = None
-        folder.mkdir(exist_ok=True)
-
-    def scored(self, model: Path, name: str, items: Iterable[Item], num_items: int) -> dict[str, Any]:
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            segmenter = self._segmenter(model)
-            found = score(
-                segmenter,
-                items,
-                lambda done: self.tell(f"scoring {name}", done / max(1, num_items), f"{done} of {num_items} groups"),
-            )
-            write_text(path, _json(found))
-        return read_card(path, "scores", "figures")
-
-    def _segmenter(self, model: Path) -> CoSegmenter:
-        if self._loaded is None or self._loaded[0] != model:
-            self._loaded = (model, CoSegmenter.from_checkpoint(model, base=self._base(model)))
-        return self._loaded[1]
-
-    def _base(self, model: Path) -> Path | None:
-        """Of an adapter that is not in the registry yet, while its base is; None: the loader finds it."""
-        base_id = AdapterCard.from_file(model / ADAPTER_CARD).base_id if is_adapter(model) else None
-        return self.registry.path_of(base_id) if base_id and base_id in self.registry.ids() else None
-
-
 # -- cross-validation -------------------------------------------------------------------------------------------------
 
 
@@ -291,9 +229,10 @@ def _cross_validated(
     snapshot: Snapshot,
     out: Path,
     settings: FinetuneSettings,
+    base_data: BaseData | None,
     champion: Path,
     start: Path,
-    kept: _Kept,
+    kept: KeptScores,
     tell: OnProgress,
     champion_id: str,
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -318,6 +257,7 @@ def _cross_validated(
                 out / f"fold-{fold + 1}",
                 replace(shortened(settings, 0.5 / NUM_FOLDS), seed=settings.seed + fold),
                 _told(tell, what),
+                base_data=base_data,
                 train_ids=others,
             )
         except InputError as error:
@@ -327,7 +267,3 @@ def _cross_validated(
             kept_as = f"fold-{fold + 1}-{name}"
             scores.update(kept.scored(folder, kept_as, held_out_items(snapshot, held), len(held))["scores"])
     return ours, theirs
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""Batches of a finetune: corrected groups, in equal parts with base data against forgetting.
+"""Batches of a finetune: corrected groups, with base data against forgetting.
 
 A batch is a function of (seed, step) alone, as in `calico.training.batches`, so a finetune resumes exactly.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.preprocessing import fitted_size_hw
 from calico.sampler import GroupPlan, choose_groups, draw_batch
 from calico.snapshots.records import AnnotatedGroup
+from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.augmentation import augmented
-from calico.training.batches import BatchSettings, TrainingBatch, build_batch
+from calico.training.batches import DRAWN, BatchSettings, TrainingBatch, Vocabulary, build_batch
 from calico.values import AnnotatedImage, CoSegmentation, NamedMask, PartRegion, SubTask, truth_of
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,31 @@ def read_groups(
             images = snapshot.load_images(group).images
             found.append(corrected(group, images, round(size * KEPT_SIZE), weight))
     return found
+
+
+def read_splits(
+    snapshot: Snapshot, train_ids: Collection[str] | None, size: int, accepted_as_is: float, max_validation: int
+) -> tuple[list[CorrectedGroup], list[CorrectedGroup]]:
+    """Groups of the training split and of the validation split; with `train_ids` those, and none to validate on.
+
+    size, accepted_as_is: as `read_groups` takes them. Raises `InputError` where there are none to train on.
+    """
+    by_split: dict[str, list[str]] = {TRAIN: [], VALIDATION: []}
+    for record in snapshot.records():
+        by_split.setdefault(record["split"], []).append(record["id"])
+    if train_ids is not None:
+        by_split = {TRAIN: list(train_ids), VALIDATION: []}
+    groups = read_groups(snapshot, by_split[TRAIN], size, accepted_as_is=accepted_as_is)
+    if not groups:
+        splits = ", ".join(f"{len(ids)} {name}" for name, ids in sorted(by_split.items()))
+        raise InputError(
+            f"{snapshot.folder}: no groups to train on ({splits}; accepted as is count {accepted_as_is}); "
+            "correct more groups"
+        )
+    validation = read_groups(snapshot, by_split[VALIDATION][:max_validation], size, accepted_as_is=accepted_as_is)
+    if not validation and train_ids is None:
+        logger.warning("no validation groups: training to the end, the last weights count")
+    return groups, validation
 
 
 def corrected(group: AnnotatedGroup, images: Sequence[np.ndarray], longest: int, weight: float) -> CorrectedGroup:
@@ -140,7 +167,8 @@ def class_weights(groups: Sequence[CorrectedGroup]) -> np.ndarray:
 class CorrectionBatches:
     """`batch(step)` draws corrected groups and as many base images; `fixed(...)` is the same every time.
 
-    num_tokens: of one image in the language model. size: longest side in pixels.
+    num_tokens: of one image in the language model. size: longest side in pixels. vocabulary: of the base data.
+    replay_share: of the images of a batch and of its questions, those of base data.
     """
 
     def __init__(
@@ -152,9 +180,14 @@ class CorrectionBatches:
         num_tokens: int,
         size: int,
         seed: int,
+        vocabulary: Vocabulary = DRAWN,
+        replay_share: float = 0.5,
     ) -> None:
+        if not 0 < replay_share < 1:
+            raise InputError(f"replay share: expected above 0 and below 1, got {replay_share}")
         self.groups, self.replay, self.tokenizer, self.settings = groups, replay, tokenizer, settings
-        self.num_tokens, self.size, self.seed = num_tokens, size, seed
+        self.num_tokens, self.size, self.seed, self.vocabulary = num_tokens, size, seed, vocabulary
+        self.replay_share = replay_share
         self._weights = class_weights(groups)
         names = {word for group in groups for name in group.names for word in name.split()}
         self._may_flip = not names & {"left", "right"}
@@ -162,11 +195,11 @@ class CorrectionBatches:
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> TrainingBatch:
         """num_parts: of how many micro-batches the step is made; each has its share of the images and groups."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, step, part, num_parts]))
-        wanted = max(2, self.settings.num_images // num_parts)
+        wanted = self._num_own(num_parts)
         chosen: list[CorrectedGroup] = []
         order = rng.choice(len(self.groups), len(self.groups), replace=False, p=self._weights)
         for index in order:
-            if chosen and sum(len(group.images) for group in chosen) + len(self.groups[index].images) > wanted / 2:
+            if chosen and sum(len(group.images) for group in chosen) + len(self.groups[index].images) > wanted:
                 break
             chosen.append(self.groups[index])
         chosen = [
@@ -176,20 +209,37 @@ class CorrectionBatches:
         return self._build(chosen, rng, num_parts)
 
     def fixed(self, groups: Sequence[CorrectedGroup], number: int) -> TrainingBatch:
-        """A validation batch: these groups as they are, and as many base images."""
+        """A validation batch: these groups as they are, and their share of base images."""
         return self._build(groups, np.random.default_rng(np.random.SeedSequence([self.seed, 2**31, number])), 1)
+
+    def all_fixed(self, groups: Sequence[CorrectedGroup], num_parts: int) -> Iterator[TrainingBatch]:
+        """Validation batches of all these groups, each no larger than a micro-batch of one of `num_parts`."""
+        wanted = self._num_own(num_parts)
+        chunk: list[CorrectedGroup] = []
+        number = 0
+        for group in [*groups, None]:
+            if chunk and (group is None or sum(len(g.images) for g in (*chunk, group)) > wanted):
+                torch.manual_seed(number)  # which masks are looked at
+                yield self.fixed(chunk, number)
+                chunk, number = [], number + 1
+            if group is not None:
+                chunk.append(group)
+
+    def _num_own(self, num_parts: int) -> float:
+        """How many images of a micro-batch are corrected ones; a group that is larger comes whole, alone."""
+        return max(2, self.settings.num_images // num_parts) * (1 - self.replay_share)
 
     def _build(self, groups: Sequence[CorrectedGroup], rng: np.random.Generator, num_parts: int) -> TrainingBatch:
         images = [image for group in groups for image in group.images]
-        num_own = len(images)
-        images += self.replay(int(rng.integers(2**62)), max(2, num_own), self.size)
+        num_base = max(2, round(len(images) * self.replay_share / (1 - self.replay_share)))
+        images += self.replay(int(rng.integers(2**62)), num_base, self.size)
         share = 1 / num_parts
         settings = replace(
             self.settings,
             num_points=max(1, round(self.settings.num_points * share)),
             num_boxes=max(1, round(self.settings.num_boxes * share)),
         )
-        plans = self._own_plans(groups, rng, max(1, round(self.settings.num_groups * share / 2)))
+        plans = self._own_plans(groups, rng, max(1, round(self.settings.num_groups * share * (1 - self.replay_share))))
         loose = [k for k, image in enumerate(images) if image.object_name]
         mixed = choose_groups(
             [images[k] for k in loose],
@@ -200,7 +250,7 @@ class CorrectionBatches:
             none_shares=settings.none_shares,
         )
         plans += [replace(plan, indices=tuple(loose[k] for k in plan.indices)) for plan in mixed]
-        batch = build_batch(images, plans, settings, self.tokenizer, self.num_tokens, self.size, rng)
+        batch = build_batch(images, plans, settings, self.tokenizer, self.num_tokens, self.size, rng, self.vocabulary)
         return replace(batch, seg_weight=size_weights(batch))
 
     def _own_plans(self, groups: Sequence[CorrectedGroup], rng: np.random.Generator, limit: int) -> list[GroupPlan]:

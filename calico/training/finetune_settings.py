@@ -1,0 +1,43 @@
+"""How a finetune is done: its length, its rates, what of it goes into memory, how often it is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from calico.training.batches import BatchSettings
+from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
+
+BATCH = BatchSettings(num_images=18, num_groups=20, num_points=8, num_boxes=6)
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """One finetune. Its length is `minutes` of training time, or `steps` where they are given.
+
+    learning_rate: of LoRA. whole_share: of it, for what is held as a whole: it starts trained, LoRA starts at zero.
+    bits, gradient_checkpointing: less memory, more time. On a GPU bits bring bfloat16 along.
+    replay_share: of the images and questions of a batch, those of base data, against forgetting.
+    accepted_as_is: weight of predictions that were submitted untouched. num_validations: how often in the run the
+    validation split is looked at. patience: stop after so many looks without a better one.
+    """
+
+    minutes: float = 8.0
+    steps: int | None = None
+    seed: int = 0
+    learning_rate: float = 1e-3
+    whole_share: float = 0.25
+    warmup_steps: int = 10
+    clip_norm: float = 1.0
+    precision: str = "auto"  # `bf16` where the device is faster in it; or `bf16` or `no` in any case
+    bits: int | None = None  # of the frozen language model's linears: 8, or 4 on a GPU
+    gradient_checkpointing: bool = False
+    batch: BatchSettings = BATCH
+    max_seg_prompts: int = 28
+    weights: LossWeights = field(default_factory=lambda: replace(SMALL_MODEL_WEIGHTS, auxiliary=0.0))
+    replay_share: float = 2 / 3
+    accepted_as_is: float = 0.25
+    num_validations: int = 10
+    patience: int = 4
+    max_validation_groups: int = 24
+    save_seconds: float = 20.0
+    log_steps: int = 5

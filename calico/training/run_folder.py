@@ -1,0 +1,122 @@
+"""A finetune's folder: what run it holds, where that stands, and its log."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calico.errors import CheckpointError, InputError
+from calico.fingerprint import read_card
+from calico.model.checkpoint import write_text
+
+logger = logging.getLogger(__name__)
+STATE, LOG, RUN = "state.pt", "log.jsonl", "run.json"
+Trained = Mapping[str, torch.nn.Parameter]  # what the adapter holds, by name
+
+
+@dataclass
+class FinetuneState:
+    """Where a run stands: what the next step needs beside weights and optimizer."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training and validation, over all starts
+    num_parts: int = 1  # micro-batches a step; doubled when memory ran out
+    num_looks: int = 0
+    first_validation: float | None = None
+    best_validation: float | None = None
+    best_step: int = 0
+    looks_since_best: int = 0
+    stopped: str = ""  # "", "length" or "early"
+
+    def looked(self, loss: float, patience: int) -> bool:
+        """Notes a validation loss; whether it is the best. Stops after `patience` looks without a better one."""
+        if self.first_validation is None:
+            self.first_validation = loss
+        if self.best_validation is None or loss < self.best_validation:
+            self.best_validation, self.best_step, self.looks_since_best = loss, self.step, 0
+            return True
+        self.looks_since_best += 1
+        if self.looks_since_best >= patience:
+            self.stopped = "early"
+        return False
+
+
+class RunFolder:
+    """One run's files. Several processes may read it, one writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def claim(self, run: dict[str, Any]) -> None:
+        """A folder holds one run, JSON-ready options and all: another one's is refused with `InputError`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text, path = json.dumps(run, indent=2, ensure_ascii=False) + "\n", self.path / RUN
+        if not path.exists():
+            if any(self.path.glob("*.pt")):
+                raise InputError(f"{self.path}: holds another kind of run; use another --out")
+            write_text(path, text)
+        elif path.read_text(encoding="utf-8") != text:
+            before = read_card(path)
+            differs = [name for name in run if json.loads(json.dumps(run[name])) != before.get(name)]
+            raise InputError(
+                f"{self.path}: holds a run with other {', '.join(differs) or 'contents'}; use another --out, or "
+                "the same options to resume it"
+            )
+
+    def save(
+        self, trained: Trained, best: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: FinetuneState
+    ) -> None:
+        """What `resume` needs, atomically. best: the weights that validated best, if any did."""
+        temporary = self.path / (STATE + ".new")
+        weights = {name: parameter.detach() for name, parameter in trained.items()}
+        content = {"weights": weights, "best": best, "optimizer": optimizer.state_dict(), "run": asdict(state)}
+        torch.save(content, temporary)
+        temporary.replace(self.path / STATE)
+
+    def resume(
+        self, trained: Trained, optimizer: torch.optim.Optimizer, device: torch.device
+    ) -> tuple[dict[str, Tensor], FinetuneState] | None:
+        """The best weights so far and where the run stands; weights and optimizer are set to what was saved last.
+
+        Raises `CheckpointError` for a state that is damaged or another run's.
+        """
+        path = self.path / STATE
+        if not path.exists():
+            return None
+        try:
+            saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            with torch.no_grad():
+                for name, parameter in trained.items():
+                    parameter.copy_(saved["weights"][name])
+            optimizer.load_state_dict(saved["optimizer"])
+            best, state = saved["best"], FinetuneState(**saved["run"])
+        except Exception as error:  # torch has many for a file that is cut off or holds more than tensors
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise CheckpointError(f"{path}: not the state of this run ({reason}); use another --out") from None
+        logger.info("resumed %s at step %d", self.path, state.step)
+        return best, state
+
+    def log(self, state: FinetuneState, window: Sequence[Mapping[str, float]]) -> None:
+        """A line of the means over some steps' values."""
+        names = sorted({name for values in window for name in values})
+        means = {n: sum(v[n] for v in window if n in v) / sum(n in v for v in window) for n in names}
+        row = {"step": state.step, "seconds": state.seconds, "micro_batches": state.num_parts, **means}
+        with (self.path / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+
+    def keep_log_until(self, step: int | None) -> None:
+        """What a killed run did after it was saved last is done again; None: all of it."""
+        path = self.path / LOG
+        if step is None:
+            path.unlink(missing_ok=True)
+            return
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        rows = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_text(path, "".join(row + "\n" for row in rows))

@@ -1,0 +1,107 @@
+"""A model against groups that it has not seen: what the gate compares, and the figures beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from calico.fingerprint import ADAPTER_CARD, is_adapter, read_card
+from calico.metrics.strict import Answered, compare, keyed, strict_miou
+from calico.metrics.summary import Evaluation
+from calico.model.adapter import AdapterCard
+from calico.model.checkpoint import write_text
+from calico.reconcile import reconcile
+from calico.segmenter import CoSegmenter
+from calico.snapshots.splits import TEST
+from calico.snapshots.store import Snapshot
+from calico.training.base_data import Item
+from calico.training.processes import Processes
+from calico.values import CoSegmentation
+from calico.versions.registry import Registry
+
+FIGURE_NAMES = (
+    "strict_miou", "strict_miou_parts", "strict_miou_objects", "name_precision", "name_recall", "occurrence_accuracy",
+    "malformed_rate", "none_precision", "none_recall",
+)  # fmt: skip
+
+OnProgress = Callable[[str, float, str], None]  # what is being done, 0 to 1 of it, a note
+
+
+def held_out_items(snapshot: Snapshot, ids: Iterable[str] | None = None) -> Iterable[Item]:
+    """The groups of the test split, or those with these ids."""
+    wanted = None if ids is None else set(ids)
+    for group in snapshot.groups(TEST if wanted is None else None):
+        if wanted is None or group.id in wanted:
+            yield group.id, snapshot.load_images(group), group.target
+
+
+def score(
+    segmenter: CoSegmenter, items: Iterable[Item], on_group: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """`scores`: `group_score` of each group's reconciled result. `figures`: over all groups; `overall` means of the
+    questions' own answers, `reconciled` of what an annotator sees."""
+    evaluation, scores = Evaluation(), {}
+    for number, (group_id, images, truth) in enumerate(items, start=1):
+        answers = segmenter.answer(images, constrained=False)
+        merged = reconcile(images.sizes_hw, answers)
+        answered = {task: Answered.from_parsed(a.parsed, a.masks, a.scores) for task, a in answers.items()}
+        evaluation.add(group_id, truth, answered, merged)
+        scores[group_id] = group_score(truth, merged)
+        if on_group:
+            on_group(number)
+    report: dict[str, Any] = evaluation.report() if scores else {}
+    figures = {
+        kind: {
+            **{name: report[kind][name] for name in FIGURE_NAMES if name in report[kind]},
+            "n": {name: report[kind]["n"][name] for name in FIGURE_NAMES if name in report[kind]},
+        }
+        for kind in ("overall", "reconciled")
+        if report
+    }
+    return {"scores": scores, "figures": {**figures, "n_groups": len(scores)}}
+
+
+def group_score(truth: CoSegmentation, found: CoSegmentation) -> float:
+    """Strict mIoU of a group's parts, 0 to 1; 1 where it rightly shows none. What the gate compares."""
+    value = strict_miou(compare(keyed(truth.regions), keyed(found.regions)), "part")
+    return 1.0 if value is None else min(1.0, value)
+
+
+class KeptScores:
+    """Scores that are computed once, whatever is killed, by the main process; one model in memory at a time."""
+
+    def __init__(self, folder: Path, registry: Registry, tell: OnProgress, processes: Processes) -> None:
+        self.folder, self.registry, self.tell, self.processes = folder, registry, tell, processes
+        self._loaded: tuple[Path, CoSegmenter] | None = None
+
+    def scored(self, model: Path, name: str, items: Iterable[Item], num_items: int) -> dict[str, Any]:
+        return self.processes.on_main(lambda: self._scored(model, name, items, num_items))
+
+    def _scored(self, model: Path, name: str, items: Iterable[Item], num_items: int) -> dict[str, Any]:
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            segmenter = self._segmenter(model)
+            found = score(
+                segmenter,
+                items,
+                lambda done: self.tell(f"scoring {name}", done / max(1, num_items), f"{done} of {num_items} groups"),
+            )
+            write_text(path, as_text(found))
+        return read_card(path, "scores", "figures")
+
+    def _segmenter(self, model: Path) -> CoSegmenter:
+        if self._loaded is None or self._loaded[0] != model:
+            self._loaded = (model, CoSegmenter.from_checkpoint(model, base=self._base(model)))
+        return self._loaded[1]
+
+    def _base(self, model: Path) -> Path | None:
+        """Of an adapter that is not in the registry yet, while its base is; None: the loader finds it."""
+        base_id = AdapterCard.from_file(model / ADAPTER_CARD).base_id if is_adapter(model) else None
+        return self.registry.path_of(base_id) if base_id and base_id in self.registry.ids() else None
+
+
+def as_text(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

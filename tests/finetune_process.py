@@ -1,0 +1,127 @@
+"""One of several processes of a finetune; `test_distributed_finetune.py` starts it as `accelerate launch` would.
+
+    python finetune_process.py FOLDER REPORT
+
+FOLDER: with `base`, a checkpoint, and `s`, a snapshot. REPORT: a torch file of what this process saw.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from test_finetune import BATCH, QUICK
+from training_process import watched
+
+from calico import segmenter
+from calico.snapshots.store import Snapshot
+from calico.training import finetune as module
+from calico.training.finetune import Finetune, FinetuneSettings
+from calico.versions.registry import Registry
+from scripts import finetune as verb
+
+PLAIN = replace(QUICK, steps=2, learning_rate=0.05, clip_norm=1e9, warmup_steps=1)
+TIMED = replace(QUICK, steps=None, minutes=60.0)
+EIGHT = replace(QUICK, steps=1, bits=8, precision="bf16", batch=replace(BATCH, num_images=8))
+
+
+def opened(folder: Path, out: Path, settings: FinetuneSettings) -> Finetune:
+    return Finetune(Snapshot(folder / "s"), folder / "base", out, settings)
+
+
+def with_plain_descent(run: Finetune) -> Finetune:
+    """AdamW's first steps turn rounding of small gradients into steps of full length."""
+    groups = [{"params": group["params"], "share": group["share"]} for group in run.optimizer.param_groups]
+    run.optimizer = torch.optim.SGD(groups, lr=0.0)
+    return run
+
+
+def weights(run: Finetune) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in run.trained.items()}
+
+
+def plain(folder: Path) -> dict[str, Any]:
+    """Two steps without Adam."""
+    run = with_plain_descent(opened(folder, folder / "runs" / "plain", PLAIN))
+    run.train()
+    return {"weights": weights(run), "state": asdict(run.state)}
+
+
+def timed(folder: Path) -> dict[str, Any]:
+    """A clock that gives the main process two steps beside its looks, and the other one any number."""
+    run = opened(folder, folder / "runs" / "timed", TIMED)
+    now, tick = [0.0], 12.0 * 60 if run.processes.is_main else 1.0
+
+    def monotonic() -> float:
+        now[0] += tick
+        return now[0]
+
+    real, module.time = module.time, SimpleNamespace(monotonic=monotonic)  # type: ignore[assignment]
+    try:
+        run.train()
+    finally:
+        module.time = real
+    return {"state": asdict(run.state), "size": run.finish().num_bytes}
+
+
+def killed(folder: Path) -> dict[str, Any]:
+    """The same run unbroken, and resumed after a kill before its third step was saved."""
+
+    def kill(state: Any, *_: Any) -> None:
+        if state.step == 3:
+            raise KeyboardInterrupt
+
+    whole = opened(folder, folder / "runs" / "whole", QUICK)
+    whole.train()
+    out = folder / "runs" / "killed"
+    saving = replace(QUICK, save_seconds=0.0)
+    with suppress(KeyboardInterrupt):
+        opened(folder, out, saving).train(kill)
+    again = opened(folder, out, saving)
+    resumed_at = again.state.step
+    again.train()
+    return {"resumed_at": resumed_at, "whole": weights(whole), "again": weights(again)}
+
+
+def cramped(folder: Path) -> dict[str, Any]:
+    """Eight bits and bfloat16, and memory for four images at once on one of the processes only."""
+    run = opened(folder, folder / "runs" / "cramped", EIGHT)
+    real = run._loss
+
+    def loss(batch: Any) -> Any:
+        if run.processes.index == 1 and len(batch.part_maps) > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return real(batch)
+
+    run._loss = loss  # type: ignore[method-assign]
+    run.train()
+    return {"state": asdict(run.state), "weights": weights(run)}
+
+
+def asked(folder: Path) -> dict[str, Any]:
+    """The whole verb, twice, and once more on a folder that holds another run."""
+    real = segmenter.generate
+    segmenter.generate = lambda *args, max_new_tokens, **options: real(  # a model that knows nothing talks on and on
+        *args, max_new_tokens=[4] * len(max_new_tokens), **options
+    )
+    out, report = folder / "runs" / "verb", folder / "runs" / "report.json"
+    command = ["--data", str(folder / "s"), "--registry", str(folder / "registry"), "--out", str(out)]
+    command += ["--steps", "1", "--base-groups", "1", "--json", str(report)]
+    codes = [verb.main(command), verb.main(command), verb.main([*command[:5], str(folder / "runs" / "plain")])]
+    return {"codes": codes, "versions": Registry(folder / "registry").ids()}
+
+
+def main(folder: Path, report: Path) -> None:
+    torch.set_num_threads(1)
+    written = watched(folder)
+    found = {part.__name__: part(folder) for part in (plain, timed, killed, cramped, asked)}
+    torch.save({**found, "written": written}, report)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,166 @@
+"""Finetuning a base that learnt from an index: its train split is replayed, its test split tells what was forgotten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_finetune import QUICK, TOKENIZER, group_of, micro, write
+from test_mixedparts_build import record, write_index, write_pictures
+
+from calico import segmenter
+from calico.drawings import CLASSES, draw
+from calico.errors import InputError
+from calico.mixedparts.writer import Bucket
+from calico.model.builder import build
+from calico.model.checkpoint import WEIGHTS, save_checkpoint
+from calico.snapshots.splits import Shares
+from calico.snapshots.store import Snapshot
+from calico.training.base_data import DRAWINGS, base_data_of, index_data
+from calico.training.batches import BatchSettings, Vocabulary
+from calico.training.corrections import CorrectionBatches, corrected
+from calico.training.finetune import finetune
+from calico.training.run_folder import RUN
+from calico.values import SubTask
+from calico.versions.registry import Registry
+from scripts import finetune as verb
+
+COMMON_OBJECT, COMMON_PARTS, _ = SubTask
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Walruses and zebras, which no drawing shows; beside `index` the folder `photos`."""
+    folder = tmp_path_factory.mktemp("part-data")
+    records = [
+        record(k, name, parts, split=split)
+        for k, (split, name, parts) in enumerate(
+            [("train", "walrus", ["tusk", "flipper"]), ("train", "zebra", ["mane"]), ("train", "walrus", ["tusk"])]
+            + [("test", "zebra", ["mane"]), ("test", "zebra", ["mane", "hoof"]), ("test", "walrus", ["tusk"])]
+        )
+    ]
+    write_pictures(folder / "photos", records)
+    groups = {
+        Bucket("train", "paco", COMMON_OBJECT): [[0, 2], [0, 1]],
+        Bucket("train", "paco", COMMON_PARTS): [[1, 2]],
+        Bucket("test", "paco", COMMON_OBJECT): [[3, 4], [4, 5]],
+        Bucket("test", "paco", COMMON_PARTS): [[4, 3]],  # the first group, asked something else
+    }
+    write_index(folder / "index", records, groups)
+    return folder / "index"
+
+
+@pytest.fixture(scope="module")
+def pictures(index: Path) -> list[str]:
+    return [str(index.parent / "photos")]
+
+
+def base_of(folder: Path, data_version: str) -> Path:
+    torch.manual_seed(0)
+    config = replace(micro(), data_version=data_version)
+    save_checkpoint(folder, build(config), config, TOKENIZER)
+    return folder
+
+
+def test_what_is_replayed_is_of_the_train_split_and_depends_on_the_seed_alone(index: Path, pictures: list[str]) -> None:
+    data = index_data(index, pictures)
+    drawn = [data.draw(seed, 2, 32) for seed in range(12)]
+    assert {image.source.split()[1] for images in drawn for image in images} == {"0", "1", "2"}
+    assert {len(images) for images in drawn} == {2}
+    assert len(data.draw(0, 9, 32)) == 3  # there are no more
+    again = index_data(index, pictures).draw(3, 2, 32)
+    assert [image.source for image in again] == [image.source for image in drawn[3]]
+    assert data.vocabulary == Vocabulary(["walrus", "zebra"], ["tusk", "flipper", "mane", "hoof"])
+
+
+def test_questions_list_the_names_of_the_base_data(index: Path, pictures: list[str]) -> None:
+    images = [draw(k, size_hw=(40, 40), object_name="mug") for k in (0, 1)]
+    group = corrected(group_of(1, images), [item.image for item in images], 40, 1.0)
+    listing = BatchSettings(4, 6, 2, 2, listed_share=1.0, candidate_share=1.0, dropout_share=0.0)
+
+    def words(data: Any) -> set[str]:
+        batches = CorrectionBatches([group], data.draw, TOKENIZER, listing, 2, 32, 0, data.vocabulary)
+        texts = [TOKENIZER.text(row) for step in range(3) for row in batches.batch(step).prompts.token_ids.tolist()]
+        return {name for name in (*CLASSES, "walrus", "zebra") if any(name in text for text in texts)}
+
+    assert words(index_data(index, pictures)) <= {"mug", "walrus", "zebra"}
+    assert len(words(DRAWINGS)) > 3
+
+
+def test_the_base_test_is_distinct_groups_of_the_test_split(index: Path, pictures: list[str], tmp_path: Path) -> None:
+    data = index_data(index, pictures)
+    first, again = list(data.items(9)), list(data.items(9))
+    assert [name for name, *_ in first] == [name for name, *_ in again]
+    shown = [sorted(region.object_name for region in truth.regions if region.kind == "object") for *_, truth in first]
+    assert sorted(shown) == [["walrus", "zebra"], ["zebra", "zebra"]]
+    assert all(np.array_equal(a.images[0], b.images[0]) for (_, a, _), (_, b, _) in zip(first, again, strict=True))
+    assert len(list(data.items(1))) == 1
+    assert list(index_data(index, [str(tmp_path)]).items(9)) == []  # no picture is there
+
+
+def test_an_index_without_a_test_split_or_pictures_is_refused(index: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give --images DIR"):
+        index_data(index)
+    write_index(tmp_path / "x", [record(0, "cat", ["ear"]), record(1, "cat", [])], {
+        Bucket("train", "paco", COMMON_OBJECT): [[0, 1]]
+    })  # fmt: skip
+    with pytest.raises(InputError, match="no samples of test"):
+        index_data(tmp_path / "x", [str(tmp_path)])
+
+
+def test_a_base_that_knows_no_drawings_needs_its_own_data(index: Path, pictures: list[str], tmp_path: Path) -> None:
+    """Said before the weights are read."""
+    base = base_of(tmp_path / "base", "mixedparts-0123456789ab")
+    (base / WEIGHTS).write_bytes(b"")
+    with pytest.raises(InputError, match=r"learnt from mixedparts-0123456789ab, not from drawings.*--replay INDEX"):
+        finetune(write(tmp_path / "s", range(3)), base, tmp_path / "run", QUICK)
+    assert not (tmp_path / "run").exists()
+    data = index_data(index, pictures)
+    config = replace(micro(), data_version=data.name)
+    assert base_data_of(config, data, base) is data
+    assert base_data_of(micro(), None, base) is DRAWINGS
+
+
+@pytest.fixture
+def _short_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A model that knows nothing talks on and on."""
+    real = segmenter.generate
+
+    def generate(*args: Any, max_new_tokens: list[int], **options: Any) -> Any:
+        return real(*args, max_new_tokens=[4] * len(max_new_tokens), **options)
+
+    monkeypatch.setattr(segmenter, "generate", generate)
+    return
+
+
+@pytest.mark.usefixtures("_short_answers")
+def test_the_verb_replays_an_index_and_looks_for_forgetting_on_it(
+    index: Path, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = index_data(index, pictures)
+    registry = Registry(tmp_path / "registry")
+    base = registry.add(base_of(tmp_path / "base", data.name), kind="checkpoint", preset="calico-tiny")
+    registry.publish(base.id, force_reason="what the test starts from")
+    made: Snapshot = write(tmp_path / "s", range(2), Shares(0.0, 0.0))
+    command = ["--data", str(made.folder), "--registry", str(registry.folder), "--steps", "1", "--base-groups", "2"]
+    command += ["--json", str(tmp_path / "report.json"), "--out", str(tmp_path / "run")]
+    assert verb.main(command) == 2
+    assert "--replay INDEX" in capsys.readouterr().err
+    assert verb.main([*command, "--images", pictures[0]]) == 2
+    assert "--images is for the index that --replay names" in capsys.readouterr().err
+    command += ["--replay", str(index), "--images", pictures[0]]
+    assert verb.main(command) == 0, capsys.readouterr().err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["figures"]["base"]["challenger"]["n_groups"] == 2
+    scores = json.loads((registry.path_of(report["version"]) / "scores.json").read_text())
+    assert scores["base_challenger"].keys() == {name for name, *_ in data.items(2)}
+    assert json.loads((tmp_path / "run" / RUN).read_text())["base_data"] == data.name
+    assert json.loads((tmp_path / "run" / "fold-1" / RUN).read_text())["base_data"] == data.name
+    assert verb.main(command[:-4]) == 2
+    assert f"holds a run of snapshot {made.content_sha256[:12]}" in capsys.readouterr().err
