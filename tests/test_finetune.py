@@ -160,7 +160,26 @@ def test_rare_names_and_small_parts_come_more_often() -> None:
     assert weight[areas.argmin()] > weight[areas.argmax()]
 
 
-def test_a_batch_is_half_base_data_and_depends_on_the_step_alone() -> None:
+@pytest.mark.parametrize(("share", "num_base"), [(0.5, 2), (2 / 3, 4), (0.75, 6)])
+def test_a_batch_holds_its_share_of_base_data(share: float, num_base: int) -> None:
+    drawn: list[int] = []
+
+    def replay(seed: int, num_images: int, size: int) -> list[AnnotatedImage]:
+        drawn.append(num_images)
+        return drawings(seed, num_images, size)
+
+    groups = [kept(k, draw_group(k, group_size=2, size=40)) for k in range(5)]
+    settings = replace(BATCH, num_images=8, num_groups=12)
+    batches = CorrectionBatches(groups, replay, TOKENIZER, settings, 2, 32, 3, replay_share=share)
+    batch = batches.batch(0)
+    num_own = len(batch.part_maps) - drawn[0]
+    assert drawn[0] == round(num_own * share / (1 - share)) >= num_base
+    assert (batch.prompts.slots.image < num_own).any()
+    with pytest.raises(InputError, match="above 0 and below 1, got 1"):
+        CorrectionBatches(groups, replay, TOKENIZER, settings, 2, 32, 3, replay_share=1)
+
+
+def test_a_batch_depends_on_the_step_alone() -> None:
     groups = [kept(k, draw_group(k, group_size=2, size=40)) for k in range(5)]
 
     def batches() -> CorrectionBatches:
