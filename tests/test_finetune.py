@@ -193,6 +193,18 @@ def test_a_batch_depends_on_the_step_alone() -> None:
     assert len(batches().batch(2, 0, 2).part_maps) == 4  # no fewer than a group and its base images
 
 
+def test_rows_about_base_data_alone_are_marked() -> None:
+    groups = [kept(k, draw_group(k, group_size=2, size=40)) for k in range(3)]
+    batch = CorrectionBatches(
+        groups, drawings, TOKENIZER, replace(BATCH, num_groups=12), 2, 32, 0, replay_share=0.5
+    ).batch(0)
+    num_own = len(batch.part_maps) // 2
+    slots = batch.prompts.slots
+    for row, is_base in enumerate(batch.is_base.tolist()):
+        assert is_base == bool((slots.image[slots.row == row] >= num_own).all())
+    assert 0 < int(batch.is_base.sum()) < len(batch.is_base)
+
+
 def test_an_image_without_regions_asks_for_nothing() -> None:
     images = [draw(3, size_hw=(40, 40), object_name="mug"), draw(4, size_hw=(40, 40), object_name="mug")]
     plain = group_of(1, images)
@@ -212,6 +224,21 @@ def test_left_stays_left() -> None:
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_anchor_answers_as_the_start_does_and_leaves_the_weights_alone(
+    base: Path, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    run = Finetune(snapshot, base, tmp_path / "run", QUICK)
+    assert run.anchor is not None
+    batch = run.batches.batch(0)
+    before = run.anchor.answer_logits(batch)
+    for parameter in run.trained.values():
+        parameter.data.add_(0.01 * torch.randn_like(parameter))
+    changed = {name: parameter.detach().clone() for name, parameter in run.trained.items()}
+    assert torch.equal(run.anchor.answer_logits(batch), before)
+    for name, parameter in run.trained.items():
+        assert torch.equal(parameter, changed[name]), name
 
 
 def test_only_what_the_adapter_holds_has_changed(base: Path, trained: FinetuneResult) -> None:

@@ -164,6 +164,14 @@ def test_one_group_is_overfitted() -> None:
     pytest.fail(f"not learnt by heart in 150 steps: {result.terms}")
 
 
+def test_an_answer_like_the_teachers_costs_nothing_where_it_is_taught() -> None:
+    logits, truth = torch.randn(5, 7), torch.tensor([0, 1, 2, 3, 4])
+    is_taught = torch.tensor([True, True, False, True, False])
+    alike = text_loss(logits, truth, 1, logits, is_taught)
+    assert torch.allclose(alike, text_loss(logits[~is_taught], truth[~is_taught], 1))
+    assert float(text_loss(logits, truth, 1, logits.flip(1), is_taught)) > float(alike) + 0.1
+
+
 def test_the_local_loss_knows_which_cell_sees_which_part() -> None:
     part_ids = torch.zeros(1, 8, 8, dtype=torch.long)
     part_ids[0, 0, 0] = 2  # a single pixel of part 0 in the first of four cells

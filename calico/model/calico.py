@@ -66,6 +66,13 @@ class PromptBatch:
     seg_position: Tensor | None = None
     seg_image: Tensor | None = None
 
+    @property
+    def predicts(self) -> Tensor:
+        """R x (L - 1) bool: the positions whose next token is one of the answer's."""
+        if self.labels is None:
+            raise ValueError("a batch without labels predicts no answer")
+        return self.labels[:, 1:] != -100
+
 
 class CalicoOutput(NamedTuple):
     """answer_logits: A x V at the A positions that predict an answer token; answer_ids: A.
@@ -162,15 +169,18 @@ class CalicoModel(nn.Module):
             raise ValueError(
                 "training needs a batch with labels and [SEG] positions; generation is calico.model.generation"
             )
-        hidden = self.hidden_states(features, batch)  # R x L x D
-        predicts = batch.labels[:, 1:] != -100
-        logits = self.llm.get_output_embeddings()(hidden[:, :-1][predicts])
+        logits, hidden = self.answer_logits(features, batch)
         row, position, image = batch.seg_row, batch.seg_position, batch.seg_image
         if chosen is not None:
             row, position, image = row[chosen], position[chosen], image[chosen]
         states = hidden[row, seg_state_positions(position)]  # K x D
         masks = self.segment(features.grounding, states, image)
-        return CalicoOutput(logits, batch.labels[:, 1:][predicts], masks, image)
+        return CalicoOutput(logits, batch.labels[:, 1:][batch.predicts], masks, image)
+
+    def answer_logits(self, features: ImageFeatures, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """A x V at the positions that predict an answer token, row after row; and all `hidden_states`, R x L x D."""
+        hidden = self.hidden_states(features, batch)
+        return self.llm.get_output_embeddings()(hidden[:, :-1][batch.predicts]), hidden
 
     def hidden_states(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
         """R x L x D: the last layer's normalised states, CAM included, no cache."""

@@ -69,7 +69,8 @@ class TrainingBatch:
 
     seg_value: K, what each [SEG] means in its image's part map (1: the whole object). class_ids: I. part_ids: I x S x S
     int64, the part's index in `PART_NAMES` + 2, for the dense auxiliary loss; -100 in the padding. presence: I x parts.
-    seg_weight: K, the chance of each [SEG] that its mask is trained, in proportion; None: all the same.
+    seg_weight: K, the chance of each [SEG] that its mask is trained, in proportion; None: the same. is_base: R bool,
+    rows about base data alone; None: it does not matter.
     """
 
     pixels: Pixels
@@ -82,6 +83,7 @@ class TrainingBatch:
     points: ClickBatch
     boxes: ClickBatch
     seg_weight: Tensor | None = None
+    is_base: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         return _moved(self, device)

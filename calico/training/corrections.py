@@ -231,7 +231,8 @@ class CorrectionBatches:
 
     def _build(self, groups: Sequence[CorrectedGroup], rng: np.random.Generator, num_parts: int) -> TrainingBatch:
         images = [image for group in groups for image in group.images]
-        num_base = max(2, round(len(images) * self.replay_share / (1 - self.replay_share)))
+        num_own = len(images)
+        num_base = max(2, round(num_own * self.replay_share / (1 - self.replay_share)))
         images += self.replay(int(rng.integers(2**62)), num_base, self.size)
         share = 1 / num_parts
         settings = replace(
@@ -251,7 +252,8 @@ class CorrectionBatches:
         )
         plans += [replace(plan, indices=tuple(loose[k] for k in plan.indices)) for plan in mixed]
         batch = build_batch(images, plans, settings, self.tokenizer, self.num_tokens, self.size, rng, self.vocabulary)
-        return replace(batch, seg_weight=size_weights(batch))
+        is_base = torch.tensor([min(plan.indices) >= num_own for plan in plans])
+        return replace(batch, seg_weight=size_weights(batch), is_base=is_base)
 
     def _own_plans(self, groups: Sequence[CorrectedGroup], rng: np.random.Generator, limit: int) -> list[GroupPlan]:
         """The groups as they were annotated, each with some of the three questions."""

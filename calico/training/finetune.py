@@ -30,6 +30,7 @@ from calico.model.precision import trains_in_bf16
 from calico.out_of_memory import is_out_of_memory
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
+from calico.training.anchor import Anchor
 from calico.training.base_data import BaseData, base_data_of
 from calico.training.batches import TrainingBatch
 from calico.training.corrections import CorrectedGroup, CorrectionBatches, read_splits
@@ -143,6 +144,7 @@ class Finetune:
             betas=(0.9, 0.95),
             weight_decay=0.0,
         )
+        self.anchor = Anchor(self.model, self.trained) if settings.anchored else None
         self.best: dict[str, Tensor] = {}
         run = {
             "start": self.card.base if start is None else str(start),
@@ -250,8 +252,12 @@ class Finetune:
         return self.settings.precision == "bf16" or (self.settings.bits is not None and self.device.type == "cuda")
 
     def _loss(self, batch: TrainingBatch) -> Any:
+        batch, taught = batch.to(self.device), None
+        if self.anchor is not None:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_bf16):
+                taught = self.anchor.answer_logits(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_bf16):
-            return self.step_module(batch.to(self.device))
+            return self.step_module(batch, taught)
 
     def _halve(self, error: BaseException) -> None:
         self.optimizer.zero_grad()

@@ -17,6 +17,7 @@ class FinetuneSettings:
     learning_rate: of LoRA. whole_share: of it, for what is held as a whole: it starts trained, LoRA starts at zero.
     bits, gradient_checkpointing: less memory, more time. On a GPU bits bring bfloat16 along.
     replay_share: of the images and questions of a batch, those of base data, against forgetting.
+    anchored: on base data alone, hold it to what its start would answer (`calico.training.anchor`), not to the truth.
     accepted_as_is: weight of predictions that were submitted untouched. num_validations: how often in the run the
     validation split is looked at. patience: stop after so many looks without a better one.
     """
@@ -35,6 +36,7 @@ class FinetuneSettings:
     max_seg_prompts: int = 28
     weights: LossWeights = field(default_factory=lambda: replace(SMALL_MODEL_WEIGHTS, auxiliary=0.0))
     replay_share: float = 2 / 3
+    anchored: bool = True
     accepted_as_is: float = 0.25
     num_validations: int = 10
     patience: int = 4

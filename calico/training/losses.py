@@ -27,10 +27,21 @@ class LossWeights:
 SMALL_MODEL_WEIGHTS = LossWeights(text=1.0, mask=4.0, dice=3.0, iou=0.5, auxiliary=2.0)
 
 
-def text_loss(logits: Tensor, targets: Tensor, num_segs: int) -> Tensor:
+def text_loss(
+    logits: Tensor, targets: Tensor, num_segs: int, taught: Tensor | None = None, is_taught: Tensor | None = None
+) -> Tensor:
     """Of the answer tokens, logits A x V: the sum over the number of [SEG]s, so that a name weighs the same in
-    answers of any length."""
-    return F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, num_segs)
+    answers of any length.
+
+    taught: A x V, a teacher's logits. Where is_taught (A bool) its distribution is the target: the Kullback-Leibler
+    divergence from it takes the place of the cross-entropy with the true token.
+    """
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    if taught is not None and is_taught is not None:
+        told = taught.float().log_softmax(-1)
+        divergence = (told.exp() * (told - logits.float().log_softmax(-1))).sum(-1)
+        losses = torch.where(is_taught, divergence, losses)
+    return losses.sum() / max(1, num_segs)
 
 
 def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor, term: str = "bce") -> Tensor:

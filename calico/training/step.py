@@ -46,7 +46,8 @@ class TrainingStep(nn.Module):
         self.full_size = full_size
         self.max_seg_prompts = max_seg_prompts
 
-    def forward(self, batch: TrainingBatch) -> StepResult:
+    def forward(self, batch: TrainingBatch, taught: Tensor | None = None) -> StepResult:
+        """taught: A x V, what a teacher says of each answer token; counts in the rows that are about base data."""
         pixels = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in batch.pixels))
         features, states = self.model.encode_with_states(pixels)
         num_segs = len(batch.seg_value)
@@ -55,7 +56,8 @@ class TrainingStep(nn.Module):
         else:
             chosen = torch.multinomial(batch.seg_weight, min(num_segs, self.max_seg_prompts))
         output = self.model(features, batch.prompts, chosen)
-        text = text_loss(output.answer_logits, output.answer_ids, num_segs)
+        is_taught = None if batch.is_base is None else batch.is_base[batch.prompts.predicts.nonzero()[:, 0]]
+        text = text_loss(output.answer_logits, output.answer_ids, num_segs, taught, is_taught)
         terms = {"text": text, "token_acc": (output.answer_logits.argmax(-1) == output.answer_ids).float().mean()}
         prompts = {"seg": (output.masks, output.seg_image, batch.seg_value[chosen])}
         for name, clicks in (("point", batch.points), ("box", batch.boxes)):
