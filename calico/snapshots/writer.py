@@ -162,11 +162,7 @@ class SnapshotWriter:
     def finish(self) -> Snapshot:
         """Splits the groups, in their order, and puts the snapshot in place of what was there."""
         self._groups.flush()
-        settled: dict[str, str] = {}
-        for record in self._previous.records() if self._previous else ():
-            for key in AnnotatedGroup.from_record({**record, "regions": []}).keys:
-                settled[key] = record["split"]
-        splitter = Splitter(self._shares, settled)
+        splitter = Splitter(self._shares, _settled(self._previous) if self._previous else ())
 
         def records() -> Iterator[dict[str, Any]]:
             with (self._partial / SAMPLES).open("rb") as file:
@@ -191,6 +187,12 @@ class SnapshotWriter:
         _put_in_place(ready, self.folder, summary, dict(self.num_skipped), dict(self.num_problems))
         shutil.rmtree(self._partial)
         return Snapshot(self.folder)
+
+
+def _settled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    for record in snapshot.records():
+        for key in AnnotatedGroup.from_record({**record, "regions": []}).keys:
+            yield key, record["split"]
 
 
 def purge(folder: str | Path, *, annotators: Iterable[str] = (), tasks: Iterable[Any] = ()) -> int:
