@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.client import LabelStudioClient
+from backend.codecs.config import read_config
 from backend.feedback import Collector
 from backend.feedback_sources import AnnotatedTask, export_tasks, inbox_tasks, project_tasks
 from backend.media import Media
@@ -55,6 +56,8 @@ def collect(
     """
     if source.export is not None and source.label_config is None:
         raise InputError("--export: an export does not hold the project's config; give --labeling-config FILE.xml")
+    if source.export is not None and source.label_config is not None:
+        read_config(source.label_config)  # the same for all tasks: refused once, not task by task
     client = None
     if settings.label_studio_url and settings.label_studio_api_key:
         client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
@@ -92,7 +95,8 @@ def collect(
                 skipped = sorted(writer.num_skipped.items())
                 counted = ", ".join(f"{count} {code.replace('_', ' ')}" for code, count in skipped)
                 raise InputError(
-                    f"no annotated group in {num_tasks} tasks ({counted or 'the source is empty'}); nothing written"
+                    f"no annotated group in {num_tasks} tasks ({counted or 'the source is empty'}); nothing written: "
+                    + ("the log says why, by task" if num_tasks else "submit annotations first, or name another source")
                 )
             return writer.finish(), num_tasks
     finally:

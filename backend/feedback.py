@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backend.client import HostError
-from backend.codecs.annotation import Change, DecodedAnnotation, compare_with_prediction, decode_annotation
+from backend.codecs.annotation import OVERLAP, Change, DecodedAnnotation, compare_with_prediction, decode_annotation
 from backend.codecs.config import LabelingConfig, read_config, task_images
 from backend.codecs.rows import read_rows
 from backend.feedback_sources import AnnotatedTask
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 #: Problems of decoding after which what is left is not the truth about the group.
 FATAL = ("unreadable_region", "unknown_image", "malformed_row", "no_object_name")
-OVERLAP = 0.8  # two parts of one image with this IoU are likely one part that was named twice
 CHECKPOINT_EVERY = 50
 _EXPECTED = ("cancelled", "empty", "superseded", "not_annotated", "purged")
 
@@ -94,10 +93,13 @@ class Collector:
         self.writer.add(group, images, problems=[problem.code for problem in problems])
 
     def _not_purged(self, task: Json) -> list[Json]:
-        found = []
-        for annotation in task.get("annotations") or ():
+        found, told = [], task.get("annotations") or ()
+        if not isinstance(told, (list, tuple)):
+            raise Skip("unreadable", f"annotations: expected a list, got {type(told).__name__}; export it again")
+        for annotation in told:
             if not isinstance(annotation, Mapping) or not isinstance(annotation.get("id"), int):
-                self._skip(task.get("id"), Skip("unreadable", "an annotation that is no object with an id"))
+                message = "an annotation that is no object with an id; export it again"
+                self._skip(task.get("id"), Skip("unreadable", message))
             elif self.writer.is_purged(task=task.get("id"), annotator=annotator_hash(annotation.get("completed_by"))):
                 self._skip(
                     task.get("id"), Skip("purged", "taken out on request, and left out since", annotation.get("id"))
@@ -115,8 +117,8 @@ class Collector:
         self, item: AnnotatedTask, annotation: Json, *, order: int
     ) -> tuple[AnnotatedGroup, list[np.ndarray], tuple[Problem, ...]]:
         task, number = item.task, annotation.get("id")
-        config = _config(item.label_config)
         try:
+            config = _config(item.label_config)
             addresses = task_images(config, task.get("data") or {})
         except InputError as error:
             raise Skip("other_config", f"{error} (is this the project's config?)", number) from None
@@ -311,7 +313,7 @@ def _overlaps(target: CoSegmentation) -> Iterable[Problem]:
     for a, b in combinations(parts, 2):
         if a.image == b.image and (overlap := iou(a.mask, b.mask)) >= OVERLAP:
             message = f"image {a.image + 1}: {a.name!r} and {b.name!r} cover each other (IoU {overlap:.2f})"
-            yield Problem("overlapping_regions", message, a.image)
+            yield Problem("overlapping_regions", f"{message}; is one of them too many?", a.image)
 
 
 def _references(

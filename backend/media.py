@@ -108,7 +108,7 @@ class Media:
             path = (root / source).resolve()  # an absolute source replaces the root
             if path.is_relative_to(root.resolve()):
                 if not path.is_file():
-                    raise InputError(f"{source}: no such file below {variable}")
+                    raise InputError(f"{source}: no such file below {variable}; put it back, or set that to its folder")
                 if path.stat().st_size > self._max_bytes:
                     raise InputError(f"{source}: larger than CALICO_MAX_IMAGE_MB ({self._settings.max_image_mb} MB)")
                 return self._decode(path, source)

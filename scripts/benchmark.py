@@ -7,6 +7,7 @@
 `train`: steps a second and memory. `scale`: the cost of a group after 1 to 10,000 others.
 `serve`: where the time of a backend's request goes. `codec`: our brush RLE against label-studio-sdk's. `coco`: our COCO
 export beside label-studio-sdk's own, on the same annotations. `data`: an index of part data as large as MixedParts.
+`feedback`: thousands of annotated groups through `calico feedback`, resident memory on the way.
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--images", type=int, default=44_000, metavar="N")
     data.add_argument("--reads", type=int, default=100_000, metavar="N", help="samples read in random order")
     data.set_defaults(measure=measure_data)
+    feedback = what.add_parser("feedback", help="thousands of annotated groups", parents=[_cli.shared_options()])
+    feedback.add_argument("--groups", type=int, default=10_000, metavar="N", help="groups of two drawings (10000)")
+    feedback.add_argument("--source", choices=("export", "project"), default="export", help="a file, or a host's API")
+    feedback.set_defaults(measure=measure_feedback)
     coco = what.add_parser("coco", help="COCO export beside label-studio-sdk's", parents=[_cli.shared_options()])
     coco.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
     coco.add_argument("--groups", type=int, default=50, help="groups of two drawings (default: 50)")
@@ -156,6 +161,15 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("at least 9 --samples, 6 --images and 1 of --reads")
     with tempfile.TemporaryDirectory() as folder:
         return benchmark_data(Path(folder) / "index", args.samples, args.images, args.reads)
+
+
+def measure_feedback(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.feedback_benchmark import benchmark_feedback
+
+    if args.groups < 1:
+        raise InputError(f"--groups: expected 1 or more, got {args.groups}")
+    with tempfile.TemporaryDirectory() as folder:
+        return benchmark_feedback(Path(folder), args.groups, args.source)
 
 
 def measure_coco(args: argparse.Namespace) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Chromium:
             "browserName": "chrome",
             "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
+            "timeouts": {"script": 100_000, "pageLoad": 100_000},  # milliseconds: a busy machine takes its time
         }
         self._port = port
         self._session = ""
@@ -105,8 +106,8 @@ class Chromium:
         found = self._do("POST", "/elements", using="css selector", value=selector)
         return found[number][ELEMENT] if number < len(found) else None
 
-    def type(self, selector: str, text: str) -> None:
-        element = self.wait_for(lambda: self.find(selector))
+    def type(self, selector: str, text: str, number: int = 0) -> None:
+        element = self.wait_for(lambda: self.find(selector, number))
         self._do("POST", f"/element/{element}/value", text=text)
 
     def click(self, selector: str, number: int = 0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from backend_fakes import PAIR_XML, picture, png
 from conftest import ROOT
 
 from backend.client import LabelStudioClient
+from backend.codecs.brush_rle import encode
 from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
 from backend.feedback import Collector, annotator_hash, choose_annotation
@@ -297,6 +298,15 @@ def test_edits_by_a_real_editor(tmp_path: Path) -> None:
     assert set(told) <= {"no_object_name"}, told
 
 
+def test_a_region_that_was_drawn_twice_counts_once_and_is_told(tmp_path: Path) -> None:
+    rows = rows_of()
+    twice = [{**row, "id": "again"} for row in rows if row.get("id") == row_id("arm")]
+    snapshot = collect(tmp_path / "s", [task_of(1, annotation_of(1, [*rows, *twice]))])
+    assert snapshot.manifest["problems"] == {"duplicate_region": 1}
+    [group] = snapshot.groups()
+    assert len(group.target.regions) == len(coseg().regions)
+
+
 # -- where tasks come from --------------------------------------------------------------------------------------------
 
 
@@ -416,7 +426,8 @@ def test_the_verb_from_export_to_report_and_purge(exported: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[]", "the source is empty"),
+        ("[]", "the source is empty); nothing written: submit annotations first"),
+        ("", "the source is empty"),
         ('{"tasks": 1}', "no task with `data`"),
         ('[{"id": 1, "data": {}', "export it again"),
     ],
@@ -428,6 +439,98 @@ def test_exports_that_hold_nothing_are_refused(
     source = ["--export", str(exported / "bad.json"), "--labeling-config", str(exported / "config.xml")]
     assert verb.main([*source, "--out", str(exported / "s")]) == 2
     assert says in capsys.readouterr().err
+    assert not (exported / "s").exists()
+
+
+def row_id(name: str) -> str:
+    """Of the second image's region that has this name."""
+    named = (row for row in rows_of() if row["type"] == "textarea" and row["to_name"] == "img2")
+    return next(row["id"] for row in named if row["value"]["text"] == [name])
+
+
+def changed(change: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+    """The rows of an annotation with every brush of the first image changed."""
+    rows = rows_of()
+    for row in rows:
+        if row["type"] == "brushlabels" and row["to_name"] == "img1":
+            change(row)
+    return rows
+
+
+def without_object() -> list[dict[str, Any]]:
+    """The rows of an annotation whose first image has parts, and nothing that says of what."""
+    rows = changed(lambda row: row.pop("meta", None))
+    brushes = (row for row in rows if row["type"] == "brushlabels" and row["to_name"] == "img1")
+    whole = next(row["id"] for row in brushes if row["value"]["brushlabels"] == ["object"])
+    return [row for row in rows if whole not in (row.get("id"), row.get("from_id"), row.get("to_id"))]
+
+
+WRONG_ROWS: dict[str, tuple[list[dict[str, Any]], str, list[str]]] = {
+    "a region without a name": (
+        edited(rows_of(), arm=" "), "unreadable_region", [row_id("arm"), "image 2", "type the part's name"],
+    ),
+    "a name on an image without an object": (
+        without_object(), "no_object_name", ["image 1", "draw an `object` region"],
+    ),
+    "rows of another size": (
+        changed(lambda row: row.update(original_width=64)), "unreadable_region",
+        ["image 1", "(24, 64)", "(24, 32)", "draw the region again"],
+    ),
+    "a mask of another size": (
+        changed(lambda row: row["value"].update(rle=encode(np.ones((10, 10), bool)))), "unreadable_region",
+        ["image 1", "400", "3072", "send the mask of the original image"],
+    ),
+    "regions of another project's images": (
+        changed(lambda row: row.update(to_name="photo")), "unknown_image", ["'photo'", "img1, img2", "another project"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_ROWS)
+def test_wrong_rows_are_reported_by_task_and_the_rest_goes_on(
+    exported: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    rows, code, told = WRONG_ROWS[what]
+    [row] = skipped_with(exported, lambda task: task["annotations"][0].update(result=rows))
+    assert (row["task"], row["annotation"], row["code"]) == (2, 2, code)
+    assert [word for word in told if word not in row["message"]] == [], row["message"]
+    assert f"task 2 left out: {row['message']}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "told"),
+    [
+        (lambda task: task.update(data={"text": "hello"}), "other_config", ["$image1", "text", "the project's config"]),
+        (lambda task: Path(task["data"]["image2"]).unlink(), "image_gone", ["image 2", "2image2.png", "put it back"]),
+        (lambda task: Path(task["data"]["image1"]).write_text("<html>"), "image_gone", ["image 1", "PNG or JPEG"]),
+        (lambda task: task.update(annotations="none"), "unreadable", ["a list, got str", "export it again"]),
+    ],
+)
+def test_a_wrong_task_is_reported_and_the_rest_goes_on(
+    exported: Path, change: Callable[[dict[str, Any]], Any], code: str, told: list[str]
+) -> None:
+    [row] = skipped_with(exported, change)
+    assert (row["task"], row["code"]) == (2, code)
+    assert [word for word in told if word not in row["message"]] == [], row["message"]
+
+
+def skipped_with(exported: Path, change: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+    """What `calico feedback --export` leaves out of the three tasks, the second one changed."""
+    tasks = json.loads((exported / "export.json").read_text())
+    change(tasks[1])
+    (exported / "wrong.json").write_text(json.dumps(tasks))
+    source = ["--export", str(exported / "wrong.json"), "--labeling-config", str(exported / "config.xml")]
+    assert verb.main([*source, "--out", str(exported / "s")]) == 0
+    snapshot = Snapshot(exported / "s")
+    assert [group.provenance["task"] for group in snapshot.groups()] == [1, 3]
+    return list(snapshot.skipped())
+
+
+def test_a_config_that_cannot_hold_a_group_is_refused_once(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (exported / "other.xml").write_text('<View><Text name="t" value="$text"/></View>')
+    source = ["--export", str(exported / "export.json"), "--labeling-config", str(exported / "other.xml")]
+    assert verb.main([*source, "--out", str(exported / "s")]) == 2
+    assert "no <Image" in capsys.readouterr().err
     assert not (exported / "s").exists()
 
 

@@ -104,6 +104,23 @@ def test_a_changed_picture_is_refused(tmp_path: Path) -> None:
         list(snapshot.samples())
 
 
+def test_a_snapshot_made_anew_heals_its_pictures(tmp_path: Path) -> None:
+    """Over itself: pictures are taken over from the one before, but not the spoilt ones."""
+    snapshot = write(tmp_path / "s", range(2))
+    first, second, third, _ = sorted((snapshot.folder / "images").iterdir())
+    shutil.copyfile(first, second)
+    third.write_bytes(b"cut off")
+    assert len(list(write(tmp_path / "s", range(2)).samples())) == 6
+
+
+def test_a_damaged_snapshot_is_not_replaced_unasked(tmp_path: Path) -> None:
+    """Its splits and purges would be lost with it."""
+    folder = write(tmp_path / "s", range(3)).folder
+    (folder / SAMPLES).write_text("")
+    with pytest.raises(InputError, match=r"expected sha256.*splits and purges are to be kept.*or remove it"):
+        write(folder, range(3))
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,11 @@ from backend.codecs.controls import Label, LabelingConfig, names_of_label, role
 from backend.codecs.rows import DrawnRegion, Relation, Size, mask_of_value, read_rows
 from calico.errors import InputError
 from calico.images import MAX_PIXELS
+from calico.masks import iou
 from calico.values import MAX_GROUP_SIZE, CoSegmentation, NamedMask, Problem, RegionKey, normalize_name
 
 UNNAMED_OBJECT = "object"
+OVERLAP = 0.8  # two regions of one image with this IoU are likely one that was drawn or named twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +75,9 @@ def decode_annotation(
     for region in found.regions.values():
         image = config.image_of(region.to_name, region.item_index)
         if image is None:
-            problems.append(Problem("unknown_image", f"region {region.id}: no <Image> is named {region.to_name!r}"))
+            known = ", ".join(controls.image for controls in config.images)
+            message = f"region {region.id}: no <Image> is named {region.to_name!r}, the config has {known}"
+            problems.append(Problem("unknown_image", f"{message}; is it another project's?"))
         elif not 0 <= image < (MAX_GROUP_SIZE if sizes_hw is None else len(sizes_hw)):
             problems.append(Problem("unknown_image", f"region {region.id}: the task has no image {image + 1}"))
         else:
@@ -88,6 +93,7 @@ def decode_annotation(
         except InputError as error:
             problems.append(Problem("unreadable_region", f"region {key} of image {image + 1}: {error}", image))
     objects = _objects(named, problems)
+    problems += _duplicates(named)
 
     masks: list[NamedMask] = []
     key_of: dict[str, RegionKey] = {}
@@ -192,6 +198,15 @@ def _objects(named: Sequence[_Named], problems: list[Problem]) -> dict[int, str]
             problems.append(Problem("several_objects", message, image))
         objects[image] = ranked[0] if ranked else UNNAMED_OBJECT
     return objects
+
+
+def _duplicates(named: Sequence[_Named]) -> Iterable[Problem]:
+    """Regions of one name that lie on each other: pieces of one region do not, so one was likely drawn twice."""
+    for a, b in combinations(named, 2):
+        if (a.image, a.part) == (b.image, b.part) and (overlap := iou(a.mask, b.mask)) >= OVERLAP:
+            told = f"regions {a.drawn.id} and {b.drawn.id} are both {a.part or a.owner or UNNAMED_OBJECT!r}"
+            message = f"image {a.image + 1}: {told} and cover each other (IoU {overlap:.2f}); they count as one"
+            yield Problem("duplicate_region", message, a.image)
 
 
 def _relations(

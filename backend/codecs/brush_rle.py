@@ -94,7 +94,7 @@ def decode(rle: Sequence[int] | np.ndarray, height: int, width: int) -> np.ndarr
     if num_tokens > ends.size or ends[num_tokens - 1] != num_values:
         got = int(ends[min(num_tokens, ends.size) - 1]) if ends.size else 0
         raise InputError(
-            f"brush RLE: its runs hold {got} values where the header says {num_values}; the list is damaged"
+            f"brush RLE: its runs hold {got} values where the header says {num_values}; re-export the region"
         )
     starts, repeats, size = starts[:num_tokens], repeats[:num_tokens], size[:num_tokens]
     lengths, ends = lengths[:num_tokens], ends[:num_tokens]
@@ -121,7 +121,8 @@ def decode(rle: Sequence[int] | np.ndarray, height: int, width: int) -> np.ndarr
 
 def _as_bytes(rle: Sequence[int] | np.ndarray) -> bytes:
     if not isinstance(rle, (list, tuple, bytes, np.ndarray)):
-        raise InputError(f"brush RLE: expected a list of integers 0 to 255, got {type(rle).__name__}")
+        got = type(rle).__name__
+        raise InputError(f"brush RLE: expected a list of integers 0 to 255, got {got}; re-export the region")
     try:
         return bytes(rle if isinstance(rle, (list, tuple, bytes)) else rle.tolist())
     except (ValueError, TypeError) as error:

@@ -39,7 +39,8 @@ class DrawnRegion:
             raise InputError("its rows hold no brush, polygon, rectangle or ellipse; draw one or delete it")
         if self.size_hw not in (None, size_hw):
             raise InputError(
-                f"it was drawn on an image of {self.size_hw} (height, width), the image is {size_hw}; was it replaced?"
+                f"it was drawn on an image of {self.size_hw} (height, width), the image is {size_hw}; was it replaced? "
+                "Put the annotated one back, or draw the region again"
             )
         if self.image_rotation:
             raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from calico.errors import InputError
@@ -40,12 +40,13 @@ class Splitter:
     """Gives groups their splits, in the order in which they came to be.
 
     Since a component has one split, the split of each image is all there is to keep: a union-find of components would
-    hold the same and allow what must not be, joining two splits. settled: splits of image keys in an earlier snapshot.
+    hold the same and allow what must not be, joining two splits. settled: image keys of an earlier snapshot, each
+    with its split.
     """
 
-    def __init__(self, shares: Shares | None = None, settled: Mapping[str, str] | None = None) -> None:
+    def __init__(self, shares: Shares | None = None, settled: Iterable[tuple[str, str]] = ()) -> None:
         self._shares = shares or Shares()
-        self._split_of_key = {_short(key): SPLITS.index(split) for key, split in (settled or {}).items()}
+        self._split_of_key = {_short(key): SPLITS.index(split) for key, split in settled}
 
     def add(self, keys: Iterable[str]) -> str | None:
         """The split of the next group; None where it joins components of different splits."""

@@ -78,7 +78,8 @@ class Snapshot:
         loaded = ImageGroup(tuple(images), tuple(image.source for image in group.images))
         for reference, digest in zip(group.images, loaded.digests, strict=True):
             if digest != reference.digest:
-                raise InputError(f"{self.folder / IMAGES}/{reference.digest}.png: other pixels than annotated")
+                path = self.folder / IMAGES / f"{reference.digest}.png"
+                raise InputError(f"{path}: other pixels than annotated; make the snapshot anew")
         return loaded
 
     def samples(self, split: str | None = None, *, accepted_as_is: float = 1.0) -> Iterator[Sample]:

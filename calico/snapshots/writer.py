@@ -19,6 +19,7 @@ from PIL import Image
 
 from calico.errors import InputError
 from calico.folders import put_in_place, recover
+from calico.images import load_image
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import SPLITS, Shares, Splitter
 from calico.snapshots.store import IMAGES, MANIFEST, SAMPLES, SCHEMA_VERSION, SKIPPED, Snapshot, sha256_of
@@ -45,7 +46,11 @@ class SnapshotWriter:
             raise InputError(f"{self.folder}: is no snapshot and not empty; name another folder")
         if previous is None and (self.folder / MANIFEST).is_file():
             previous = self.folder
-        self._previous = None if previous is None else Snapshot(previous)
+        try:
+            self._previous = None if previous is None else Snapshot(previous)
+        except InputError as error:
+            remedy = f"restore {previous}, or remove it and decide its splits and purges anew"
+            raise InputError(f"{error}; its splits and purges are to be kept, so {remedy}") from None
         purged = self._previous.manifest["purged"] if self._previous else {"annotators": [], "tasks": []}
         self._purged: dict[str, list[Any]] = {key: list(value) for key, value in purged.items()}
         self._run = json.loads(json.dumps(run))
@@ -143,7 +148,7 @@ class SnapshotWriter:
         if path.exists():
             return
         before = self._previous.folder / IMAGES / path.name if self._previous else None
-        if before is not None and before.is_file():
+        if before is not None and _shows(before, image):
             _link(before, path)
             return
         fresh = path.with_suffix(".new")
@@ -157,11 +162,7 @@ class SnapshotWriter:
     def finish(self) -> Snapshot:
         """Splits the groups, in their order, and puts the snapshot in place of what was there."""
         self._groups.flush()
-        settled: dict[str, str] = {}
-        for record in self._previous.records() if self._previous else ():
-            for key in AnnotatedGroup.from_record({**record, "regions": []}).keys:
-                settled[key] = record["split"]
-        splitter = Splitter(self._shares, settled)
+        splitter = Splitter(self._shares, _settled(self._previous) if self._previous else ())
 
         def records() -> Iterator[dict[str, Any]]:
             with (self._partial / SAMPLES).open("rb") as file:
@@ -186,6 +187,12 @@ class SnapshotWriter:
         _put_in_place(ready, self.folder, summary, dict(self.num_skipped), dict(self.num_problems))
         shutil.rmtree(self._partial)
         return Snapshot(self.folder)
+
+
+def _settled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    for record in snapshot.records():
+        for key in AnnotatedGroup.from_record({**record, "regions": []}).keys:
+            yield key, record["split"]
 
 
 def purge(folder: str | Path, *, annotators: Iterable[str] = (), tasks: Iterable[Any] = ()) -> int:
@@ -278,6 +285,14 @@ def _open_at(path: Path, num_bytes: int) -> IO[bytes]:
     file.truncate(num_bytes)
     file.seek(num_bytes)
     return file
+
+
+def _shows(path: Path, image: np.ndarray) -> bool:
+    """Whether a picture is there and undamaged: a snapshot that is made anew must not take over what was spoilt."""
+    try:
+        return path.is_file() and np.array_equal(load_image(path), image)
+    except InputError:
+        return False
 
 
 def _link(source: Path, target: Path) -> None:
