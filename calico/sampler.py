@@ -159,16 +159,20 @@ def draw_batch(
     size: int,
     aspect: bool = True,
     difficulty_weights: Sequence[float] | None = None,
+    favoured: Sequence[str] = (),
 ) -> list[AnnotatedImage]:
     """The drawings of one training step; about num_images / 2.2 classes, so that groups of one class exist.
 
     size: longest side in pixels. aspect: the other side is 0.75 to 1.0 of it, else the drawing is square.
-    difficulty_weights: shares of `DIFFICULTIES`, else as `draw` has them.
+    difficulty_weights: shares of `DIFFICULTIES`, else as `draw` has them. favoured: classes that half of the drawings
+    are of; names that are no classes are passed over.
     """
     rng = Random(stream_seed("train", seed))
     classes = rng.sample(CLASSES, min(len(CLASSES), max(1, round(num_images / 2.2))))
     names = [classes[k % len(classes)] for k in range(min(num_images, 2 * len(classes)))]
     names += rng.choices(classes, k=num_images - len(names))
+    if known := [name for name in favoured if name in CLASSES]:
+        names[: num_images // 2] = rng.choices(known, k=num_images // 2)
     rng.shuffle(names)
     sizes = [_size_hw(rng, size, aspect) for _ in names]
     levels: list[str | None] = [None] * len(names)

@@ -70,11 +70,11 @@ def base_of(folder: Path, data_version: str) -> Path:
 
 def test_what_is_replayed_is_of_the_train_split_and_depends_on_the_seed_alone(index: Path, pictures: list[str]) -> None:
     data = index_data(index, pictures)
-    drawn = [data.draw(seed, 2, 32) for seed in range(12)]
+    drawn = [data.draw(seed, 2, 32, ()) for seed in range(12)]
     assert {image.source.split()[1] for images in drawn for image in images} == {"0", "1", "2"}
     assert {len(images) for images in drawn} == {2}
-    assert len(data.draw(0, 9, 32)) == 3  # there are no more
-    again = index_data(index, pictures).draw(3, 2, 32)
+    assert len(data.draw(0, 9, 32, ())) == 3  # there are no more
+    again = index_data(index, pictures).draw(3, 2, 32, ())
     assert [image.source for image in again] == [image.source for image in drawn[3]]
     assert data.vocabulary == Vocabulary(["walrus", "zebra"], ["tusk", "flipper", "mane", "hoof"])
 

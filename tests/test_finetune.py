@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,9 +164,9 @@ def test_rare_names_and_small_parts_come_more_often() -> None:
 def test_a_batch_holds_its_share_of_base_data(share: float, num_base: int) -> None:
     drawn: list[int] = []
 
-    def replay(seed: int, num_images: int, size: int) -> list[AnnotatedImage]:
+    def replay(seed: int, num_images: int, size: int, favoured: Sequence[str]) -> list[AnnotatedImage]:
         drawn.append(num_images)
-        return drawings(seed, num_images, size)
+        return drawings(seed, num_images, size, favoured)
 
     groups = [kept(k, draw_group(k, group_size=2, size=40)) for k in range(5)]
     settings = replace(BATCH, num_images=8, num_groups=12)

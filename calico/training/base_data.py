@@ -16,7 +16,7 @@ from calico.model.config import CalicoConfig
 from calico.sampler import evaluation_groups
 from calico.training.batches import DRAWN, Vocabulary
 from calico.training.corrections import Replay, drawings
-from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, truth_of
+from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, normalize_name, truth_of
 
 logger = logging.getLogger(__name__)
 BASE_SEED = 5_001  # of the groups that forgetting is looked for on: of no other use
@@ -57,21 +57,26 @@ def index_data(folder: Path, images: Sequence[str] = ()) -> BaseData:
         raise InputError(f"{folder}: was built without pictures of {', '.join(sorted(lacking))}; give --images DIR")
     return BaseData(
         whole.version,
-        lambda seed, num_images, size: drawn_from(train, seed, num_images),
+        lambda seed, num_images, size, favoured: drawn_from(train, seed, num_images, favoured),
         Vocabulary(whole.classes, whole.parts),
         lambda num_groups: index_items(test, num_groups),
     )
 
 
-def drawn_from(data: MixedParts, seed: int, num_images: int) -> list[AnnotatedImage]:
-    """Whole samples drawn by chance, so that images belong together, the last one cut short. Fewer images only where
-    the index has fewer. Raises `InputError` for a picture that is missing or another."""
+def drawn_from(data: MixedParts, seed: int, num_images: int, favoured: Sequence[str] = ()) -> list[AnnotatedImage]:
+    """Whole samples drawn by chance, so that images belong together, the last one cut short. The first half of them
+    show an object of a favoured name, where 25 draws for each image find such. Fewer images only where the index has
+    fewer. Raises `InputError` for a picture that is missing or another."""
     rng = np.random.default_rng(seed)
     places: dict[int, None] = {}
-    for _ in range(50 * num_images):
+    for draw in range(50 * num_images):
         if len(places) >= num_images:
             break
-        places.update(dict.fromkeys(data.entry(int(rng.integers(len(data)))).objects))
+        objects = data.entry(int(rng.integers(len(data)))).objects
+        is_choosy = favoured and len(places) < num_images // 2 and draw < 25 * num_images
+        if is_choosy and not any(normalize_name(data.record(row).object_name) in favoured for row in objects):
+            continue
+        places.update(dict.fromkeys(objects))
     return data.drawn([data.record(row) for row in list(places)[:num_images]])
 
 

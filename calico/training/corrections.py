@@ -31,8 +31,9 @@ KEPT_SIZE = 1.5  # longest side of a kept picture, times the model's input: an a
 MAX_REPEAT = 4.0
 MAX_PARTS = 250  # of one image: codes of a part map
 
-#: Draws base data: (seed, number of images, longest side in pixels) -> annotated images of the base's training stream.
-Replay = Callable[[int, int, int], list[AnnotatedImage]]
+#: Draws base data: (seed, number of images, longest side in pixels, favoured) -> annotated images of the base's
+#: training stream, half of them of the favoured object names, as far as it has these.
+Replay = Callable[[int, int, int, Sequence[str]], list[AnnotatedImage]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +149,10 @@ def _hand_drawn(target: CoSegmentation, images: Sequence[AnnotatedImage]) -> CoS
     return CoSegmentation.from_masks(plain.sizes_hw, masks, relations=pairs)
 
 
-def drawings(seed: int, num_images: int, size: int) -> list[AnnotatedImage]:
+def drawings(seed: int, num_images: int, size: int, favoured: Sequence[str] = ()) -> list[AnnotatedImage]:
     """Base data of a model that was trained on drawings."""
-    return draw_batch(seed, num_images=num_images, size=size, difficulty_weights=BatchSettings().difficulty_weights)
+    weights = BatchSettings().difficulty_weights
+    return draw_batch(seed, num_images=num_images, size=size, difficulty_weights=weights, favoured=favoured)
 
 
 def class_weights(groups: Sequence[CorrectedGroup]) -> np.ndarray:
@@ -168,7 +170,8 @@ class CorrectionBatches:
     """`batch(step)` draws corrected groups and as many base images; `fixed(...)` is the same every time.
 
     num_tokens: of one image in the language model. size: longest side in pixels. vocabulary: of the base data.
-    replay_share: of the images of a batch and of its questions, those of base data.
+    replay_share: of the images of a batch and of its questions, those of base data. favoured: names of objects that
+    half of the base data should show.
     """
 
     def __init__(
@@ -182,12 +185,13 @@ class CorrectionBatches:
         seed: int,
         vocabulary: Vocabulary = DRAWN,
         replay_share: float = 0.5,
+        favoured: Sequence[str] = (),
     ) -> None:
         if not 0 < replay_share < 1:
             raise InputError(f"replay share: expected above 0 and below 1, got {replay_share}")
         self.groups, self.replay, self.tokenizer, self.settings = groups, replay, tokenizer, settings
         self.num_tokens, self.size, self.seed, self.vocabulary = num_tokens, size, seed, vocabulary
-        self.replay_share = replay_share
+        self.replay_share, self.favoured = replay_share, tuple(favoured)
         self._weights = class_weights(groups)
         names = {word for group in groups for name in group.names for word in name.split()}
         self._may_flip = not names & {"left", "right"}
@@ -208,9 +212,10 @@ class CorrectionBatches:
         ]
         return self._build(chosen, rng, num_parts)
 
-    def fixed(self, groups: Sequence[CorrectedGroup], number: int) -> TrainingBatch:
+    def fixed(self, groups: Sequence[CorrectedGroup], number: int, num_parts: int = 1) -> TrainingBatch:
         """A validation batch: these groups as they are, and their share of base images."""
-        return self._build(groups, np.random.default_rng(np.random.SeedSequence([self.seed, 2**31, number])), 1)
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, 2**31, number]))
+        return self._build(groups, rng, num_parts)
 
     def all_fixed(self, groups: Sequence[CorrectedGroup], num_parts: int) -> Iterator[TrainingBatch]:
         """Validation batches of all these groups, each no larger than a micro-batch of one of `num_parts`."""
@@ -220,7 +225,7 @@ class CorrectionBatches:
         for group in [*groups, None]:
             if chunk and (group is None or sum(len(g.images) for g in (*chunk, group)) > wanted):
                 torch.manual_seed(number)  # which masks are looked at
-                yield self.fixed(chunk, number)
+                yield self.fixed(chunk, number, num_parts)
                 chunk, number = [], number + 1
             if group is not None:
                 chunk.append(group)
@@ -232,8 +237,9 @@ class CorrectionBatches:
     def _build(self, groups: Sequence[CorrectedGroup], rng: np.random.Generator, num_parts: int) -> TrainingBatch:
         images = [image for group in groups for image in group.images]
         num_own = len(images)
-        num_base = max(2, round(num_own * self.replay_share / (1 - self.replay_share)))
-        images += self.replay(int(rng.integers(2**62)), num_base, self.size)
+        room = self.settings.num_images // num_parts - num_own  # memory goes before shares
+        num_base = max(2, min(room, round(num_own * self.replay_share / (1 - self.replay_share))))
+        images += self.replay(int(rng.integers(2**62)), num_base, self.size, self.favoured)
         share = 1 / num_parts
         settings = replace(
             self.settings,

@@ -33,6 +33,7 @@ from calico.snapshots.store import Snapshot
 from calico.training.anchor import Anchor
 from calico.training.base_data import BaseData, base_data_of
 from calico.training.batches import TrainingBatch
+from calico.training.confusion import mistaken_names
 from calico.training.corrections import CorrectedGroup, CorrectionBatches, read_splits
 from calico.training.curves import plot_curves
 from calico.training.finetune_settings import FinetuneSettings
@@ -123,6 +124,9 @@ class Finetune:
         self.groups, self.validation = read_splits(
             snapshot, train_ids, size, settings.accepted_as_is, settings.max_validation_groups
         )
+        favoured = self.processes.on_main(lambda: mistaken_names(self.model, self.config, self.tokenizer, self.groups))
+        if favoured:
+            logger.info("taken for %s before: half of the base data will show these", ", ".join(favoured))
         self.batches = CorrectionBatches(
             self.groups,
             base_data.draw,
@@ -133,6 +137,7 @@ class Finetune:
             settings.seed,
             base_data.vocabulary,
             settings.replay_share,
+            favoured,
         )
         self.step_module = TrainingStep(self.model, None, settings.weights, size, settings.max_seg_prompts)
         self.step_module.to(self.device)
