@@ -12,10 +12,12 @@ from calico.values import AnnotatedImage
 
 
 def augmented(item: AnnotatedImage, rng: np.random.Generator, may_flip: bool) -> AnnotatedImage:
-    """Half of the images mirrored, small changes of light and colour, a margin now and then; no part is lost.
+    """Half of the images mirrored, half warped, small changes of light and colour, a margin now and then; no part is lost.
 
     may_flip: False where a name tells left from right.
     """
+    if rng.random() < 0.5 and (warped := _warped(item, rng)).part_names == item.part_names:
+        item = warped
     image, part_map = item.image, item.part_map
     if rng.random() < 0.5 and may_flip:
         image, part_map = image[:, ::-1], part_map[:, ::-1]
