@@ -29,7 +29,7 @@ from backend.host import LabelStudioHost
 from calico.masks import iou
 from calico.simulation.annotator import Habits, correct
 from calico.simulation.pool import PART_NAMES, DrawnGroup, pool_group
-from calico.training.challenge import group_score
+from calico.training.scoring import group_score
 from calico.values import CoSegmentation, RegionKey
 from calico.versions.registry import Registry
 

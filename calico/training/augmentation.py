@@ -12,7 +12,7 @@ from calico.values import AnnotatedImage
 
 
 def augmented(item: AnnotatedImage, rng: np.random.Generator, may_flip: bool) -> AnnotatedImage:
-    """Half of the images mirrored, half warped, small changes of light and colour, a margin now and then; no part is lost.
+    """Half mirrored, half warped, small changes of light and colour, a margin now and then; no part is lost.
 
     may_flip: False where a name tells left from right.
     """

@@ -25,7 +25,7 @@ class FinetuneSettings:
     minutes: float = 8.0
     steps: int | None = None
     seed: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 6e-4
     whole_share: float = 0.25
     warmup_steps: int = 10
     clip_norm: float = 1.0
@@ -35,7 +35,7 @@ class FinetuneSettings:
     batch: BatchSettings = BATCH
     max_seg_prompts: int = 28
     weights: LossWeights = field(default_factory=lambda: replace(SMALL_MODEL_WEIGHTS, auxiliary=0.0))
-    replay_share: float = 2 / 3
+    replay_share: float = 0.75
     anchored: bool = True
     accepted_as_is: float = 0.25
     num_validations: int = 10
