@@ -28,7 +28,9 @@ def trains_in_bf16(device: torch.device) -> bool:
     (AVX-512 BF16 or AMX). Elsewhere it is emulated, several times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    capabilities: dict[str, Any] = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
