@@ -211,9 +211,11 @@ def test_an_image_without_regions_asks_for_nothing() -> None:
     masks = [NamedMask(0, r.object_name, r.part_name, r.mask) for r in plain.target.regions if r.image == 0]
     target = CoSegmentation.from_masks(plain.target.sizes_hw, masks)
     group = corrected(replace(plain, target=target), [i.image for i in images], 40, 1.0)
-    batch = CorrectionBatches([group], drawings, TOKENIZER, BATCH, 2, 32, 0).batch(0)
-    assert set(group.images[1].masks(1)) == set()
-    assert 1 not in batch.prompts.seg_image.tolist()
+    listing = replace(BATCH, listed_share=1.0, candidate_share=1.0)  # names to choose from; one of them is none
+    for settings in (BATCH, listing):
+        batch = CorrectionBatches([group], drawings, TOKENIZER, settings, 2, 32, 0).batch(0)
+        assert set(group.images[1].masks(1)) == set()
+        assert 1 not in batch.prompts.seg_image.tolist()
 
 
 def test_left_stays_left() -> None:

@@ -234,8 +234,11 @@ def _question(
 def with_invented_name(
     group: Sequence[AnnotatedImage], sub_task: SubTask, rng: np.random.Generator
 ) -> list[AnnotatedImage]:
-    """One name of the group, everywhere replaced by a pseudo-word, so that naming by copying is learnt."""
-    objects = sorted({image.object_name for image in group})
+    """One name of the group, everywhere replaced by a pseudo-word, so that naming by copying is learnt.
+
+    An image without an object has an empty name, which stays.
+    """
+    objects = sorted({image.object_name for image in group if image.object_name})
     parts = sorted({name for image in group for name in image.part_names})
     names = objects if sub_task is SubTask.COMMON_OBJECT or not parts else parts
     old, new = names[int(rng.integers(len(names)))], pseudo_word(rng)
@@ -259,7 +262,7 @@ def candidate_names(
         number = min(len(absent), int(rng.integers(1, most)))
         return [str(name) for name in rng.choice(absent, number, replace=False)] if number else []
 
-    shown = {image.object_name for image in group}
+    shown = {image.object_name for image in group if image.object_name}
     names = sorted(shown) + others(vocabulary.classes, shown, 4)
     if sub_task is not SubTask.COMMON_OBJECT:
         parts = {name for image in group for name in image.part_names}
