@@ -111,7 +111,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         # A batch without clicks, say, leaves weights without a gradient, on some processes or on all.
         several = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[several])
+        self.accelerator = Accelerator(kwargs_handlers=[several])
         if start is None:
             model = build(config)
         elif grow:
@@ -194,7 +194,10 @@ class Trainer:
         train_mode(self.model, self.settings.mode)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * self._rate()
-        result = self.step_module(batch.to(self.accelerator.device))
+        device = self.accelerator.device
+        # Not accelerate's: it has one precision for all runs of a process.
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            result = self.step_module(batch.to(device))
         self.accelerator.backward(result.loss)
         norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), self.settings.clip_norm)
         if not torch.isfinite(norm):
