@@ -24,7 +24,7 @@ from calico.model.calico import CalicoModel, ImageFeatures
 from calico.model.checkpoint import load_checkpoint
 from calico.model.config import CalicoConfig
 from calico.model.generation import AllowedTokens, Answer, LanguageSteps, Prompt, generate
-from calico.model.precision import check_bits, quantise_llm
+from calico.model.precision import check_bits, check_device, quantise_llm
 from calico.out_of_memory import in_halves
 from calico.preprocessing import Preprocessor, fitted_points
 from calico.reconcile import AnsweredMasks, reconcile
@@ -88,6 +88,7 @@ class CoSegmenter:
         options = options or ServingOptions()
         folder = EMBEDDED if path is None else Path(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        check_device(device)
         check_bits(options.llm_bits, device)
         if options.dtype not in DTYPES:
             raise InputError(f"dtype {options.dtype!r}: expected float32 or bfloat16")

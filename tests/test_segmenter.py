@@ -145,3 +145,11 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="nothing-here"):
         CoSegmenter.from_checkpoint(tmp_path / "nothing-here")
+
+
+@pytest.mark.parametrize("device", ["cuda", "warp"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(InputError, match=f"device '?{device}"):
+        CoSegmenter.from_checkpoint(device=device)

@@ -13,7 +13,7 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.model.config import PRESETS, CalicoConfig
-from calico.model.precision import FULL_PRECISION, quantise_llm
+from calico.model.precision import FULL_PRECISION, check_device, quantise_llm
 from calico.sampler import draw_group
 from calico.segmenter import DTYPES, CoSegmenter
 from calico.serving import ServingOptions
@@ -32,6 +32,7 @@ def segmenter_of(
     if checkpoint is not None:
         raise InputError("--preset has random weights, --checkpoint its own: give one of them")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     config = PRESETS[preset]()
     tokenizer = CalicoTokenizer.train()
     model = random_model(config, device, DTYPES[options.dtype])

@@ -76,6 +76,19 @@ class Int8Linear(nn.Module):
         return product * self.scale.to(product.dtype) + (0 if self.bias is None else self.bias)
 
 
+def check_device(device: torch.device | str) -> None:
+    """Raises `InputError` for a device that torch does not have here, before any weights are read."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InputError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device {device}: torch {torch.__version__} finds no NVIDIA GPU here; leave the device out, or install "
+            "the driver and torch's CUDA build"
+        )
+
+
 def check_bits(bits: int | None, device: torch.device | str) -> None:
     """Raises `InputError` for what cannot be had on this device, before any weights are read."""
     if bits is None or bits == 8:
