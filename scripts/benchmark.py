@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_served(model)
     model.set_defaults(measure=measure_model)
     train = what.add_parser("train", help="training steps a second, memory", parents=[_cli.shared_options()])
-    train.add_argument("--preset", default="calico-tiny", help="calico-tiny or calico-7b, random weights")
+    train.add_argument("--preset", choices=("calico-tiny", "calico-7b"), default="calico-tiny", help="random weights")
     train.add_argument(
         "--mode",
         choices=("paper", "all", "adapter"),

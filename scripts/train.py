@@ -81,7 +81,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         steps=args.steps,
         seed=args.seed,
         mode=args.mode,
-        precision=_precision(args.precision),
+        precision=args.precision,
         checkpoint_minutes=args.checkpoint_minutes,
     )
     if args.start:  # low resolution is for weights that see nothing yet
@@ -116,16 +116,6 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     print(f"trained {state.step} steps on {state.images} images in {state.seconds / 60:.1f} minutes")
     print(f"checkpoint in {args.out / 'checkpoint'}, curves in {args.out / 'curves.png'}")
     return report
-
-
-def _precision(asked: str) -> str:
-    import torch
-
-    from calico.model.precision import trains_in_bf16
-
-    if asked != "auto":
-        return asked
-    return "bf16" if trains_in_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "no"
 
 
 def main(argv: list[str] | None = None) -> int:

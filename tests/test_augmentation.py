@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from calico.drawings import draw
@@ -54,6 +52,6 @@ def test_a_part_that_a_warp_leaves_too_small_loses_its_name_and_not_its_pixels()
     codes = np.full((50, 50), 2, np.uint8)
     codes[0, 0] = 3
     item = AnnotatedImage(np.zeros((50, 50, 3), np.uint8), "thing", ("body", "speck"), codes)
-    warped = _warped(replace(item), np.random.default_rng(0))
+    warped = _warped(item, np.random.default_rng(0))
     assert warped.part_names == ("body",)
     assert (warped.part_map > 0).all()

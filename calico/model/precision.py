@@ -76,6 +76,11 @@ class Int8Linear(nn.Module):
         return product * self.scale.to(product.dtype) + (0 if self.bias is None else self.bias)
 
 
+def uses_bf16(asked: str, device: torch.device) -> bool:
+    """asked: `bf16`, `no`, or `auto` for what is faster on the device."""
+    return trains_in_bf16(device) if asked == "auto" else asked == "bf16"
+
+
 def check_device(device: torch.device | str) -> None:
     """Raises `InputError` for a device that torch does not have here, before any weights are read."""
     try:

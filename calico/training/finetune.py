@@ -26,7 +26,7 @@ from calico.model.calico import CalicoModel
 from calico.model.checkpoint import write_text
 from calico.model.config import CalicoConfig
 from calico.model.modes import train_mode
-from calico.model.precision import trains_in_bf16
+from calico.model.precision import uses_bf16
 from calico.out_of_memory import is_out_of_memory
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
@@ -252,9 +252,8 @@ class Finetune:
 
     @property
     def _is_bf16(self) -> bool:
-        if self.settings.precision == "auto":
-            return trains_in_bf16(self.device)
-        return self.settings.precision == "bf16" or (self.settings.bits is not None and self.device.type == "cuda")
+        is_quantised_on_gpu = self.settings.bits is not None and self.device.type == "cuda"
+        return is_quantised_on_gpu or uses_bf16(self.settings.precision, self.device)
 
     def _loss(self, batch: TrainingBatch) -> Any:
         batch, taught = batch.to(self.device), None

@@ -30,6 +30,7 @@ from calico.model.calico import CalicoModel
 from calico.model.checkpoint import TOKENIZER, load_checkpoint, load_grown, save_checkpoint
 from calico.model.config import CalicoConfig
 from calico.model.modes import add_lora, merge_lora, set_mode, train_mode
+from calico.model.precision import uses_bf16
 from calico.training.auxiliary import AuxiliaryHeads
 from calico.training.batches import BatchSettings, DrawingBatches, TrainingBatch
 from calico.training.curves import plot_curves
@@ -64,7 +65,7 @@ class TrainingSettings:
     warmup_steps: int = 80
     weight_decay: float = 0.01
     clip_norm: float = 2.0
-    precision: str = "no"  # or "bf16"
+    precision: str = "no"  # or `bf16`, or `auto` for what the device is faster in
     gradient_checkpointing: bool = False
     phases: tuple[Phase, ...] = (Phase(0.35, 64, 2.0), Phase(0.65, 128))
     batch: BatchSettings = field(default_factory=BatchSettings)
@@ -196,7 +197,7 @@ class Trainer:
             group["lr"] = self.settings.learning_rate * self._rate()
         device = self.accelerator.device
         # Not accelerate's: it has one precision for all runs of a process.
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(self.settings.precision, device)):
             result = self.step_module(batch.to(device))
         self.accelerator.backward(result.loss)
         norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), self.settings.clip_norm)
