@@ -84,14 +84,24 @@ def keep(screenshot: np.ndarray, name: str) -> None:
         Image.fromarray(screenshot).save(Path(folder) / name)
 
 
+def where_images_are(browser: Chromium) -> list[list[float]]:
+    """Once the page has come to rest: bars that open and pictures that arrive move them."""
+    last: list[list[float]] = []
+
+    def at_rest() -> list[list[float]] | None:
+        nonlocal last
+        before, last = last, browser.run(IMAGES_SCRIPT)
+        return last if len(last) == 2 and last == before else None
+
+    return browser.wait_for(at_rest)
+
+
 def open_task(browser: Chromium, address: str) -> list[list[float]]:
     """Opens the task and waits until its masks are drawn. Where the images are."""
     browser.open(address)
 
     def images() -> list[list[float]] | None:
-        found = browser.run(IMAGES_SCRIPT)
-        if len(found) < 2:
-            return None
+        found = where_images_are(browser)
         shot = browser.screenshot()
         return found if all(np.abs(color_at(shot, image, 400, 400) - LAMP).max() > 25 for image in found) else None
 
@@ -137,12 +147,13 @@ def test_masks_names_and_the_arrow_are_seen(browser: Chromium, tasks: list[str])
 def test_an_edit_is_submitted(browser: Chromium, client: LabelStudioClient, tasks: list[str]) -> None:
     """Paints over the lamp's foot with the shade of image 1 chosen, and submits."""
     number = number_of(tasks[1])
-    images = open_task(browser, tasks[1])
+    open_task(browser, tasks[1])
     (prediction,) = client.predictions(task=number)
     shade = next(row["id"] for row in prediction["result"] if row["value"].get("brushlabels") == ["common part"])
     browser.click(".lsf-outliner-item", 1)  # the second region, the shade of image 1
     browser.click("button[aria-label='brush-tool']")
-    browser.drag([position(images[0], x, 400) for x in (260, 360, 460, 540)])
+    left_image = where_images_are(browser)[0]
+    browser.drag([position(left_image, x, 400) for x in (260, 360, 460, 540)])
     keep(browser.screenshot(), "edited.png")
     browser.click("button[aria-label='Submit current annotation']")
     (annotation,) = browser.wait_for(lambda: client.annotations(number))
@@ -173,7 +184,7 @@ def test_a_smart_click_adds_a_mask(
 ) -> None:
     """A keypoint on the background of image 2, labelled a unique part: the backend answers with a mask there."""
     number = number_of(tasks[2])
-    images = open_task(browser, tasks[2])
+    open_task(browser, tasks[2])
     browser.click_text("Auto-Annotation")
     browser.click_text("Auto-Accept Suggestions")
     keypoint = (
@@ -182,7 +193,7 @@ def test_a_smart_click_adds_a_mask(
     browser.wait_for(lambda: browser.run(f"{keypoint} !== undefined"))
     browser.run(f"{keypoint}.click()")
     browser.click(".lsf-label", 14)  # 9 of image 1, 3 of image 2's brush, then its keypoint's third
-    browser.drag([position(images[1], 100, 500)])
+    browser.drag([position(where_images_are(browser)[1], 100, 500)])
     browser.wait_for(lambda: segmenter.prompts)
     (size_hw, (point_xy,), labels, box) = segmenter.prompts[-1]
     assert (size_hw, labels, box) == ((HEIGHT, WIDTH), (True,), None)

@@ -20,7 +20,7 @@ from calico.model.checkpoint import load_checkpoint
 from calico.model.config import calico_tiny
 from calico.model.segmentation import MaskLogits
 from calico.sampler import GroupPlan, choose_groups, draw_batch
-from calico.training.auxiliary import local_loss
+from calico.training.auxiliary import AuxiliaryHeads, local_loss, shown_loss
 from calico.training.batches import (
     PADDING,
     BatchSettings,
@@ -179,11 +179,31 @@ def test_the_local_loss_knows_which_cell_sees_which_part() -> None:
     part_ids[0, :, 7] = -100
     right = torch.full((1, 4, 2), -9.0)
     right[0, 0, 0] = right[0, 3, 1] = 9.0
-    assert float(local_loss(right, part_ids)) < 0.01
+    weights = torch.ones(1, 2)
+    assert float(local_loss(right, part_ids, weights)) < 0.01
     for cell, part in ((0, 0), (3, 1), (1, 0), (2, 1)):
         wrong = right.clone()
         wrong[0, cell, part] *= -1
-        assert float(local_loss(wrong, part_ids)) > 1
+        assert float(local_loss(wrong, part_ids, weights)) > 1
+
+
+def test_parts_that_the_class_does_not_tell_weigh_most() -> None:
+    """Of class 0 every image shows part 0 and half show part 1; of class 1 none shows any."""
+    heads = AuxiliaryHeads(4, 4, 4, 4, num_classes=2, num_parts=2).train()
+    class_ids = torch.tensor([0, 0, 1])
+    presence = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    for _ in range(500):
+        weights = heads._telling(class_ids, presence)
+    assert torch.isclose(weights.mean(), torch.tensor(1.0))
+    assert float(weights[0, 1]) > 10 * float(weights[0, 0])
+    assert float(weights[0, 0]) == pytest.approx(float(weights[2, 1]), rel=0.1)
+    unknown = heads._telling(torch.tensor([-100]), presence[:1])
+    assert unknown.tolist() == [[1.0, 1.0]], "an unknown class tells nothing of any part"
+    wrong = torch.zeros(3, 4)
+    certain, undecided = wrong.clone(), wrong.clone()
+    certain[0, 2], undecided[0, 3] = -5.0, -5.0
+    losses = [float(shown_loss(logits, class_ids, presence, weights)) for logits in (wrong, certain, undecided)]
+    assert losses[2] - losses[0] > 10 * (losses[1] - losses[0]) > 0
 
 
 def test_under_autocast_masks_come_in_full_precision() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from calico.model.calico import EncoderStates, ImageFeatures
 
 LOCAL_SCALE = 2.0  # brings the local loss to the size of the others
+UNDECIDED_WEIGHT = 20.0  # of a part that half of a class's images show, to one that all or none show
 
 
 class AuxiliaryHeads(nn.Module):
@@ -35,6 +36,9 @@ class AuxiliaryHeads(nn.Module):
         self.pooled = nn.Linear(2 * global_size, num_classes + num_parts)  # mean and maximum over the positions
         self.local = nn.Linear(global_size, num_parts)  # at each position, the parts that it sees some of
         self.queried = nn.Linear(query_size, num_classes + num_parts)
+        self.refined = nn.Linear(2 * global_size, num_classes + num_parts)  # of X'_global, which CAM reads
+        self.part_share: Tensor  # of each class's images, those that show the part
+        self.register_buffer("part_share", torch.full((num_classes, num_parts), 0.5))
         self.frequency: Tensor
         self.register_buffer("frequency", torch.full((num_parts + 2,), 1.0 / (num_parts + 2)))
 
@@ -42,24 +46,35 @@ class AuxiliaryHeads(nn.Module):
         self, features: ImageFeatures, states: EncoderStates, class_ids: Tensor, part_ids: Tensor, presence: Tensor
     ) -> dict[str, Tensor]:
         """part_ids: I x S x S; class_ids: I; presence: I x num_parts. Returns the loss terms."""
-        weights = self._class_weights(part_ids)
+        weights, telling = self._class_weights(part_ids), self._telling(class_ids, presence)
         grounding = self.dense_grounding(features.grounding.embedding)
         grounding = F.interpolate(grounding, scale_factor=2, mode="bilinear", align_corners=False)
         side = int(states.semantic_tokens.shape[1] ** 0.5)
         semantic = self.dense_semantic(states.semantic_tokens).transpose(1, 2).unflatten(2, (side, side))
         squeezed_ids, tokens = squeezed(part_ids), states.global_tokens
+
+        def shown(logits: Tensor) -> Tensor:
+            return shown_loss(logits, class_ids, presence, telling)
+
         return {
             "dense": dense_loss(grounding, part_ids, weights),
             "dense_semantic": dense_loss(semantic, squeezed_ids, weights),
-            "local": local_loss(self.local(tokens), squeezed_ids),
-            "pooled": self._shown(self.pooled(torch.cat([tokens.mean(1), tokens.amax(1)], 1)), class_ids, presence),
-            "queried": self._shown(self.queried(states.query_states.mean(1)), class_ids, presence),
+            "local": local_loss(self.local(tokens), squeezed_ids, telling),
+            "pooled": shown(self.pooled(mean_and_maximum(tokens))),
+            "queried": shown(self.queried(states.query_states.mean(1))),
+            "refined": shown(self.refined(mean_and_maximum(features.refined_tokens))),
         }
 
-    def _shown(self, logits: Tensor, class_ids: Tensor, presence: Tensor) -> Tensor:
-        num_classes = logits.shape[1] - self.num_parts
-        classes = F.cross_entropy(logits[:, :num_classes], class_ids, ignore_index=-100)
-        return classes + 2 * F.binary_cross_entropy_with_logits(logits[:, num_classes:], presence)
+    @torch.no_grad()
+    def _telling(self, class_ids: Tensor, presence: Tensor) -> Tensor:
+        """I x num_parts with mean 1: what the class alone does not tell weighs most, or nobody would look for it."""
+        known = class_ids >= 0
+        if self.training:
+            for class_id, parts in zip(class_ids[known].tolist(), presence[known], strict=True):
+                self.part_share[class_id].lerp_(parts, 0.02)
+        share = self.part_share[class_ids.clamp(min=0)]
+        weights = 1 + UNDECIDED_WEIGHT * 4 * share * (1 - share) * known[:, None]
+        return weights / weights.mean()
 
     @torch.no_grad()
     def _class_weights(self, part_ids: Tensor) -> Tensor:
@@ -69,6 +84,18 @@ class AuxiliaryHeads(nn.Module):
             self.frequency.lerp_(counts / counts.sum(), 0.02)
         weights = (self.frequency + 1e-4).rsqrt()
         return weights / (weights * self.frequency).sum()
+
+
+def mean_and_maximum(tokens: Tensor) -> Tensor:
+    """Over the positions: I x T x D -> I x 2D."""
+    return torch.cat([tokens.mean(1), tokens.amax(1)], 1)
+
+
+def shown_loss(logits: Tensor, class_ids: Tensor, presence: Tensor, weights: Tensor) -> Tensor:
+    """Class and parts of each image. logits: I x (classes + parts); weights: I x parts, of `presence`'s entries."""
+    num_classes = logits.shape[1] - presence.shape[1]
+    classes = F.cross_entropy(logits[:, :num_classes], class_ids, ignore_index=-100)
+    return classes + 2 * F.binary_cross_entropy_with_logits(logits[:, num_classes:], presence, weights)
 
 
 def squeezed(part_ids: Tensor) -> Tensor:
@@ -91,10 +118,11 @@ def dense_loss(logits: Tensor, part_ids: Tensor, weights: Tensor) -> Tensor:
     return F.cross_entropy(logits, target, weight=weights, ignore_index=-100)
 
 
-def local_loss(logits: Tensor, part_ids: Tensor) -> Tensor:
+def local_loss(logits: Tensor, part_ids: Tensor, weights: Tensor) -> Tensor:
     """Which parts each position of a token grid sees some pixel of: a small part is lost in a mean over the image.
 
-    logits: I x T x P, T a square grid over the frame of part_ids: I x S x S. What is there counts up to ten times.
+    logits: I x T x P, T a square grid over the frame of part_ids: I x S x S. What is there counts up to ten times;
+    weights: I x P, on top of it.
     """
     num_images, num_tokens, num_parts = logits.shape
     side = math.isqrt(num_tokens)
@@ -105,4 +133,7 @@ def local_loss(logits: Tensor, part_ids: Tensor) -> Tensor:
     seen[token, part_ids[image, row, column] - 2] = 1.0
     share = seen.mean(0)
     balance = ((1 - share) / (share + 1e-3)).sqrt().clamp(max=10)
-    return F.binary_cross_entropy_with_logits(logits.flatten(0, 1).float(), seen, pos_weight=balance) * LOCAL_SCALE
+    losses = F.binary_cross_entropy_with_logits(
+        logits.flatten(0, 1).float(), seen, weights.repeat_interleave(num_tokens, 0), pos_weight=balance
+    )
+    return losses * LOCAL_SCALE

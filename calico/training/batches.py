@@ -34,7 +34,7 @@ class BatchSettings:
     """How much of what one step holds, at full size; `scale_images` more images at a smaller size."""
 
     num_images: int = 24
-    num_groups: int = 26
+    num_groups: int = 32
     num_points: int = 18
     num_boxes: int = 12
     size_weights: tuple[float, ...] = (0.55, 0.27, 0.18)  # of groups of 2, 3 and 4 images
@@ -44,7 +44,7 @@ class BatchSettings:
     varied_share: float = 0.6  # of questions worded freely rather than canonically
     dropout_share: float = 0.25  # of rows tokenised with BPE dropout
     none_shares: tuple[float, ...] = (0.5, 0.25, 0.45)  # of each sub-task's groups, those that have none
-    same_class_share: float = 0.4  # of the part questions that have an answer, those about one class
+    same_class_share: float = 0.5  # of the part questions that have an answer, those about one class
     difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
     distorted_share: float = 0.4  # of drawings that are warped or recoloured beyond what the drawing program does
 
