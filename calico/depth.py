@@ -1,10 +1,9 @@
 """Out of its depth: does an image look like what a checkpoint was trained on?
 
-Measure: what the semantic and the grounding encoder find in an image is pooled over its positions to means, spreads and
-steps from one position to the next (`pooled_statistics`). Of the images that a checkpoint knows, a reference keeps the
-`NUM_DIRECTIONS` directions of these statistics in which they vary least. An image is as far as it strays along these,
-in units of the variation there: a Mahalanobis distance over the near-invariants. Distance 1 is where `FALSE_ALARMS` of
-the known images lie beyond; what is farther is out of depth. Other measures that were tried: docs/decisions.md.
+Measure: X'_global, what CEM makes of the tokens of the global and the semantic encoder, is pooled over the image to the
+mean and the maximum of each channel (`description`). A reference keeps the descriptions of images that a checkpoint
+knows. An image is as far as the `NUM_NEIGHBOURS`-th nearest of these is by cosine. Distance 1 is where `FALSE_ALARMS`
+of the known images lie beyond; what is farther is out of depth. Other measures that were tried: docs/decisions.md.
 
 The reference is depth.safetensors in the checkpoint's folder. It belongs to its weights: a finetune fits it anew with
 its own images among the known ones, and a checkpoint without that file has no such measure.
@@ -19,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from calico.errors import CheckpointError, InputError
 from calico.fingerprint import DEPTH, weights_print
@@ -32,92 +30,74 @@ from calico.values import Problem
 logger = logging.getLogger(__name__)
 OUT_OF_DEPTH = "out_of_depth"
 SCORE_CAP = 0.25  # scores of an image that is out of depth are scaled into 0 to this, so that their order stays
-FALSE_ALARMS = 0.02  # share of the known images beyond distance 1
-NUM_DIRECTIONS = 96
-NUM_FOLDS = 5
+FALSE_ALARMS = 0.005  # share of the known images beyond distance 1
+NUM_NEIGHBOURS = 8
 AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """mean, scale: D float32, of the known images' statistics. directions: D x K float16, of the scaled statistics."""
+    """mean, scale: D float32, of the known images' descriptions. known: M x D float16, these in units of it and of
+    length 1. limit: the cosine distance that is called 1."""
 
     mean: np.ndarray
     scale: np.ndarray
-    directions: np.ndarray
+    known: np.ndarray
+    limit: float
 
     def distance(self, features: ImageFeatures) -> np.ndarray:
         """N float64, beyond 1 out of depth."""
-        statistics = pooled_statistics(features)
-        if statistics.shape[1] != len(self.mean):
+        found = description(features)
+        if found.shape[1] != len(self.mean):
             raise CheckpointError(
-                f"{DEPTH} is for features of {len(self.mean)} statistics, this model gives "
-                f"{statistics.shape[1]}; fit it anew: calico depth fit DIR"
+                f"{DEPTH} is for descriptions of {len(self.mean)} numbers, this model gives {found.shape[1]}; "
+                "fit it anew: calico depth fit DIR"
             )
-        return np.linalg.norm((statistics - self.mean) / self.scale @ self.directions.astype(np.float64), axis=1)
+        similarities = _directions(found, self.mean, self.scale) @ self.known.astype(np.float64).T
+        return (1 - _nth_largest(similarities, NUM_NEIGHBOURS)) / self.limit
 
 
-def pooled_statistics(features: ImageFeatures) -> np.ndarray:
-    """N x D float64, of every channel: of the semantic tokens the mean and the log of the spread over the positions; of
-    the grounding embedding these and the log of the mean step to the next position, right and down."""
-    mean, spread = features.semantic_pooled.float().unbind(1)  # N x D_s each
-    grid = features.grounding.embedding.float()  # N x C x h x w
-    corner = grid[:, :, :-1, :-1]
-    steps = (grid[:, :, :-1, 1:] - corner).abs() + (grid[:, :, 1:, :-1] - corner).abs()
-    found = [mean, _log(spread), grid.mean((2, 3)), _log(grid.std((2, 3))), _log(steps.mean((2, 3)))]
-    return torch.cat(found, 1).double().cpu().numpy()
-
-
-def _log(values: Tensor) -> Tensor:
-    return (values + 0.01).log()
+def description(features: ImageFeatures) -> np.ndarray:
+    """N x 2 D_g float64: mean and maximum over the positions of X'_global."""
+    tokens = features.refined_tokens.double()
+    return torch.cat([tokens.mean(1), tokens.amax(1)], 1).cpu().numpy()
 
 
 def fit(
     model: CalicoModel, config: CalicoConfig, images: Iterable[np.ndarray], own: Iterable[np.ndarray] = ()
 ) -> Reference:
-    """images: what the checkpoint knows, HxWx3 uint8 RGB each, many more than statistics. own: a finetune's, likewise.
+    """images: what the checkpoint knows, HxWx3 uint8 RGB each. own: a finetune's, likewise.
 
-    `own` weigh as much as `images` together. Distance 1 is such that of neither more than `FALSE_ALARMS` lie beyond; it
-    is found on each fifth of them by the directions of the others. Raises `InputError` for fewer than four images.
+    Distance 1 is such that of neither more than `FALSE_ALARMS` lie beyond, each measured by all the others. Raises
+    `InputError` for no more images than `NUM_NEIGHBOURS`.
     """
-    known = [rows for rows in (_statistics(model, config, images), _statistics(model, config, own)) if len(rows)]
-    if not known or len(known[0]) < 4:
-        raise InputError("expected at least four images that the checkpoint knows; a thousand make a good reference")
-    limits: list[list[np.ndarray]] = [[] for _ in known]
-    for fold in range(NUM_FOLDS):
-        others = [np.delete(rows, np.s_[fold::NUM_FOLDS], 0) for rows in known]
-        fitted = _unscaled([rows for rows in others if len(rows)])
-        for found, rows in zip(limits, known, strict=True):
-            found.append(_distances(fitted, rows[fold::NUM_FOLDS]))
-    limit = max(float(np.quantile(np.concatenate(found), 1 - FALSE_ALARMS)) for found in limits)
-    mean, scale, directions = _unscaled(known)
-    return Reference(mean.astype(np.float32), scale.astype(np.float32), (directions / limit).astype(np.float16))
-
-
-_Fitted = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _unscaled(known: Sequence[np.ndarray]) -> _Fitted:
-    """Mean and scale of the statistics, and the directions of least variation, each over its standard deviation."""
+    known = [rows for rows in (_descriptions(model, config, images), _descriptions(model, config, own)) if len(rows)]
+    if sum(map(len, known)) <= NUM_NEIGHBOURS:
+        raise InputError(
+            f"expected more than {NUM_NEIGHBOURS} images that the checkpoint knows; a thousand make a good reference"
+        )
     mean = np.mean([rows.mean(0) for rows in known], 0)
     scale = np.sqrt(np.mean([((rows - mean) ** 2).mean(0) for rows in known], 0)) + 1e-6
-    second_moment = np.mean([_second_moment((rows - mean) / scale) for rows in known], 0)
-    variances, directions = np.linalg.eigh(second_moment)  # ascending
-    kept = min(NUM_DIRECTIONS, len(variances))
-    return mean, scale, directions[:, :kept] / np.sqrt(np.maximum(variances[:kept], 0) + 1e-3)
+    directions = _directions(np.concatenate(known), mean, scale)
+    similarities = directions @ directions.T
+    np.fill_diagonal(similarities, -np.inf)
+    found = np.split(1 - _nth_largest(similarities, NUM_NEIGHBOURS), np.cumsum([len(rows) for rows in known])[:-1])
+    limit = max(float(np.quantile(distances, 1 - FALSE_ALARMS)) for distances in found)
+    return Reference(mean.astype(np.float32), scale.astype(np.float32), directions.astype(np.float16), limit)
 
 
-def _second_moment(rows: np.ndarray) -> np.ndarray:
-    return rows.T @ rows / len(rows)
+def _directions(descriptions: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    scaled = (descriptions - mean) / scale
+    return scaled / (np.linalg.norm(scaled, axis=1, keepdims=True) + 1e-12)
 
 
-def _distances(fitted: _Fitted, rows: np.ndarray) -> np.ndarray:
-    mean, scale, directions = fitted
-    return np.linalg.norm((rows - mean) / scale @ directions, axis=1)
+def _nth_largest(similarities: np.ndarray, number: int) -> np.ndarray:
+    """Of each row."""
+    return -np.partition(-similarities, number - 1, axis=1)[:, number - 1]
 
 
 @torch.inference_mode()
-def _statistics(model: CalicoModel, config: CalicoConfig, images: Iterable[np.ndarray]) -> np.ndarray:
+def _descriptions(model: CalicoModel, config: CalicoConfig, images: Iterable[np.ndarray]) -> np.ndarray:
     preprocess = Preprocessor.from_config(config)
     was_training = model.training
     model.eval()
@@ -135,12 +115,12 @@ def _statistics(model: CalicoModel, config: CalicoConfig, images: Iterable[np.nd
 
 def _encoded(model: CalicoModel, views: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     stacked = (torch.from_numpy(np.stack(view)).to(model.device) for view in zip(*views, strict=True))
-    return pooled_statistics(model.encode(Pixels(*stacked)))
+    return description(model.encode(Pixels(*stacked)))
 
 
 def save_reference(folder: Path, reference: Reference) -> None:
     """Beside the weights that it was fitted on, whose fingerprint it carries."""
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in vars(reference).items()}
+    tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in vars(reference).items()}
     write_safetensors(folder / DEPTH, tensors, {"weights": weights_print(folder)})
 
 
@@ -155,12 +135,13 @@ def load_reference(folder: Path) -> Reference | None:
     tensors = read_safetensors(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     size = shapes.get("mean", ())
-    if set(shapes) != {"mean", "scale", "directions"} or not shapes["scale"] == size == shapes["directions"][:1]:
+    if set(shapes) != {"mean", "scale", "known", "limit"} or not shapes["scale"] == size == shapes["known"][1:]:
         raise CheckpointError(f"{path}: not a depth reference; delete it, or fit it anew: calico depth fit {folder}")
     if weights_of(path) != weights_print(folder):
         logger.warning("%s: fitted on other weights, so not used; fit it anew: calico depth fit %s", path, folder)
         return None
-    return Reference(**{name: tensor.numpy() for name, tensor in tensors.items()})
+    mean, scale, known = (tensors[name].numpy() for name in ("mean", "scale", "known"))
+    return Reference(mean, scale, known, float(tensors["limit"]))
 
 
 def weights_of(path: Path) -> str | None:

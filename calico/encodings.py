@@ -139,7 +139,6 @@ def _tensors(features: ImageFeatures) -> list[Tensor]:
     return [
         features.refined_tokens,
         features.image_tokens,
-        features.semantic_pooled,
         features.grounding.embedding,
         *(features.grounding.fine or ()),
     ]
@@ -150,9 +149,9 @@ def num_bytes(features: ImageFeatures) -> int:
 
 
 def _from_tensors(tensors: Sequence[Tensor]) -> ImageFeatures:
-    refined, image_tokens, semantic_pooled, embedding, *fine = tensors
+    refined, image_tokens, embedding, *fine = tensors
     grounding = GroundingFeatures(embedding, (fine[0], fine[1]) if fine else None)
-    return ImageFeatures(refined, image_tokens, grounding, semantic_pooled)
+    return ImageFeatures(refined, image_tokens, grounding)
 
 
 def _moved(features: ImageFeatures, device: torch.device | str) -> ImageFeatures:

@@ -39,8 +39,8 @@ def run_fit(args: argparse.Namespace) -> dict[str, Any]:
 
     reference = fit_folder(args.folder, args.seed)
     version = checkpoint_version(args.folder)
-    print(f"{args.folder / DEPTH}: {len(reference.mean)} statistics; the checkpoint is {version} now")
-    return {"checkpoint": version, "num_statistics": len(reference.mean), "seed": args.seed}
+    print(f"{args.folder / DEPTH}: {len(reference.known)} known images; the checkpoint is {version} now")
+    return {"checkpoint": version, "num_known": len(reference.known), "seed": args.seed}
 
 
 def run_measure(args: argparse.Namespace) -> dict[str, Any]:

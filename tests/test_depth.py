@@ -14,14 +14,23 @@ import torch
 from PIL import Image, ImageFilter
 
 from calico import depth
-from calico.depth import OUT_OF_DEPTH, SCORE_CAP, Reference, fit, load_reference, pooled_statistics, save_reference
+from calico.depth import (
+    NUM_NEIGHBOURS,
+    OUT_OF_DEPTH,
+    SCORE_CAP,
+    Reference,
+    description,
+    fit,
+    load_reference,
+    save_reference,
+)
 from calico.depth_evaluation import as_jpeg, auroc, find_photos, measure
 from calico.drawings import VERSION
 from calico.errors import CheckpointError, InputError
 from calico.fingerprint import DEPTH, EMBEDDED, checkpoint_version, weights_version
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
-from calico.model.calico import ImageFeatures, pooled
+from calico.model.calico import ImageFeatures
 from calico.model.checkpoint import save_checkpoint
 from calico.model.config import calico_tiny
 from calico.model.encoders import GroundingFeatures
@@ -93,11 +102,11 @@ def group() -> ImageGroup:
 
 def beyond(image: int, features: ImageFeatures) -> Reference:
     """A reference that this one of two images is out of depth of, and the other is not."""
-    statistics = pooled_statistics(features)
-    where = int(np.abs(statistics[0] - statistics[1]).argmax())
-    directions = np.zeros((statistics.shape[1], 1), np.float16)
-    directions[where] = 2 / abs(statistics[0, where] - statistics[1, where])
-    return Reference(statistics[1 - image].astype(np.float32), np.ones(len(directions), np.float32), directions)
+    found = description(features)
+    mean = found.mean(0)
+    other = (found - mean)[1 - image]
+    known = np.repeat((other / np.linalg.norm(other))[None], NUM_NEIGHBOURS, 0).astype(np.float16)
+    return Reference(mean.astype(np.float32), np.ones(len(mean), np.float32), known, limit=1.0)
 
 
 def test_an_image_out_of_depth_is_a_problem_and_its_scores_are_scaled(embedded: CoSegmenter) -> None:
@@ -124,53 +133,50 @@ def test_an_image_out_of_depth_is_a_problem_and_its_scores_are_scaled(embedded: 
         assert again.score == pytest.approx(click.score * scale, abs=1e-6)
 
 
-def features_of(grid: torch.Tensor) -> ImageFeatures:
-    tokens = torch.tensor([[[1.0, 0.0], [3.0, 0.0]]])  # 1 image, 2 tokens, 2 channels
-    return ImageFeatures(tokens, tokens, GroundingFeatures(grid), pooled(tokens))
+def features_of(*tokens: list[list[float]]) -> ImageFeatures:
+    refined = torch.tensor(tokens)
+    return ImageFeatures(refined, refined, GroundingFeatures(torch.zeros(len(refined), 1, 2, 2)))
 
 
-def test_statistics_are_means_spreads_and_steps() -> None:
-    grid = torch.tensor([[[[0.0, 2.0], [5.0, 0.0]]]])  # 1 x 1 x 2 x 2
-    expected = [2, 0, np.log(2**0.5 + 0.01), np.log(0.01), 1.75, np.log(grid.std().item() + 0.01), np.log(7.01)]
-    assert pooled_statistics(features_of(grid))[0] == pytest.approx(expected, abs=1e-5)
+def test_a_description_is_mean_and_maximum_of_each_channel() -> None:
+    features = features_of([[1.0, 0.0], [3.0, -2.0]], [[5.0, 5.0], [5.0, 5.0]])
+    assert description(features).tolist() == [[2.0, -1.0, 3.0, 0.0], [5.0, 5.0, 5.0, 5.0]]
 
 
-def test_distance_is_in_units_of_the_known_variation() -> None:
-    features = features_of(torch.zeros(1, 1, 2, 2))
-    mean = pooled_statistics(features)[0].astype(np.float32)
-    directions = np.zeros((7, 2), np.float16)
-    directions[0, 0], directions[4, 1] = 3, 4
-    shifted = mean.copy()
-    shifted[[0, 4]] += (2, 0.5)
-    assert Reference(mean, np.ones(7, np.float32), directions).distance(features) == pytest.approx(0, abs=1e-5)
-    scale = np.array([2, 1, 1, 1, 0.5, 1, 1], np.float32)
-    assert Reference(shifted, scale, directions).distance(features) == pytest.approx(5)  # (3 * 1, 4 * 1)
-    with pytest.raises(CheckpointError, match="features of 3 statistics, this model gives 7"):
-        Reference(np.zeros(3, np.float32), np.ones(3, np.float32), np.zeros((3, 1), np.float16)).distance(features)
+def test_distance_is_the_cosine_to_the_nth_nearest_in_units_of_the_limit() -> None:
+    mean, scale = np.array([1, 1, 1, 1], np.float32), np.array([1, 1, 0.5, 1], np.float32)
+    right, up = np.eye(4, dtype=np.float16)[[0, 1]]
+    features = features_of([[2.0, 1.0], [2.0, 1.0]])  # mean and maximum (2, 1): along the first and third axis
+    length = np.hypot(1, 1 / 0.5)
+    near = [right] * (NUM_NEIGHBOURS - 1)
+    reference = Reference(mean, scale, np.stack([*near, up]), limit=0.5)
+    assert reference.distance(features) == pytest.approx(1 / 0.5)  # the last neighbour is at a right angle
+    reference = Reference(mean, scale, np.stack([*near, right, up]), limit=0.5)
+    assert reference.distance(features) == pytest.approx((1 - 1 / length) / 0.5)
+    with pytest.raises(CheckpointError, match="descriptions of 3 numbers, this model gives 4"):
+        Reference(np.zeros(3, np.float32), np.ones(3, np.float32), np.zeros((9, 3), np.float16), 1.0).distance(features)
 
 
 def test_what_a_finetune_adds_is_known_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On statistics made up: twelve that follow from eight others, but not in the finetune's images."""
-    monkeypatch.setattr(depth, "_statistics", lambda model, config, rows: np.array(list(rows)))
-    monkeypatch.setattr(depth, "pooled_statistics", lambda rows: rows)
-    monkeypatch.setattr(depth, "NUM_DIRECTIONS", 12)
+    """On descriptions made up: looks are a few directions, of which the finetune brings one more."""
+    monkeypatch.setattr(depth, "_descriptions", lambda model, config, rows: np.array(list(rows)))
+    monkeypatch.setattr(depth, "description", lambda rows: rows)
     rng = np.random.default_rng(0)
-    law = rng.normal(size=(8, 12))
+    looks = np.linalg.qr(rng.normal(size=(40, 40)))[0]
 
-    def rows(count: int, noise: float) -> np.ndarray:
-        free = rng.normal(size=(count, 8))
-        return np.hstack([free, free @ law + noise * rng.normal(size=(count, 12))])
+    def rows(count: int, *which: int) -> np.ndarray:
+        return 5 * looks[rng.choice(which, count)] + 0.4 * rng.normal(size=(count, 40))
 
-    known, own, strange = rows(600, 0.1), rows(60, 0.6), rows(200, 5.0)
+    known, own = rows(600, 0, 1, 2, 3), rows(60, 4)
     before, after = fit(None, None, known), fit(None, None, known, own)  # type: ignore[arg-type]
-    fresh = rows(2000, 0.1)
+    fresh = rows(2000, 0, 1, 2, 3)
     assert 0.005 < np.mean(before.distance(fresh) > 1) < 0.05  # type: ignore[arg-type]
-    assert np.mean(before.distance(rows(500, 0.6)) > 1) > 0.99  # type: ignore[arg-type]
-    assert np.mean(after.distance(rows(500, 0.6)) > 1) < 0.1  # type: ignore[arg-type]
+    assert np.mean(before.distance(rows(500, 4)) > 1) > 0.99  # type: ignore[arg-type]
+    assert np.mean(after.distance(rows(500, 4)) > 1) < 0.1  # type: ignore[arg-type]
     assert np.mean(after.distance(fresh) > 1) < 0.05  # type: ignore[arg-type]
-    assert np.mean(after.distance(strange) > 1) > 0.95  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="at least four images"):
-        fit(None, None, [])  # type: ignore[arg-type]
+    assert np.mean(after.distance(rows(500, 5, 6)) > 1) > 0.95  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"more than {NUM_NEIGHBOURS} images"):
+        fit(None, None, known[:NUM_NEIGHBOURS])  # type: ignore[arg-type]
 
 
 def test_a_reference_belongs_to_its_weights_and_to_the_version(
@@ -180,12 +186,13 @@ def test_a_reference_belongs_to_its_weights_and_to_the_version(
     save_checkpoint(tmp_path, model, CONFIG, TOKENIZER)
     assert load_reference(tmp_path) is None
     without = checkpoint_version(tmp_path)
-    reference = Reference(*np.ones((2, 5), np.float32), np.linspace(-1, 1, 10, dtype=np.float16).reshape(5, 2))
+    reference = Reference(*np.ones((2, 5), np.float32), np.linspace(-1, 1, 10, dtype=np.float16).reshape(2, 5), 0.25)
     save_reference(tmp_path, reference)
     loaded = load_reference(tmp_path)
     assert loaded is not None
-    assert np.array_equal(loaded.directions, reference.directions)
-    assert loaded.directions.dtype == np.float16
+    assert np.array_equal(loaded.known, reference.known)
+    assert loaded.known.dtype == np.float16
+    assert loaded.limit == 0.25
     assert checkpoint_version(tmp_path) != without == weights_version(tmp_path)
 
     other = tmp_path / "other"
@@ -203,17 +210,17 @@ def test_a_reference_belongs_to_its_weights_and_to_the_version(
 
 @pytest.mark.usefixtures("referenced")
 def test_the_embedded_reference_is_small() -> None:
-    assert (EMBEDDED / DEPTH).stat().st_size < 90_000
+    assert (EMBEDDED / DEPTH).stat().st_size < 1_000_000
 
 
 def test_a_folder_is_fitted_on_drawings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_reference, "NUM_DRAWINGS", 6)
+    monkeypatch.setattr(training_reference, "NUM_DRAWINGS", 12)
     torch.manual_seed(0)
     save_checkpoint(tmp_path, build(CONFIG), replace(CONFIG, data_version=VERSION), TOKENIZER)
     fitted = fit_folder(tmp_path, seed=1)
     found = CoSegmenter.from_checkpoint(tmp_path, "cpu")
     assert found.reference is not None
-    assert np.array_equal(found.reference.directions, fitted.directions)
+    assert np.array_equal(found.reference.known, fitted.known)
     save_checkpoint(tmp_path, build(CONFIG), CONFIG, TOKENIZER)
     with pytest.raises(InputError, match="expected drawings-v1"):
         fit_folder(tmp_path)

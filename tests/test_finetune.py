@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from calico.drawings import draw
 from calico.errors import CalicoError, CheckpointError, InputError
 from calico.fingerprint import ADAPTER, checkpoint_version, weights_version
 from calico.language.tokenizer import CalicoTokenizer
-from calico.model.adapter import ALL_LINEARS, choose_spec, load_adapted, load_over_base
+from calico.model.adapter import ALL_LINEARS, ENCODERS, choose_spec, load_adapted, load_over_base
 from calico.model.builder import build
 from calico.model.checkpoint import load_checkpoint, save_checkpoint
 from calico.model.config import CalicoConfig, EncoderConfig, calico_7b, calico_tiny
@@ -251,9 +252,13 @@ def test_only_what_the_adapter_holds_has_changed(base: Path, trained: FinetuneRe
     changed = {name for name in was if not torch.equal(was[name], now[name])}
     linears = {f"{name}.weight" for name, _ in before.llm.named_modules() if name.rpartition(".")[2] in ALL_LINEARS}
     allowed = {f"llm.{name}" for name in linears} | {"llm.model.embed_tokens.weight", "llm.lm_head.weight"}
-    assert {name for name in changed if not name.startswith(PAPER_MODULES)} <= allowed
+    seeing = {f"{name}.weight" for name, module in before.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    seeing = {name for name in seeing if name.startswith(ENCODERS)}
+    assert {name for name in changed if not name.startswith(PAPER_MODULES)} <= allowed | seeing
     assert any(name.startswith("pixel_decoder.mask_decoder.") for name in changed)
     assert allowed & changed
+    for encoder in set(ENCODERS) - {"semantic_encoder"}:  # which is read through CEM's zeros at first
+        assert any(name.startswith(encoder) for name in seeing & changed), encoder
     assert trained.base == weights_version(base)
     assert config == micro()
 
@@ -412,7 +417,7 @@ def test_the_adapter_of_a_large_model_is_the_papers() -> None:
     config = replace(config, llm=config.llm | {"num_hidden_layers": 2}, cam_layers=(0, 1))
     with torch.device("meta"):
         spec = choose_spec(build(config), config)
-    assert (spec.targets, spec.whole) == (PAPER_TARGETS, PAPER_MODULES)
+    assert (spec.targets, spec.whole, spec.encoders) == (PAPER_TARGETS, PAPER_MODULES, ())
 
 
 # -- versions ---------------------------------------------------------------------------------------------------------

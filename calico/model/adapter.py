@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calico.errors import CheckpointError
 from calico.fingerprint import ADAPTER, ADAPTER_CARD, EMBEDDED, read_card, weights_version
@@ -25,6 +25,7 @@ from calico.model.modes import PAPER_MODULES, PAPER_TARGETS, add_lora, merge_lor
 
 FORMAT_VERSION = 1
 ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ENCODERS = ("global_encoder", "semantic_encoder", "grounding_encoder", "qformer")
 MAX_SMALL_BYTES = 3_000_000  # of a small model's adapter in fp16
 
 
@@ -32,12 +33,13 @@ MAX_SMALL_BYTES = 3_000_000  # of a small model's adapter in fp16
 class AdapterSpec:
     """What changes. lora: r, lora_alpha and lora_dropout. targets: linears of the language model that have LoRA.
 
-    whole: prefixes of the names of parameters that are held as a whole.
+    whole: prefixes of the names of parameters that are held as a whole. encoders: blocks with LoRA on all they have.
     """
 
     lora: Mapping[str, Any]
     targets: tuple[str, ...]
     whole: tuple[str, ...]
+    encoders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class AdapterCard:
             )
         try:
             spec = raw["spec"]
-            raw["spec"] = AdapterSpec(dict(spec["lora"]), tuple(spec["targets"]), tuple(spec["whole"]))
+            encoders = tuple(spec.get("encoders", ()))  # adapters of before have none
+            raw["spec"] = AdapterSpec(dict(spec["lora"]), tuple(spec["targets"]), tuple(spec["whole"]), encoders)
             return cls(**raw)
         except (TypeError, KeyError) as error:
             raise CheckpointError(f"{path}: not an adapter's card ({error!r}); copy the version again") from None
@@ -67,24 +70,25 @@ class AdapterCard:
 
 def choose_spec(model: CalicoModel, config: CalicoConfig) -> AdapterSpec:
     """The paper's (LoRA on q and v, CEM, CAM, mask decoder); for a model so small that all this stays under
-    `MAX_SMALL_BYTES`, also LoRA on every linear of the language model and its output rows."""
+    `MAX_SMALL_BYTES`, also LoRA on every linear of the language model and its output rows, and on the encoders, which
+    were not made on millions of photographs: they know no look but that of their training."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rows = names[id(model.llm.get_output_embeddings().weight)]
-    small = AdapterSpec(config.lora, ALL_LINEARS, (*PAPER_MODULES, rows))
-    num_lora = sum(
-        config.lora["r"] * sum(module.weight.shape)
-        for name, module in model.llm.named_modules()
-        if name.rpartition(".")[2] in ALL_LINEARS
-    )
+    small = AdapterSpec(config.lora, ALL_LINEARS, (*PAPER_MODULES, rows), ENCODERS)
+    changed = [module for name, module in model.llm.named_modules() if name.rpartition(".")[2] in ALL_LINEARS]
+    changed += [
+        m for block in ENCODERS for m in getattr(model, block).modules() if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
+    num_lora = config.lora["r"] * sum(m.weight[0].numel() + m.weight.shape[0] for m in changed)
     num_whole = sum(p.numel() for name, p in model.named_parameters() if name.startswith(small.whole))
-    if 2 * (num_lora + num_whole) <= MAX_SMALL_BYTES * 0.98:  # the rest for the file's header
+    if 2 * (num_lora + num_whole) <= MAX_SMALL_BYTES * 0.97:  # the rest for the file's header
         return small
     return AdapterSpec(config.lora, PAPER_TARGETS, PAPER_MODULES)
 
 
 def attach(model: CalicoModel, spec: AdapterSpec, tensors: Mapping[str, Tensor] | None = None) -> None:
     """Makes what the spec names trainable and all else not. tensors: an adapter's weights to start from."""
-    add_lora(model, dict(spec.lora), spec.targets)
+    add_lora(model, dict(spec.lora), spec.targets, spec.encoders)
     set_mode(model, "paper")
     for name, parameter in model.named_parameters():
         parameter.requires_grad |= name.startswith(spec.whole)

@@ -32,14 +32,12 @@ class ImageFeatures(NamedTuple):
     """What prompts read of the images; all per image, so it can be cached by image content.
 
     refined_tokens: I x T x D_g, X'_global after CEM, for CAM. image_tokens: I x Q x D, the language model's input for
-    the image. grounding: for the mask decoder. semantic_pooled: I x 2 x D_s, mean and spread of the semantic tokens,
-    for `calico.depth`.
+    the image. grounding: for the mask decoder.
     """
 
     refined_tokens: Tensor
     image_tokens: Tensor
     grounding: GroundingFeatures
-    semantic_pooled: Tensor
 
 
 class EncoderStates(NamedTuple):
@@ -150,7 +148,6 @@ class CalicoModel(nn.Module):
             refined_tokens=self.cem(global_tokens, semantic_tokens),
             image_tokens=self.image_projection(query_states),  # I x Q x D
             grounding=self.grounding_encoder(pixels.grounding_view),
-            semantic_pooled=pooled(semantic_tokens.detach()),
         )
         return features, EncoderStates(global_tokens, semantic_tokens, query_states)
 
@@ -193,8 +190,3 @@ class CalicoModel(nn.Module):
         """states: K x D of the [SEG]s; image: K, the encoded image of each. All masks in one decoder call."""
         prompts = self.seg_projection(states.to(self.seg_projection.dtype))  # K x C
         return self.pixel_decoder(grounding.take(image), prompts[:, None])
-
-
-def pooled(tokens: Tensor) -> Tensor:
-    """Mean and spread over the positions: I x T x D -> I x 2 x D."""
-    return torch.stack([tokens.mean(1), tokens.std(1)], 1)

@@ -110,10 +110,13 @@ def finetuning_memory(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     targets = [m.base_layer for m in model.llm.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
     inputs = sum(int(linear.in_features) for linear in targets)
+    activations = activation_bytes(config, work, inputs, dtype.itemsize, checkpointing=checkpointing)
+    if any(p.requires_grad for p in model.grounding_encoder.parameters()):
+        activations += work.num_images * encoder_activation_bytes(config, dtype.itemsize)
     rest = {
         "gradients": 4 * trained,
         "AdamW moments": 8 * trained,
-        "activations": activation_bytes(config, work, inputs, dtype.itemsize, checkpointing=checkpointing),
+        "activations": activations,
         "logits": 12 * work.answer_tokens * config.llm["vocab_size"],
         "SAM attention": sam_attention_bytes(config, work.num_images, dtype),
     }
@@ -124,7 +127,8 @@ def activation_bytes(
     config: CalicoConfig, work: Workload, lora_inputs: int, itemsize: int, *, checkpointing: bool = False
 ) -> int:
     """What autograd keeps from forward to backward in mode `paper`. Frozen linears keep no input, frozen encoders
-    nothing at all. `b` is `itemsize`, `lora_inputs` the input channels of all linears with LoRA together.
+    nothing at all (else see `encoder_activation_bytes`). `b` is `itemsize`, `lora_inputs` the input channels of all
+    linears of the language model with LoRA together.
 
     Language model, per token and layer of D channels and F inner ones: two norms in float32 8D, queries, keys, values
     and their result 4Db, the gated feed-forward 3Fb; per channel of a LoRA input 5 (float32 and a dropout mask).
@@ -151,6 +155,28 @@ def activation_bytes(
     cells = (config.num_mask_grid // 4) ** 2
     in_masks = 4 * work.num_masks * cells * (23 * config.grounding_encoder.hidden_size + 128)
     return in_layers + in_cams + (0 if "cem" in config.without else in_cem) + in_masks
+
+
+def encoder_activation_bytes(config: CalicoConfig, itemsize: int) -> int:
+    """Per image, of convolutional encoders and a Q-Former that train with LoRA.
+
+    Three maps per convolution (before and after the norm, LoRA's own), the last level's again for the tokens; in the
+    grounding encoder's pyramid six of its width at stride 4, and the context maps at strides 2 and 1.
+    """
+    count = 0
+    for encoder in (config.global_encoder, config.semantic_encoder, config.grounding_encoder):
+        if encoder.kind != "conv":
+            raise ValueError(f"{encoder.kind}: only convolutional encoders train")
+        sizes = [(encoder.image_size >> (level + 1)) ** 2 for level in range(len(encoder.options["widths"]))]
+        maps = zip(encoder.options["widths"], encoder.options["num_blocks"], sizes, strict=True)
+        count += sum(3 * (1 + 2 * blocks) * width * cells for width, blocks, cells in maps)
+    grounding, context = config.grounding_encoder, config.grounding_encoder.options.get("context_width", 0)
+    count += 6 * grounding.hidden_size * (grounding.image_size // 4) ** 2
+    count += 6 * context * (grounding.image_size // 2) ** 2 + 3 * context * grounding.image_size**2
+    qformer = config.qformer
+    per_layer = config.num_queries * (8 * qformer["hidden_size"] + qformer["intermediate_size"])
+    count += qformer["num_hidden_layers"] * per_layer
+    return count * itemsize
 
 
 def num_tokens(encoder: EncoderConfig) -> int:

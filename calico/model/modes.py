@@ -20,20 +20,28 @@ PAPER_MODULES = ("cem.", "cams.", "cam_queries", "pixel_decoder.mask_decoder.")
 PAPER_TARGETS = ("q_proj", "v_proj")
 
 
-def add_lora(model: CalicoModel, lora: dict[str, Any], targets: Sequence[str] = PAPER_TARGETS) -> None:
-    """LoRA on linears of the language model only, as the paper (section 5) on q_proj and v_proj unless told others."""
+def add_lora(
+    model: CalicoModel, lora: dict[str, Any], targets: Sequence[str] = PAPER_TARGETS, blocks: Sequence[str] = ()
+) -> None:
+    """LoRA on linears of the language model only, as the paper (section 5) on q_proj and v_proj unless told others.
+
+    blocks: others of the model's modules, each of whose convolutions and linears gets LoRA too.
+    """
     inject_adapter_in_model(LoraConfig(target_modules=list(targets), **lora), model.llm)
+    for block in map(model.get_submodule, blocks):
+        names = [name for name, module in block.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        inject_adapter_in_model(LoraConfig(target_modules=names, **lora), block)
 
 
 def merge_lora(model: CalicoModel) -> None:
-    """Fold the adapters into the language model's own weights; its outputs stay."""
+    """Fold the adapters into the model's own weights; its outputs stay."""
     from peft.tuners.lora import LoraLayer
 
-    for name, module in list(model.llm.named_modules()):
+    for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()
             parent, _, child = name.rpartition(".")
-            setattr(model.llm.get_submodule(parent), child, module.get_base_layer())
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
 
 
 def set_mode(model: CalicoModel, mode: str) -> None:

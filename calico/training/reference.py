@@ -15,6 +15,7 @@ from calico.model.calico import CalicoModel
 from calico.model.checkpoint import load_checkpoint
 from calico.model.config import CalicoConfig
 from calico.sampler import stream_seed
+from calico.training.augmentation import distorted
 from calico.training.corrections import CorrectedGroup
 
 NUM_DRAWINGS = 1000
@@ -22,14 +23,14 @@ SIZES = (96, 320)  # longest side in pixels, from and to: what is brought to the
 
 
 def known_drawings(seed: int, count: int | None = None) -> Iterator[np.ndarray]:
-    """Images of the training stream, HxWx3 uint8, of any object, difficulty and size."""
+    """Images of the training stream, HxWx3 uint8, of any object, difficulty and size; half are distorted as there."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xDE9]))
     for number in range(NUM_DRAWINGS if count is None else count):
         longest = int(rng.integers(SIZES[0], SIZES[1] + 1))
         size_hw = (longest, round(longest * rng.uniform(0.75, 1.0)))
-        yield drawings.draw(
-            stream_seed("train", seed, number), size_hw=size_hw if rng.random() < 0.5 else size_hw[::-1]
-        ).image
+        size_hw = size_hw if rng.random() < 0.5 else size_hw[::-1]
+        drawn = drawings.draw(stream_seed("train", seed, number), size_hw=size_hw)
+        yield (distorted(drawn, rng) if number % 2 else drawn).image
 
 
 def fit_folder(folder: Path, seed: int = 0) -> Reference:
