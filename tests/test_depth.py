@@ -37,6 +37,7 @@ from calico.model.encoders import GroundingFeatures
 from calico.sampler import draw_group
 from calico.segmenter import CoSegmenter
 from calico.training import reference as training_reference
+from calico.training.corrections import CorrectedGroup
 from calico.training.reference import fit_folder
 from calico.values import ImageGroup
 
@@ -224,6 +225,19 @@ def test_a_folder_is_fitted_on_drawings_only(tmp_path: Path, monkeypatch: pytest
     save_checkpoint(tmp_path, build(CONFIG), CONFIG, TOKENIZER)
     with pytest.raises(InputError, match="expected drawings-v1"):
         fit_folder(tmp_path)
+
+
+def test_a_finetune_of_many_images_keeps_a_small_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_reference, "NUM_DRAWINGS", 10)
+    torch.manual_seed(0)
+    config = replace(CONFIG, data_version=VERSION)
+    model = build(config)
+    save_checkpoint(tmp_path, model, config, TOKENIZER)
+    groups = [CorrectedGroup(str(seed), tuple(draw_group(seed, group_size=2, size=40)), None) for seed in range(11)]
+    training_reference.refit(tmp_path, model, config, TOKENIZER, groups)
+    found = load_reference(tmp_path)
+    assert found is not None
+    assert len(found.known) == 10 + 8  # every third of 22
 
 
 def test_measuring_names_each_folder_with_its_n(tmp_path: Path, embedded: CoSegmenter) -> None:

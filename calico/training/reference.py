@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def refit(
     tokenizer: CalicoTokenizer,
     groups: Sequence[CorrectedGroup],
 ) -> None:
-    """A `Finisher`: what a finetune was taught is known from then on. Nothing for a base that knows no drawings."""
+    """A `Finisher`: what a finetune was taught is known from then on, by `NUM_DRAWINGS` of its images at most. Nothing
+    for a base that knows no drawings."""
     if config.data_version == drawings.VERSION:
-        own = (item.image for group in groups for item in group.images)
-        save_reference(folder, fit(model, config, known_drawings(0), own))
+        own = [item.image for group in groups for item in group.images]
+        some = own[:: max(1, math.ceil(len(own) / NUM_DRAWINGS))]
+        save_reference(folder, fit(model, config, known_drawings(0), some))
