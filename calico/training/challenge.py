@@ -23,10 +23,11 @@ from calico.training.finetune import FinetuneResult, FinetuneSettings, Finisher,
 from calico.training.processes import Processes
 from calico.training.scoring import KeptScores, OnProgress, as_text, held_out_items
 from calico.training.start import seen_groups, start_config
-from calico.versions.gate import MIN_TEST_GROUPS, NUM_FOLDS, Decision, Scores, Verdict, decide, folds
+from calico.versions.gate import NUM_FOLDS, Decision, Scores, Verdict, decide, folds
 from calico.versions.registry import Refused, Registry
 
 logger = logging.getLogger(__name__)
+FOLD_LENGTH = 0.1  # of a finetune's, for each fold of a cross-validation
 PLAN, RESULT, SCORES, FIGURES = "plan.json", "result.json", "scores.json", "figures.json"
 
 
@@ -68,9 +69,9 @@ def challenge(
     """Finetunes from a version (None: the champion), adds the result to the registry and asks the gate; `publish` makes
     it the champion where the gate lets it.
 
-    With under 20 test groups all unseen groups are cross-validated, and half of the length goes to the folds, a tenth
-    each. base_data: what the start learnt from; None: drawings. num_base_groups: held-out groups of it, on which
-    forgetting is measured. Raises `InputError`, `CheckpointError`.
+    With under 20 test groups the others are cross-validated too, by folds of a tenth of the length each, so that every
+    group is scored by a challenger that has not seen it. base_data: what the start learnt from; None: drawings.
+    num_base_groups: held-out groups of it, on which forgetting is measured. Raises `InputError`, `CheckpointError`.
     """
     settings, tell = settings or FinetuneSettings(), on_progress or (lambda what, share, note: None)
     if num_base_groups < 1:
@@ -82,10 +83,8 @@ def challenge(
     champion, start = _folder(registry, plan["champion"]), _folder(registry, plan["start"])
     champion_id = checkpoint_version(champion)
     num_test = int(snapshot.manifest["splits"][TEST])
-    is_short = num_test < MIN_TEST_GROUPS
-    own = shortened(settings, 0.5) if is_short else settings
     told = _told(tell, "training")
-    result = finetune(snapshot, start, out, own, told, base_data=base_data, finishers=finishers)
+    result = finetune(snapshot, start, out, settings, told, base_data=base_data, finishers=finishers)
 
     kept = KeptScores(out / "scores", registry, tell, processes)
     test, base = {}, {}
@@ -100,7 +99,12 @@ def challenge(
     )
     if decide(scores).verdict is Verdict.CROSS_VALIDATE:
         ours, theirs = _cross_validated(snapshot, out, settings, base_data, champion, start, kept, tell, champion_id)
-        scores = replace(scores, test_champion=theirs, test_challenger=ours, is_cross_validated=True)
+        scores = replace(
+            scores,
+            test_champion={**theirs, **scores.test_champion},
+            test_challenger={**ours, **scores.test_challenger},
+            is_cross_validated=True,
+        )
     figures = {
         what: {side: found["figures"] for side, found in both.items()}
         for what, both in (("test", test), ("base", base))
@@ -236,11 +240,11 @@ def _cross_validated(
     tell: OnProgress,
     champion_id: str,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """(challenger's, champion's) scores of every group that neither champion nor start has seen. Each fold is scored by
-    a finetune of a tenth of the length on the other folds' groups."""
+    """(challenger's, champion's) scores of the groups beside the test split that neither champion nor start has seen.
+    Each fold is scored by a finetune of a tenth of the length on all other groups."""
     component_of = components(snapshot.groups())
-    seen = seen_groups(champion) | seen_groups(start)
-    spoiled = {component_of[name] for name in seen if name in component_of}
+    away = seen_groups(champion) | seen_groups(start) | {group.id for group in snapshot.groups(TEST)}
+    spoiled = {component_of[name] for name in away if name in component_of}
     fold_of = folds(set(component_of.values()) - spoiled)
     ours: dict[str, float] = {}
     theirs: dict[str, float] = {}
@@ -255,7 +259,7 @@ def _cross_validated(
                 snapshot,
                 start,
                 out / f"fold-{fold + 1}",
-                replace(shortened(settings, 0.5 / NUM_FOLDS), seed=settings.seed + fold),
+                replace(shortened(settings, FOLD_LENGTH), seed=settings.seed + fold),
                 _told(tell, what),
                 base_data=base_data,
                 train_ids=others,

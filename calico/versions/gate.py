@@ -40,8 +40,8 @@ class Verdict(StrEnum):
 class Scores:
     """Scores by group of one comparison. test: groups of the corrections that neither model was trained on.
 
-    base: groups of the base test set. is_cross_validated: `test` holds all groups, each scored by a challenger that was
-    trained without its fold.
+    base: groups of the base test set. is_cross_validated: `test` holds the other groups too, each of them scored by a
+    challenger that was trained without its fold.
     """
 
     champion: str
