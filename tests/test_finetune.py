@@ -27,11 +27,11 @@ from calico.model.modes import PAPER_MODULES, PAPER_TARGETS
 from calico.sampler import draw_group
 from calico.segmenter import CoSegmenter
 from calico.snapshots.records import AnnotatedGroup, ImageReference
-from calico.snapshots.splits import Shares
+from calico.snapshots.splits import TEST, Shares
 from calico.snapshots.store import SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.batches import BatchSettings
-from calico.training.challenge import components
+from calico.training.challenge import challenge, components
 from calico.training.corrections import CorrectionBatches, class_weights, corrected, drawings, size_weights
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
 from calico.training.run_folder import RUN, STATE
@@ -484,6 +484,22 @@ def test_the_gate_refuses_spoiled_challengers_and_takes_a_good_one() -> None:
     assert verdict(lambda truth: grown(truth, 1), number=3, crossed=True) is Verdict.NOT_ENOUGH_EVIDENCE
     nothing = CoSegmentation(((4, 4), (4, 4)))
     assert group_score(nothing, nothing) == 1.0
+
+
+def test_test_groups_count_by_the_version_and_the_others_by_folds(tmp_path: Path) -> None:
+    made = write(tmp_path / "s", range(8), Shares(0.0, 0.4))
+    test = {group.id for group in made.groups(TEST)}
+    assert 0 < len(test) < 8
+    registry, run = Registry(tmp_path / "r"), tmp_path / "run"
+    report = challenge(made, registry, run, replace(QUICK, steps=1), num_base_groups=1)
+    assert report.decision.is_cross_validated
+    assert report.decision.num_groups == 8
+    by_version = json.loads((run / "scores" / "test-challenger.json").read_text())["scores"]
+    by_folds = [json.loads(path.read_text())["scores"] for path in sorted(run.glob("scores/fold-*-fold-*.json"))]
+    scores = Scores.from_json(json.loads((registry.path_of(registry.get(report.version)) / "scores.json").read_text()))
+    assert by_version.keys() == test
+    assert not any(test & fold.keys() for fold in by_folds)
+    assert scores.test_challenger == by_version | {name: score for fold in by_folds for name, score in fold.items()}
 
 
 def test_the_verb_finetunes_the_embedded_model_and_asks_the_gate(
