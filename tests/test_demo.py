@@ -81,7 +81,7 @@ def test_a_demo_from_start_to_stop_and_again(label_studio: LabelStudioHost, empt
             assert sorted(set(groups)) == [2, 3]
             assert len(groups) >= 12
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(90) == 0
     assert not (folder / "state.json").exists()
     assert not any(port_is_taken(port) for port in ports)
 
@@ -90,7 +90,7 @@ def test_a_demo_from_start_to_stop_and_again(label_studio: LabelStudioHost, empt
         assert again["project_ids"] == state["project_ids"]
         stop = [sys.executable, "-m", "scripts.demo", "--folder", str(folder), "--stop"]
         subprocess.run(stop, cwd=ROOT, check=True)
-        assert process.wait(10) == 0
+        assert process.wait(90) == 0
     assert not any(port_is_taken(httpx.URL(again[key]).port or 0) for key in ("url", "backend_url"))
 
 

@@ -39,17 +39,15 @@ def spoiled(folder: Path, spoil: Callable[[CoSegmentation], CoSegmentation]) -> 
         return writer.finish()
 
 
-@pytest.mark.parametrize(("spoil", "steps"), [(shuffled, 40), (misnamed, 120)])  # wrong names take longer to learn
-def test_spoiled_corrections_are_refused(
-    tmp_path: Path, spoil: Callable[[CoSegmentation], CoSegmentation], steps: int
-) -> None:
+@pytest.mark.parametrize("spoil", [shuffled, misnamed])
+def test_spoiled_corrections_are_refused(tmp_path: Path, spoil: Callable[[CoSegmentation], CoSegmentation]) -> None:
+    """Trained without what else holds a finetune to its base: that alone nearly keeps wrong names from being learnt."""
     require("gate", is_required("gate"), "slow; CALICO_REQUIRE=gate runs it")
     require("gate", (EMBEDDED / "model.safetensors").exists(), f"{EMBEDDED} has no weights")
     snapshot, registry = spoiled(tmp_path / "s", spoil), Registry(tmp_path / "registry")
     assert snapshot.manifest["splits"]["test"] >= MIN_TEST_GROUPS
-    made = challenge(
-        snapshot, registry, tmp_path / "run", FinetuneSettings(steps=steps), publish=True, num_base_groups=24
-    )
+    unheld = FinetuneSettings(steps=120, replay_share=0.25, anchored=False)
+    made = challenge(snapshot, registry, tmp_path / "run", unheld, publish=True, num_base_groups=24)
     print(
         f"\n{spoil.__name__}: {made.decision.reason}; {made.decision.difference:+.3f}, {made.training['seconds']:.0f} s"
     )
