@@ -21,7 +21,7 @@ import torch
 
 from calico.errors import CheckpointError, InputError
 from calico.fingerprint import DEPTH, weights_print
-from calico.model.calico import CalicoModel, ImageFeatures, Pixels
+from calico.model.calico import CalicoModel, ImageFeatures, Pixels, mean_and_maximum
 from calico.model.checkpoint import read_safetensors, write_safetensors
 from calico.model.config import CalicoConfig
 from calico.preprocessing import Preprocessor
@@ -37,8 +37,8 @@ AT_ONCE = 16
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """mean, scale: D float32, of the known images' descriptions. known: M x D float16, these in units of it and of
-    length 1. limit: the cosine distance that is called 1."""
+    """mean, scale: D float32, of the known images' descriptions. known: M x D float16, these with mean and scale taken
+    off, each of length 1; M >= `NUM_NEIGHBOURS`. limit: the cosine distance that is called 1."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -59,8 +59,7 @@ class Reference:
 
 def description(features: ImageFeatures) -> np.ndarray:
     """N x 2 D_g float64: mean and maximum over the positions of X'_global."""
-    tokens = features.refined_tokens.double()
-    return torch.cat([tokens.mean(1), tokens.amax(1)], 1).cpu().numpy()
+    return mean_and_maximum(features.refined_tokens.double()).cpu().numpy()
 
 
 def fit(
@@ -82,7 +81,7 @@ def fit(
     similarities = directions @ directions.T
     np.fill_diagonal(similarities, -np.inf)
     found = np.split(1 - _nth_largest(similarities, NUM_NEIGHBOURS), np.cumsum([len(rows) for rows in known])[:-1])
-    limit = max(float(np.quantile(distances, 1 - FALSE_ALARMS)) for distances in found)
+    limit = max(1e-6, *(float(np.quantile(distances, 1 - FALSE_ALARMS)) for distances in found))
     return Reference(mean.astype(np.float32), scale.astype(np.float32), directions.astype(np.float16), limit)
 
 
@@ -135,7 +134,13 @@ def load_reference(folder: Path) -> Reference | None:
     tensors = read_safetensors(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     size = shapes.get("mean", ())
-    if set(shapes) != {"mean", "scale", "known", "limit"} or not shapes["scale"] == size == shapes["known"][1:]:
+    if (
+        set(shapes) != {"mean", "scale", "known", "limit"}
+        or len(size) != 1
+        or not shapes["scale"] == size == shapes["known"][1:]
+        or shapes["known"][0] < NUM_NEIGHBOURS
+        or shapes["limit"]
+    ):
         raise CheckpointError(f"{path}: not a depth reference; delete it, or fit it anew: calico depth fit {folder}")
     if weights_of(path) != weights_print(folder):
         logger.warning("%s: fitted on other weights, so not used; fit it anew: calico depth fit %s", path, folder)

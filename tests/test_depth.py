@@ -187,7 +187,8 @@ def test_a_reference_belongs_to_its_weights_and_to_the_version(
     save_checkpoint(tmp_path, model, CONFIG, TOKENIZER)
     assert load_reference(tmp_path) is None
     without = checkpoint_version(tmp_path)
-    reference = Reference(*np.ones((2, 5), np.float32), np.linspace(-1, 1, 10, dtype=np.float16).reshape(2, 5), 0.25)
+    known = np.linspace(-1, 1, 5 * NUM_NEIGHBOURS, dtype=np.float16).reshape(-1, 5)
+    reference = Reference(*np.ones((2, 5), np.float32), known, 0.25)
     save_reference(tmp_path, reference)
     loaded = load_reference(tmp_path)
     assert loaded is not None
@@ -204,6 +205,10 @@ def test_a_reference_belongs_to_its_weights_and_to_the_version(
     assert "fitted on other weights" in caplog.text
     save_checkpoint(tmp_path, model, CONFIG, TOKENIZER)  # new weights leave no old reference
     assert not (tmp_path / DEPTH).exists()
+    for odd in (replace(reference, known=reference.known[:1]), replace(reference, limit=np.ones(2))):
+        save_reference(tmp_path, odd)
+        with pytest.raises(CheckpointError, match="not a depth reference"):
+            load_reference(tmp_path)
     (tmp_path / DEPTH).write_bytes(b"\x80\x04 a pickle")
     with pytest.raises(CheckpointError, match=r"depth\.safetensors"):
         load_reference(tmp_path)

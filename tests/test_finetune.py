@@ -34,7 +34,7 @@ from calico.training.batches import BatchSettings
 from calico.training.challenge import challenge, components
 from calico.training.corrections import CorrectionBatches, class_weights, corrected, drawings, size_weights
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
-from calico.training.run_folder import RUN, STATE
+from calico.training.run_folder import RUN, STATE, FinetuneState
 from calico.training.scoring import group_score
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, truth_of
 from calico.versions.gate import Scores, Verdict, decide
@@ -244,6 +244,18 @@ def test_the_anchor_answers_as_the_start_does_and_leaves_the_weights_alone(
         assert torch.equal(parameter, changed[name]), name
 
 
+def test_a_short_run_does_not_spend_its_time_on_looking(base: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    """Ten looks of three seconds do not fit into a minute beside training; of a second they do."""
+    run = Finetune(snapshot, base, tmp_path / "run", replace(QUICK, steps=None, minutes=1.0, num_validations=10))
+    for looks_took, is_time in ((9.0, False), (3.0, True)):
+        run.state = FinetuneState(step=9, seconds=20.0, num_looks=3, look_seconds=looks_took)
+        assert run._is_time_to_look() == is_time
+    run.state = FinetuneState(step=30, seconds=60.0, num_looks=3, look_seconds=30.0)
+    assert run._is_time_to_look(), "the end is always looked at"
+    run.state = FinetuneState(step=9, seconds=20.0, num_looks=4, look_seconds=0.0)
+    assert not run._is_time_to_look()
+
+
 def test_only_what_the_adapter_holds_has_changed(base: Path, trained: FinetuneResult) -> None:
     before, config, _ = load_checkpoint(base)
     after, _, _ = load_adapted(trained.folder, base)
@@ -400,6 +412,9 @@ def test_another_base_is_refused(trained: FinetuneResult, tmp_path: Path) -> Non
         ("adapter.json", lambda data: data.replace(b'"format_version": 1', b'"format_version": 9'), "format 9"),
         ("adapter.json", lambda data: data.replace(b'"down_proj"', b'"q_proj"'), "do not fit"),
         ("adapter.json", lambda data: b"{}", "lacks preset"),
+        ("adapter.json", lambda data: data.replace(b'"qformer"', b'"eyes"'), "eyes, expected some of global_encoder"),
+        ("adapter.json", lambda data: data.replace(b'"down_proj"', b'"nothing"'), "nothing, expected some of q_proj"),
+        ("adapter.json", lambda data: data.replace(b'"lora_alpha"', b'"beta"'), "beta, expected some of r"),
     ],
 )
 def test_a_damaged_adapter_is_refused(

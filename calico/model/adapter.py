@@ -26,6 +26,7 @@ from calico.model.modes import PAPER_MODULES, PAPER_TARGETS, add_lora, merge_lor
 FORMAT_VERSION = 1
 ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ENCODERS = ("global_encoder", "semantic_encoder", "grounding_encoder", "qformer")
+LORA_OPTIONS = ("r", "lora_alpha", "lora_dropout")
 MAX_SMALL_BYTES = 3_000_000  # of a small model's adapter in fp16
 
 
@@ -63,6 +64,9 @@ class AdapterCard:
             spec = raw["spec"]
             encoders = tuple(spec.get("encoders", ()))  # adapters of before have none
             raw["spec"] = AdapterSpec(dict(spec["lora"]), tuple(spec["targets"]), tuple(spec["whole"]), encoders)
+            for names, known in ((spec["lora"], LORA_OPTIONS), (spec["targets"], ALL_LINEARS), (encoders, ENCODERS)):
+                if odd := sorted(set(names) - set(known)):
+                    raise KeyError(f"{odd[0]}, expected some of {', '.join(known)}")
             return cls(**raw)
         except (TypeError, KeyError) as error:
             raise CheckpointError(f"{path}: not an adapter's card ({error!r}); copy the version again") from None
@@ -70,14 +74,15 @@ class AdapterCard:
 
 def choose_spec(model: CalicoModel, config: CalicoConfig) -> AdapterSpec:
     """The paper's (LoRA on q and v, CEM, CAM, mask decoder); for a model so small that all this stays under
-    `MAX_SMALL_BYTES`, also LoRA on every linear of the language model and its output rows, and on the encoders, which
-    were not made on millions of photographs: they know no look but that of their training."""
+    `MAX_SMALL_BYTES`, also LoRA on every linear of the language model and its output rows, and on convolutional
+    encoders, which no photographs were shown before: they know no look but that of their training."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rows = names[id(model.llm.get_output_embeddings().weight)]
-    small = AdapterSpec(config.lora, ALL_LINEARS, (*PAPER_MODULES, rows), ENCODERS)
+    kinds = {encoder.kind for encoder in (config.global_encoder, config.semantic_encoder, config.grounding_encoder)}
+    small = AdapterSpec(config.lora, ALL_LINEARS, (*PAPER_MODULES, rows), ENCODERS if kinds == {"conv"} else ())
     changed = [module for name, module in model.llm.named_modules() if name.rpartition(".")[2] in ALL_LINEARS]
     changed += [
-        m for block in ENCODERS for m in getattr(model, block).modules() if isinstance(m, nn.Conv2d | nn.Linear)
+        m for block in small.encoders for m in getattr(model, block).modules() if isinstance(m, nn.Conv2d | nn.Linear)
     ]
     num_lora = config.lora["r"] * sum(m.weight[0].numel() + m.weight.shape[0] for m in changed)
     num_whole = sum(p.numel() for name, p in model.named_parameters() if name.startswith(small.whole))

@@ -190,3 +190,8 @@ class CalicoModel(nn.Module):
         """states: K x D of the [SEG]s; image: K, the encoded image of each. All masks in one decoder call."""
         prompts = self.seg_projection(states.to(self.seg_projection.dtype))  # K x C
         return self.pixel_decoder(grounding.take(image), prompts[:, None])
+
+
+def mean_and_maximum(tokens: Tensor) -> Tensor:
+    """Over the positions: I x T x D -> I x 2D."""
+    return torch.cat([tokens.mean(1), tokens.amax(1)], 1)

@@ -160,13 +160,11 @@ def activation_bytes(
 def encoder_activation_bytes(config: CalicoConfig, itemsize: int) -> int:
     """Per image, of convolutional encoders and a Q-Former that train with LoRA.
 
-    Three maps per convolution (before and after the norm, LoRA's own), the last level's again for the tokens; in the
-    grounding encoder's pyramid six of its width at stride 4, and the context maps at strides 2 and 1.
+    Three maps per convolution of the pyramids (before and after the norm, LoRA's own); in the grounding encoder six of
+    its width at stride 4, and the context maps at strides 2 and 1; the Q-Former's layers as in `activation_bytes`.
     """
     count = 0
     for encoder in (config.global_encoder, config.semantic_encoder, config.grounding_encoder):
-        if encoder.kind != "conv":
-            raise ValueError(f"{encoder.kind}: only convolutional encoders train")
         sizes = [(encoder.image_size >> (level + 1)) ** 2 for level in range(len(encoder.options["widths"]))]
         maps = zip(encoder.options["widths"], encoder.options["num_blocks"], sizes, strict=True)
         count += sum(3 * (1 + 2 * blocks) * width * cells for width, blocks, cells in maps)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calico.model.calico import EncoderStates, ImageFeatures
+from calico.model.calico import EncoderStates, ImageFeatures, mean_and_maximum
 
 LOCAL_SCALE = 2.0  # brings the local loss to the size of the others
 UNDECIDED_WEIGHT = 20.0  # of a part that half of a class's images show, to one that all or none show
@@ -84,11 +84,6 @@ class AuxiliaryHeads(nn.Module):
             self.frequency.lerp_(counts / counts.sum(), 0.02)
         weights = (self.frequency + 1e-4).rsqrt()
         return weights / (weights * self.frequency).sum()
-
-
-def mean_and_maximum(tokens: Tensor) -> Tensor:
-    """Over the positions: I x T x D -> I x 2D."""
-    return torch.cat([tokens.mean(1), tokens.amax(1)], 1)
 
 
 def shown_loss(logits: Tensor, class_ids: Tensor, presence: Tensor, weights: Tensor) -> Tensor:

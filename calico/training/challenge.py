@@ -243,9 +243,8 @@ def _cross_validated(
     """(challenger's, champion's) scores of the groups beside the test split that neither champion nor start has seen.
     Each fold is scored by a finetune of a tenth of the length on all other groups."""
     component_of = components(snapshot.groups())
-    away = seen_groups(champion) | seen_groups(start) | {group.id for group in snapshot.groups(TEST)}
-    spoiled = {component_of[name] for name in away if name in component_of}
-    fold_of = folds(set(component_of.values()) - spoiled)
+    left_out = seen_groups(champion) | seen_groups(start) | {group.id for group in snapshot.groups(TEST)}
+    fold_of = folds(set(component_of.values()) - {component_of[name] for name in left_out if name in component_of})
     ours: dict[str, float] = {}
     theirs: dict[str, float] = {}
     for fold in range(NUM_FOLDS):

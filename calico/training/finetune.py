@@ -45,6 +45,7 @@ from calico.training.step import TrainingStep
 
 logger = logging.getLogger(__name__)
 VERSION_FOLDER = "version"
+MAX_LOOK_SHARE = 0.2  # of a run's time, for looks at the validation split before its end
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Finetune:
                 if self.processes.is_main:
                     self.folder.log(self.state, window)
                 window = []
-            if self.progress >= self.state.num_looks / self.settings.num_validations:
+            if self._is_time_to_look():
                 self._look()
             if on_step:
                 on_step(self.state, terms, self.progress)
@@ -209,6 +210,12 @@ class Finetune:
                 self.save()
                 saved_at = self.state.seconds
         return self.state
+
+    def _is_time_to_look(self) -> bool:
+        """A short run by time looks less often, or it would do little else."""
+        state, settings = self.state, self.settings
+        has_time = settings.steps is not None or state.look_seconds <= MAX_LOOK_SHARE * state.seconds
+        return self.progress >= 1 or (has_time and self.progress >= state.num_looks / settings.num_validations)
 
     def _agree(self) -> None:
         """All stand where the main process does: they change the rate, look and end at the same step."""
@@ -299,7 +306,9 @@ class Finetune:
                     raise
                 self._halve(error)
         loss = sum(losses) / len(losses)
-        state.seconds += time.monotonic() - started
+        took = time.monotonic() - started
+        state.seconds += took
+        state.look_seconds += took
         if state.looked(loss, self.settings.patience):
             self.best = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         self.folder.log(state, [{"validation": loss}])

@@ -29,6 +29,7 @@ class FinetuneState:
     seconds: float = 0.0  # of training and validation, over all starts
     num_parts: int = 1  # micro-batches a step; doubled when memory ran out
     num_looks: int = 0
+    look_seconds: float = 0.0  # of `seconds`
     first_validation: float | None = None
     best_validation: float | None = None
     best_step: int = 0
