@@ -72,7 +72,7 @@ def test_together_they_do_what_one_does_with_both_batches(
 def test_the_main_process_tells_the_time(reports: list[dict[str, Any]]) -> None:
     first, second = (report["timed"] for report in reports)
     assert first == second
-    assert (first["state"]["step"], first["state"]["seconds"]) == (3, 6 * 12 * 60.0)  # three steps and three looks
+    assert (first["state"]["step"], first["state"]["seconds"]) == (4, 6 * 12 * 60.0)  # four steps, a look at either end
     assert first["state"]["best_validation"] > 0
 
 
