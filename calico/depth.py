@@ -1,9 +1,10 @@
 """Out of its depth: does an image look like what a checkpoint was trained on?
 
 Measure: X'_global, what CEM makes of the tokens of the global and the semantic encoder, is pooled over the image to the
-mean and the maximum of each channel (`description`). A reference keeps the descriptions of images that a checkpoint
-knows. An image is as far as the `NUM_NEIGHBOURS`-th nearest of these is by cosine. Distance 1 is where `FALSE_ALARMS`
-of the known images lie beyond; what is farther is out of depth. Other measures that were tried: docs/decisions.md.
+mean and the maximum of each channel (`description`). A logistic regression tells descriptions of images that the
+checkpoint knows from those of generated pictures that it does not (`calico.dead_leaves`); no photograph is needed. An
+image's distance is its logit, 0 at the median of the known images and 1 where `FALSE_ALARMS` of them lie beyond. What
+is farther is out of depth. Other measures that were tried: docs/decisions.md.
 
 The reference is depth.safetensors in the checkpoint's folder. It belongs to its weights: a finetune fits it anew with
 its own images among the known ones, and a checkpoint without that file has no such measure.
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from calico.dead_leaves import dead_leaves
 from calico.errors import CheckpointError, InputError
 from calico.fingerprint import DEPTH, weights_print
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels, mean_and_maximum
@@ -30,31 +32,29 @@ from calico.values import Problem
 logger = logging.getLogger(__name__)
 OUT_OF_DEPTH = "out_of_depth"
 SCORE_CAP = 0.25  # scores of an image that is out of depth are scaled into 0 to this, so that their order stays
-FALSE_ALARMS = 0.005  # share of the known images beyond distance 1
-NUM_NEIGHBOURS = 8
+FALSE_ALARMS = 0.015  # share of the known images beyond distance 1
+NUM_STRANGE = 300
+NUM_FOLDS = 5  # each known image is measured by a regression that has not seen it
+PENALTY = 0.1  # of the squared weights, beside a mean loss
 AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """mean, scale: D float32, of the known images' descriptions. known: M x D float16, these with mean and scale taken
-    off, each of length 1; M >= `NUM_NEIGHBOURS`. limit: the cosine distance that is called 1."""
+    """distance = description @ weight + bias. weight: 2 D_g float32; bias: float32 without dimensions."""
 
-    mean: np.ndarray
-    scale: np.ndarray
-    known: np.ndarray
-    limit: float
+    weight: np.ndarray
+    bias: np.ndarray
 
     def distance(self, features: ImageFeatures) -> np.ndarray:
-        """N float64, beyond 1 out of depth."""
+        """N float64, beyond 1 out of depth; below 0 what is most like the known images."""
         found = description(features)
-        if found.shape[1] != len(self.mean):
+        if found.shape[1] != len(self.weight):
             raise CheckpointError(
-                f"{DEPTH} is for descriptions of {len(self.mean)} numbers, this model gives {found.shape[1]}; "
+                f"{DEPTH} is for descriptions of {len(self.weight)} numbers, this model gives {found.shape[1]}; "
                 "fit it anew: calico depth fit DIR"
             )
-        similarities = _directions(found, self.mean, self.scale) @ self.known.astype(np.float64).T
-        return (1 - _nth_largest(similarities, NUM_NEIGHBOURS)) / self.limit
+        return found @ self.weight.astype(np.float64) + float(self.bias)
 
 
 def description(features: ImageFeatures) -> np.ndarray:
@@ -67,32 +67,53 @@ def fit(
 ) -> Reference:
     """images: what the checkpoint knows, HxWx3 uint8 RGB each. own: a finetune's, likewise.
 
-    Distance 1 is such that of neither more than `FALSE_ALARMS` lie beyond, each measured by all the others. Raises
-    `InputError` for no more images than `NUM_NEIGHBOURS`.
+    Both weigh the same in the regression, and together as much as the strange pictures. Distance 1 is such that of
+    neither more than `FALSE_ALARMS` lie beyond. Raises `InputError` for fewer images than `NUM_FOLDS`.
     """
     known = [rows for rows in (_descriptions(model, config, images), _descriptions(model, config, own)) if len(rows)]
-    if sum(map(len, known)) <= NUM_NEIGHBOURS:
+    if sum(map(len, known)) < NUM_FOLDS:
         raise InputError(
-            f"expected more than {NUM_NEIGHBOURS} images that the checkpoint knows; a thousand make a good reference"
+            f"expected {NUM_FOLDS} or more images that the checkpoint knows; a thousand are a good reference"
         )
-    mean = np.mean([rows.mean(0) for rows in known], 0)
-    scale = np.sqrt(np.mean([((rows - mean) ** 2).mean(0) for rows in known], 0)) + 1e-6
-    directions = _directions(np.concatenate(known), mean, scale)
-    similarities = directions @ directions.T
-    np.fill_diagonal(similarities, -np.inf)
-    found = np.split(1 - _nth_largest(similarities, NUM_NEIGHBOURS), np.cumsum([len(rows) for rows in known])[:-1])
-    limit = max(1e-6, *(float(np.quantile(distances, 1 - FALSE_ALARMS)) for distances in found))
-    return Reference(mean.astype(np.float32), scale.astype(np.float32), directions.astype(np.float16), limit)
+    strange = _descriptions(model, config, dead_leaves(0, NUM_STRANGE))
+    parts = [*known, strange]
+    rows = np.concatenate(parts)
+    is_strange = np.arange(len(rows)) >= len(rows) - len(strange)
+    shares = [*(0.5 / len(known) / len(part) for part in known), 0.5 / len(strange)]
+    weights = np.repeat(shares, [len(part) for part in parts])
+    mean = rows[~is_strange].mean(0)
+    scale = rows[~is_strange].std(0) + 1e-6
+    inputs = np.column_stack([(rows - mean) / scale, np.ones(len(rows))])
+    fold = np.concatenate([np.arange(len(part)) % NUM_FOLDS for part in parts])
+    logits = np.zeros(len(rows))
+    for number in range(NUM_FOLDS):
+        out = fold == number
+        logits[out] = inputs[out] @ _regression(inputs[~out], is_strange[~out], weights[~out])
+    of_known = np.split(logits[~is_strange], np.cumsum([len(part) for part in known])[:-1])
+    middle = float(np.median(logits[~is_strange]))
+    reach = max(1e-6, *(float(np.quantile(found, 1 - FALSE_ALARMS)) - middle for found in of_known))
+    *slope, constant = _regression(inputs, is_strange, weights) / reach
+    weight = np.array(slope) / scale
+    bias = constant - weight @ mean - middle / reach
+    return Reference(weight.astype(np.float32), np.array(bias, np.float32))
 
 
-def _directions(descriptions: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    scaled = (descriptions - mean) / scale
-    return scaled / (np.linalg.norm(scaled, axis=1, keepdims=True) + 1e-12)
-
-
-def _nth_largest(similarities: np.ndarray, number: int) -> np.ndarray:
-    """Of each row."""
-    return -np.partition(-similarities, number - 1, axis=1)[:, number - 1]
+def _regression(inputs: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Penalised logistic regression by Newton's method. inputs: M x D, the last column ones, whose weight is free;
+    truth: M bool; weights: M. Returns D."""
+    penalty = np.full(inputs.shape[1], PENALTY)
+    penalty[-1] = 0.0
+    weights = weights / weights.sum()
+    found = np.zeros(inputs.shape[1])
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-(inputs @ found)))
+        slope = inputs.T @ (weights * (chance - truth)) + penalty * found
+        bend = (inputs * (weights * chance * (1 - chance))[:, None]).T @ inputs + np.diag(penalty + 1e-9)
+        step = np.linalg.solve(bend, slope)
+        found -= step
+        if np.abs(step).max() < 1e-8:
+            break
+    return found
 
 
 @torch.inference_mode()
@@ -133,20 +154,12 @@ def load_reference(folder: Path) -> Reference | None:
         return None
     tensors = read_safetensors(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    size = shapes.get("mean", ())
-    if (
-        set(shapes) != {"mean", "scale", "known", "limit"}
-        or len(size) != 1
-        or not shapes["scale"] == size == shapes["known"][1:]
-        or shapes["known"][0] < NUM_NEIGHBOURS
-        or shapes["limit"]
-    ):
+    if set(shapes) != {"weight", "bias"} or len(shapes["weight"]) != 1 or shapes["bias"]:
         raise CheckpointError(f"{path}: not a depth reference; delete it, or fit it anew: calico depth fit {folder}")
     if weights_of(path) != weights_print(folder):
         logger.warning("%s: fitted on other weights, so not used; fit it anew: calico depth fit %s", path, folder)
         return None
-    mean, scale, known = (tensors[name].numpy() for name in ("mean", "scale", "known"))
-    return Reference(mean, scale, known, float(tensors["limit"]))
+    return Reference(tensors["weight"].numpy(), tensors["bias"].numpy())
 
 
 def weights_of(path: Path) -> str | None:

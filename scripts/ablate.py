@@ -23,7 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--groups", type=int, default=300, metavar="N", help="held-out groups of two")
     parser.add_argument("--evaluation-seed", type=int, default=7)
-    parser.add_argument("--num-images", type=int, default=24, help="images per step at full size")
+    parser.add_argument(
+        "--num-images", type=int, default=24, help="images per step at full size; questions and masks in proportion"
+    )
     return parser
 
 
@@ -43,7 +45,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         def show(variant: str, stage: str, done: float) -> None:
             bar.update(tasks[variant], completed=int(1000 * done), note=stage)
 
-        report = run_ablation(args.out, plan, calico_tiny(len(tokenizer)), tokenizer, TrainingSettings(), show)
+        report = run_ablation(
+            args.out, plan, calico_tiny(len(tokenizer)), tokenizer, TrainingSettings(precision="auto"), show
+        )
     print(table(report), end="")
     print(f"picture and figures in {args.out}")
     return {"command": args.command, **report}

@@ -89,7 +89,8 @@ def test_without_auxiliary_there_are_no_auxiliary_losses(tmp_path: Path) -> None
         settings = replace(SETTINGS, steps=1)
         trainer = Trainer(tmp_path / name, settings, replace(CONFIG, without=without), TOKENIZER)
         trainer.run(lambda state, found, progress, name=name: terms.update({name: set(found)}))
-    assert terms["full"] - terms["none"] == {"dense", "dense_semantic", "local", "pooled", "queried", "refined"}
+    extra = {"dense", "dense_semantic", "local", "pooled", "queried", "refined", "compared"}
+    assert terms["full"] - terms["none"] == extra
 
 
 def test_an_ablation_trains_what_is_missing_and_reports_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,12 @@ from calico.errors import CheckpointError
 from calico.language.answers import parse_answer
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
+from calico.model.cam import ImageSlots
 from calico.model.checkpoint import load_checkpoint
 from calico.model.config import calico_tiny
 from calico.model.segmentation import MaskLogits
 from calico.sampler import GroupPlan, choose_groups, draw_batch
-from calico.training.auxiliary import AuxiliaryHeads, local_loss, shown_loss
+from calico.training.auxiliary import MAX_IMAGES, AnswerStates, AuxiliaryHeads, compared_loss, local_loss, shown_loss
 from calico.training.batches import (
     PADDING,
     BatchSettings,
@@ -187,9 +188,39 @@ def test_the_local_loss_knows_which_cell_sees_which_part() -> None:
         assert float(local_loss(wrong, part_ids, weights)) > 1
 
 
+def test_a_scaled_batch_has_every_count_in_proportion_and_none_at_zero() -> None:
+    settings = BatchSettings(num_images=6, num_groups=8, num_points=3, num_boxes=1, listed_share=0.1)
+    half = settings.scaled(0.5)
+    assert half == replace(settings, num_images=3, num_groups=4, num_points=2, num_boxes=1)
+    assert settings.scaled(1.0) == settings
+
+
+def test_an_answer_is_asked_which_parts_each_of_its_images_shows_alone_or_shares() -> None:
+    presence = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    nowhere = torch.zeros(0, dtype=torch.long)
+    slots = ImageSlots(torch.tensor([0, 0, 1, 1, 1]), torch.tensor([1, 0, 2, 1, 0]), nowhere, nowhere)
+    answers = AnswerStates(torch.zeros(3, 1), torch.tensor([0, 1, 1]), slots)
+    alone, shared = torch.full((2, 3, MAX_IMAGES, 2), -9.0)
+    shared[0, :2, 0] = alone[0, 1, 1] = 9.0  # of two images, the second alone shows part 1
+    shared[1:, [1, 2], 0] = shared[1:, [0, 2], 1] = 9.0
+
+    def loss(alone: torch.Tensor, weights: torch.Tensor) -> float:
+        return float(compared_loss(torch.cat([alone, shared], 1).flatten(1), answers, presence, weights))
+
+    even = torch.ones(3, 2)
+    assert loss(alone, even) < 0.01
+    wrong = alone.clone()
+    wrong[0, 1, 1] = -9.0
+    assert loss(wrong, even) == pytest.approx(loss(alone, even) + 2 * 9 / 32, abs=0.01)  # of 4 + 6 + 6 pairs, twice
+    assert loss(wrong, torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])) < 0.01, "image 0's part 1 has no weight"
+    beyond = alone.clone()
+    beyond[0, 2:] = beyond[1:, 3:] = 9.0
+    assert loss(beyond, even) < 0.01, "places without an image are not asked about"
+
+
 def test_parts_that_the_class_does_not_tell_weigh_most() -> None:
     """Of class 0 every image shows part 0 and half show part 1; of class 1 none shows any."""
-    heads = AuxiliaryHeads(4, 4, 4, 4, num_classes=2, num_parts=2).train()
+    heads = AuxiliaryHeads(4, 4, 4, 4, 4, num_classes=2, num_parts=2).train()
     class_ids = torch.tensor([0, 0, 1])
     presence = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
     for _ in range(500):

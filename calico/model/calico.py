@@ -73,12 +73,14 @@ class PromptBatch:
 
 
 class CalicoOutput(NamedTuple):
-    """answer_logits: A x V at the A positions that predict an answer token; answer_ids: A.
+    """answer_logits: A x V at the A positions that predict an answer token, row after row; answer_ids: A;
+    answer_states: A x D, what the logits are read from.
 
     masks: of the K chosen [SEG]s; seg_image: K, the image of each.
     """
 
     answer_logits: Tensor
+    answer_states: Tensor
     answer_ids: Tensor
     masks: MaskLogits
     seg_image: Tensor
@@ -172,7 +174,8 @@ class CalicoModel(nn.Module):
             row, position, image = row[chosen], position[chosen], image[chosen]
         states = hidden[row, seg_state_positions(position)]  # K x D
         masks = self.segment(features.grounding, states, image)
-        return CalicoOutput(logits, batch.labels[:, 1:][batch.predicts], masks, image)
+        predicts = batch.predicts
+        return CalicoOutput(logits, hidden[:, :-1][predicts], batch.labels[:, 1:][predicts], masks, image)
 
     def answer_logits(self, features: ImageFeatures, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """A x V at the positions that predict an answer token, row after row; and all `hidden_states`, R x L x D."""

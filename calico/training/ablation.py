@@ -44,8 +44,8 @@ OnProgress = Callable[[str, str, float], None]
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """What all variants share. num_images: of a step at full size. num_groups: held-out groups of two, drawn from
-    `evaluation_seed`."""
+    """What all variants share. num_images: of a step at full size; questions, clicks and masks are in proportion.
+    num_groups: held-out groups of two, drawn from `evaluation_seed`."""
 
     steps: int
     seed: int = 0
@@ -69,8 +69,15 @@ def run_ablation(
     its last save was. settings: all that the plan does not say. Raises `InputError` for a folder of another plan.
     """
     _hold_plan(folder, plan)
-    batch = dataclasses.replace(settings.batch, num_images=plan.num_images)
-    settings = dataclasses.replace(settings, steps=plan.steps, minutes=None, seed=plan.seed, batch=batch)
+    share = plan.num_images / settings.batch.num_images
+    settings = dataclasses.replace(
+        settings,
+        steps=plan.steps,
+        minutes=None,
+        seed=plan.seed,
+        batch=settings.batch.scaled(share),
+        max_seg_prompts=max(1, round(settings.max_seg_prompts * share)),
+    )
     reports = {}
     for variant, without in VARIANTS.items():
         own = folder / variant.replace(" ", "_")

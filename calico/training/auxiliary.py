@@ -6,15 +6,27 @@ The paper's encoders come pretrained; ours start from nothing, and these losses 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calico.model.calico import EncoderStates, ImageFeatures, mean_and_maximum
+from calico.model.cam import ImageSlots
 
 LOCAL_SCALE = 2.0  # brings the local loss to the size of the others
+MAX_IMAGES = 4  # of a group, that are compared
 UNDECIDED_WEIGHT = 20.0  # of a part that half of a class's images show, to one that all or none show
+
+
+class AnswerStates(NamedTuple):
+    """states: A x D of the language model where it predicts an answer's tokens; row: A, the prompt of each; slots:
+    which images the prompts show."""
+
+    states: Tensor
+    row: Tensor
+    slots: ImageSlots
 
 
 class AuxiliaryHeads(nn.Module):
@@ -26,6 +38,7 @@ class AuxiliaryHeads(nn.Module):
         query_size: int,
         semantic_size: int,
         grounding_size: int,
+        llm_size: int,
         num_classes: int,
         num_parts: int,
     ) -> None:
@@ -37,13 +50,20 @@ class AuxiliaryHeads(nn.Module):
         self.local = nn.Linear(global_size, num_parts)  # at each position, the parts that it sees some of
         self.queried = nn.Linear(query_size, num_classes + num_parts)
         self.refined = nn.Linear(2 * global_size, num_classes + num_parts)  # of X'_global, which CAM reads
+        self.compared = nn.Linear(llm_size, 2 * MAX_IMAGES * num_parts)  # where an answer is written
         self.part_share: Tensor  # of each class's images, those that show the part
         self.register_buffer("part_share", torch.full((num_classes, num_parts), 0.5))
         self.frequency: Tensor
         self.register_buffer("frequency", torch.full((num_parts + 2,), 1.0 / (num_parts + 2)))
 
     def forward(
-        self, features: ImageFeatures, states: EncoderStates, class_ids: Tensor, part_ids: Tensor, presence: Tensor
+        self,
+        features: ImageFeatures,
+        states: EncoderStates,
+        answers: AnswerStates,
+        class_ids: Tensor,
+        part_ids: Tensor,
+        presence: Tensor,
     ) -> dict[str, Tensor]:
         """part_ids: I x S x S; class_ids: I; presence: I x num_parts. Returns the loss terms."""
         weights, telling = self._class_weights(part_ids), self._telling(class_ids, presence)
@@ -63,6 +83,7 @@ class AuxiliaryHeads(nn.Module):
             "pooled": shown(self.pooled(mean_and_maximum(tokens))),
             "queried": shown(self.queried(states.query_states.mean(1))),
             "refined": shown(self.refined(mean_and_maximum(features.refined_tokens))),
+            "compared": compared_loss(self.compared(answers.states), answers, presence, telling),
         }
 
     @torch.no_grad()
@@ -91,6 +112,29 @@ def shown_loss(logits: Tensor, class_ids: Tensor, presence: Tensor, weights: Ten
     num_classes = logits.shape[1] - presence.shape[1]
     classes = F.cross_entropy(logits[:, :num_classes], class_ids, ignore_index=-100)
     return classes + 2 * F.binary_cross_entropy_with_logits(logits[:, num_classes:], presence, weights)
+
+
+def compared_loss(logits: Tensor, answers: AnswerStates, presence: Tensor, weights: Tensor) -> Tensor:
+    """For each image of an answer's group, the parts that it alone shows and those that it shares with another.
+
+    The answer names a few of them, one after the other; a loss on its tokens alone takes long to teach comparing.
+    logits: A x (2 * MAX_IMAGES * P); presence: I x P; weights: I x P, of its entries.
+    """
+    rows, places = answers.slots.row, place_in_row(answers.slots.row)
+    rows, places, images = (x[places < MAX_IMAGES] for x in (rows, places, answers.slots.image))
+    shape = (int(answers.slots.row.max()) + 1, MAX_IMAGES, presence.shape[1])
+    shown, weight = (presence.new_zeros(shape).index_put((rows, places), x[images]) for x in (presence, weights))
+    shared = shown * (shown.sum(1, keepdim=True) > 1)
+    target = torch.cat([shown - shared, shared], 1)[answers.row]  # A x 2 MAX_IMAGES x P
+    weight = weight.repeat(1, 2, 1)[answers.row]
+    losses = F.binary_cross_entropy_with_logits(logits.float().view_as(target), target, weight, reduction="sum")
+    return 2 * losses / weight.sum().clamp(min=1)
+
+
+def place_in_row(row: Tensor) -> Tensor:
+    """Of each image of each prompt, which of its prompt's images it is: 0 0 0 1 1 -> 0 1 2 0 1."""
+    index = torch.arange(len(row), device=row.device)
+    return index - torch.searchsorted(row, row)
 
 
 def squeezed(part_ids: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class BatchSettings:
     """How much of what one step holds, at full size; `scale_images` more images at a smaller size."""
 
     num_images: int = 24
-    num_groups: int = 32
+    num_groups: int = 64
     num_points: int = 18
     num_boxes: int = 12
     size_weights: tuple[float, ...] = (0.55, 0.27, 0.18)  # of groups of 2, 3 and 4 images
@@ -44,9 +44,15 @@ class BatchSettings:
     varied_share: float = 0.6  # of questions worded freely rather than canonically
     dropout_share: float = 0.25  # of rows tokenised with BPE dropout
     none_shares: tuple[float, ...] = (0.5, 0.25, 0.45)  # of each sub-task's groups, those that have none
-    same_class_share: float = 0.5  # of the part questions that have an answer, those about one class
+    common_object_share: float = 0.2  # of the questions; parts are harder to tell
+    same_class_share: float = 0.7  # of the part questions that have an answer, those about one class
     difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
     distorted_share: float = 0.4  # of drawings that are warped or recoloured beyond what the drawing program does
+
+    def scaled(self, factor: float) -> Self:
+        """Images, groups, points and boxes times `factor`, one at least; the shares as they are."""
+        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("num_")}
+        return replace(self, **{name: max(1, round(count * factor)) for name, count in counts.items()})
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,7 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
             rng,
             num_groups=self.settings.num_groups,
             size_weights=self.settings.size_weights,
+            common_object_share=self.settings.common_object_share,
             same_class_share=self.settings.same_class_share,
             none_shares=self.settings.none_shares,
         )

@@ -222,12 +222,7 @@ class Trainer:
         return self.settings.phases[-1]
 
     def _batches(self, phase: Phase) -> Iterator[TrainingBatch]:
-        scaled = {
-            name: round(value * phase.scale)
-            for name, value in asdict(self.settings.batch).items()
-            if name.startswith("num_")
-        }
-        settings = BatchSettings(**(asdict(self.settings.batch) | scaled))
+        settings = self.settings.batch.scaled(phase.scale)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         common = (str(self.folder / TOKENIZER), settings, self.config.num_queries, phase.size, self.settings.seed)
         data = DrawingBatches(*common) if self.data is None else IndexBatches(self.data, *common)
@@ -299,6 +294,7 @@ def auxiliary_heads(config: CalicoConfig) -> AuxiliaryHeads:
         config.qformer["hidden_size"],
         config.semantic_encoder.hidden_size,
         config.grounding_encoder.hidden_size,
+        config.llm["hidden_size"],
         len(CLASSES),
         len(PART_NAMES),
     )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels
 from calico.model.segmentation import MaskLogits
-from calico.training.auxiliary import AuxiliaryHeads
+from calico.training.auxiliary import AnswerStates, AuxiliaryHeads
 from calico.training.batches import PADDING, ClickBatch, TrainingBatch
 from calico.training.losses import LossWeights, dice_loss, mask_iou, mask_loss, text_loss
 
@@ -56,7 +56,8 @@ class TrainingStep(nn.Module):
         else:
             chosen = torch.multinomial(batch.seg_weight, min(num_segs, self.max_seg_prompts))
         output = self.model(features, batch.prompts, chosen)
-        is_taught = None if batch.is_base is None else batch.is_base[batch.prompts.predicts.nonzero()[:, 0]]
+        answer_row = batch.prompts.predicts.nonzero()[:, 0]
+        is_taught = None if batch.is_base is None else batch.is_base[answer_row]
         text = text_loss(output.answer_logits, output.answer_ids, num_segs, taught, is_taught)
         terms = {"text": text, "token_acc": (output.answer_logits.argmax(-1) == output.answer_ids).float().mean()}
         prompts = {"seg": (output.masks, output.seg_image, batch.seg_value[chosen])}
@@ -81,7 +82,8 @@ class TrainingStep(nn.Module):
             if name == "seg":
                 terms |= {"mask": found["mask"], "dice": found["dice"]}
         if self.heads is not None:
-            auxiliary = self.heads(features, states, batch.class_ids, batch.part_ids, batch.presence)
+            answers = AnswerStates(output.answer_states, answer_row, batch.prompts.slots)
+            auxiliary = self.heads(features, states, answers, batch.class_ids, batch.part_ids, batch.presence)
             loss = loss + self.weights.auxiliary * sum(auxiliary.values())
             terms |= auxiliary
         return StepResult(loss, {name: float(value.detach()) for name, value in terms.items()})
