@@ -253,6 +253,7 @@ class CorrectionBatches:
             rng,
             num_groups=max(1, round(self.settings.num_groups * share) - len(plans)),
             size_weights=settings.size_weights,
+            common_object_share=settings.common_object_share,
             same_class_share=settings.same_class_share,
             none_shares=settings.none_shares,
         )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from calico.training.batches import BatchSettings
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
 
-BATCH = BatchSettings(num_images=18, num_groups=20, num_points=8, num_boxes=6)
+BATCH = BatchSettings(
+    num_images=18, num_groups=20, num_points=8, num_boxes=6, common_object_share=0.3, same_class_share=0.5
+)
 
 
 @dataclass(frozen=True)
