@@ -32,7 +32,7 @@ from calico.values import Problem
 logger = logging.getLogger(__name__)
 OUT_OF_DEPTH = "out_of_depth"
 SCORE_CAP = 0.25  # scores of an image that is out of depth are scaled into 0 to this, so that their order stays
-FALSE_ALARMS = 0.015  # share of the known images beyond distance 1
+FALSE_ALARMS = 0.01  # share of the known images beyond distance 1
 NUM_STRANGE = 300
 NUM_FOLDS = 5  # each known image is measured by a regression that has not seen it
 PENALTY = 0.1  # of the squared weights, beside a mean loss

@@ -74,14 +74,16 @@ def choose_groups(
     sizes: Sequence[int] = (2, 3, 4),
     size_weights: Sequence[float] = (0.6, 0.25, 0.15),
     common_object_share: float = 0.3,
-    same_class_share: float = 0.5,
+    same_class_shares: Sequence[float] = (1.0, 0.5, 0.5),
+    mixed_share: float = 0.4,
     none_shares: Sequence[float] = (0.5, 0.2, 0.2),
 ) -> list[GroupPlan]:
     """Groups of distinct images out of `images`, each with one question, as balanced as the images allow.
 
     common_object_share: share of that question; the rest goes evenly to common and unique parts. none_shares: per
-    sub-task in the order of `SubTask`, the share of its groups to which "there are none" is the answer.
-    same_class_share: among their other groups, the share of one class only.
+    sub-task in the order of `SubTask`, the share of its groups to which "there are none" is the answer. mixed_share:
+    among its other groups, of those of three and more, the share that holds strangers beside two or more of one class.
+    same_class_shares: per sub-task, among the rest, the share of one class only. Sizes are kept to as the images allow.
     """
     objects = [item.object_name for item in images]
     parts = [visible_parts(item) for item in images]
@@ -103,22 +105,31 @@ def choose_groups(
         groups = list(members.values())
         return [groups[k][int(rng.integers(len(groups[k])))] for k in chosen]
 
+    def of_mixed(size: int) -> list[int] | None:
+        together = of_one_class(int(rng.integers(2, size)))
+        if together is None:
+            return None
+        strangers = [i for i, name in enumerate(objects) if name != objects[together[0]]]
+        missing = size - len(together)
+        return together + rng.choice(strangers, missing, replace=False).tolist() if len(strangers) >= missing else None
+
     def of_any(size: int) -> list[int]:
         return rng.choice(len(images), size, replace=False).tolist()
 
-    def choose(sub_task: SubTask, answered: bool) -> tuple[int, ...]:
-        same_class = bool(rng.random() < same_class_share)
+    def choose(sub_task: SubTask, same_class_share: float, answered: bool) -> tuple[int, ...]:
+        size = int(rng.choice(allowed, p=weights))
+        mixed, same_class = bool(rng.random() < mixed_share), bool(rng.random() < same_class_share)
         fallback: list[int] | None = None
         for attempt in range(_ATTEMPTS):
-            size = min(allowed) if attempt > _ATTEMPTS // 2 else int(rng.choice(allowed, p=weights))
+            if attempt == _ATTEMPTS // 2:
+                size = min(allowed)
             found: list[int] | None
             if not answered:
                 found = of_one_class(size) if sub_task is SubTask.UNIQUE_PARTS else of_classes(size)
-            elif sub_task is SubTask.COMMON_OBJECT:
-                # Groups of more than two may hold strangers beside those of one class.
-                found = of_any(size) if size > 2 and rng.random() < 0.4 else of_one_class(size)
             elif attempt > _ATTEMPTS * 3 // 4:
                 found = of_any(size)
+            elif mixed and size > 2:
+                found = of_mixed(size)
             else:
                 found = of_one_class(size) if same_class else of_classes(size)
             if found is None:
@@ -138,10 +149,11 @@ def choose_groups(
     half = (1.0 - common_object_share) / 2
     plans: list[GroupPlan] = []
     counts = _split(num_groups, (common_object_share, half, half), rng)
-    for sub_task, count, none in zip(SubTask, counts, none_shares, strict=True):
+    for sub_task, count, same, none in zip(SubTask, counts, same_class_shares, none_shares, strict=True):
         num_answered, num_none = _split(count, (1.0 - none, none), rng)
         plans += [
-            GroupPlan(choose(sub_task, answered), sub_task) for answered in [True] * num_answered + [False] * num_none
+            GroupPlan(choose(sub_task, same, answered), sub_task)
+            for answered in [True] * num_answered + [False] * num_none
         ]
     return [plans[k] for k in rng.permutation(len(plans))]
 
@@ -158,17 +170,18 @@ def draw_batch(
     num_images: int,
     size: int,
     aspect: bool = True,
+    images_per_class: float = 2.2,
     difficulty_weights: Sequence[float] | None = None,
     favoured: Sequence[str] = (),
 ) -> list[AnnotatedImage]:
-    """The drawings of one training step; about num_images / 2.2 classes, so that groups of one class exist.
+    """The drawings of one training step; about num_images / images_per_class classes, so that groups of one exist.
 
     size: longest side in pixels. aspect: the other side is 0.75 to 1.0 of it, else the drawing is square.
     difficulty_weights: shares of `DIFFICULTIES`, else as `draw` has them. favoured: classes that half of the drawings
     are of; names that are no classes are passed over.
     """
     rng = Random(stream_seed("train", seed))
-    classes = rng.sample(CLASSES, min(len(CLASSES), max(1, round(num_images / 2.2))))
+    classes = rng.sample(CLASSES, min(len(CLASSES), max(1, round(num_images / images_per_class))))
     names = [classes[k % len(classes)] for k in range(min(num_images, 2 * len(classes)))]
     names += rng.choices(classes, k=num_images - len(names))
     if known := [name for name in favoured if name in CLASSES]:

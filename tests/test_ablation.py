@@ -26,6 +26,22 @@ BATCH = BatchSettings(num_images=4, num_groups=2, num_points=2, num_boxes=2)
 SETTINGS = TrainingSettings(steps=2, phases=(Phase(1.0, 32),), batch=BATCH, num_workers=0)
 
 
+STARTS = ("base", "out/full/start", "out/neither/start")
+
+
+def _recording(run, seen):  # type: ignore[no-untyped-def]
+    def recorded(trainer, on_step):  # type: ignore[no-untyped-def]
+        seen.append(trainer.settings)
+        return run(trainer, on_step)
+
+    return recorded
+
+
+def built_anew() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return build(CONFIG).state_dict()
+
+
 def built(*without: str) -> CalicoModel:
     """With weights in the modules that start at zero, or leaving them out would change nothing."""
     torch.manual_seed(0)
@@ -91,6 +107,35 @@ def test_without_auxiliary_there_are_no_auxiliary_losses(tmp_path: Path) -> None
         trainer.run(lambda state, found, progress, name=name: terms.update({name: set(found)}))
     extra = {"dense", "dense_semantic", "local", "pooled", "queried", "refined", "compared"}
     assert terms["full"] - terms["none"] == extra
+
+
+def test_from_a_checkpoint_only_cem_and_cam_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "VARIANTS", {"full": (), "neither": VARIANTS["neither"]})
+    figures: dict[str, object] = dict.fromkeys(FIGURES, 0.5)
+    stderr = dict.fromkeys(("strict_miou", "strict_miou_parts", "strict_miou_objects"), 0.01)
+    found = {"overall": {**figures, "n": dict.fromkeys(FIGURES, 1), "stderr": stderr}}
+    monkeypatch.setattr(ablation, "evaluate_drawings", lambda *_: iter([(5, found)]))
+    base = built()
+    with torch.no_grad():
+        base.cam_queries.add_(1.0)
+    save_checkpoint(tmp_path / "base", base, CONFIG, TOKENIZER)
+    plan = AblationPlan(steps=1, num_images=4, num_groups=5, start="calico-tiny-01234567", learning_rate=1e-4)
+    seen = []
+    settings = replace(SETTINGS, phases=(Phase(0.9, 16), Phase(0.1, 32)))
+    monkeypatch.setattr(Trainer, "run", _recording(Trainer.run, seen))
+    run_ablation(tmp_path / "out", plan, CONFIG, TOKENIZER, settings, start=tmp_path / "base")
+    assert [(s.phases, s.learning_rate) for s in seen] == [((Phase(0.1, 32),), 1e-4)] * 2
+    old, full, neither = (load_checkpoint(tmp_path / name)[0].state_dict() for name in STARTS)
+    assert torch.equal(full["cam_queries"], full["qformer.queries"])
+    assert not torch.equal(old["cams.0.reintegration.weight"], full["cams.0.reintegration.weight"])
+    others = [name for name in full if not name.startswith(ablation.NEW)]
+    assert all(torch.equal(old[name], full[name]) for name in others)
+    assert set(neither) == {*others, "cam_queries"}
+    new = built_anew()
+    assert all(torch.allclose(full[name], new[name], atol=1e-3) for name in full if name.startswith(("cem.", "cams.")))
+    (tmp_path / "base" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"base.*model\.safetensors"):
+        run_ablation(tmp_path / "other", plan, CONFIG, TOKENIZER, settings, start=tmp_path / "base")
 
 
 def test_an_ablation_trains_what_is_missing_and_reports_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

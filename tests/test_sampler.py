@@ -49,6 +49,44 @@ def test_shares_of_questions_and_of_none(plans_and_images: list[tuple]) -> None:
         assert 0.10 <= none[sub_task] / total[sub_task] <= 0.35
 
 
+def kind(group: list) -> str:
+    names = {item.object_name for item in group}
+    return "one class" if len(names) == 1 else "classes" if len(names) == len(group) else "mixed"
+
+
+def test_shares_of_one_class_and_of_strangers_beside_a_class() -> None:
+    found: Counter = Counter()
+    for seed in range(6):
+        images = draw_batch(seed, num_images=24, size=48, images_per_class=4.0)
+        plans = choose_groups(
+            images,
+            np.random.default_rng(seed),
+            num_groups=32,
+            size_weights=(0.2, 0.4, 0.4),
+            common_object_share=0.0,
+            same_class_shares=(1.0, 1.0, 0.0),
+            mixed_share=0.5,
+        )
+        for plan in plans:
+            group = [images[i] for i in plan.indices]
+            if answered(plan.sub_task, group):
+                found[plan.sub_task, len(group) > 2, kind(group)] += 1
+    common = {k: found[SubTask.COMMON_PARTS, True, k] for k in ("one class", "mixed", "classes")}
+    assert 0.35 <= common["mixed"] / sum(common.values()) <= 0.65
+    assert common["classes"] <= 0.1 * sum(common.values())  # what is left when no other group is new
+    assert found[SubTask.COMMON_PARTS, False, "one class"] > 0
+    assert found[SubTask.UNIQUE_PARTS, True, "mixed"] > found[SubTask.UNIQUE_PARTS, True, "one class"]
+
+
+def test_groups_keep_their_sizes_where_a_class_has_images_enough() -> None:
+    sizes: Counter = Counter()
+    for seed in range(6):
+        images = draw_batch(seed, num_images=32, size=48, images_per_class=4.0)
+        plans = choose_groups(images, np.random.default_rng(seed), num_groups=32, size_weights=(0.4, 0.3, 0.3))
+        sizes.update(len(plan.indices) for plan in plans)
+    assert 0.5 <= sizes[4] / sizes[2] <= 1.0  # asked for: 0.75
+
+
 def test_choice_is_deterministic_and_survives_few_images() -> None:
     images = draw_batch(3, num_images=3, size=32)
     first = choose_groups(images, np.random.default_rng(0), num_groups=9)

@@ -1,5 +1,8 @@
 """The same training with modules left out, each measured on the same held-out groups.
 
+From fresh weights, or, as in the paper, from encoders, Q-Former and language model that know something already, where
+only CEM and CAM are new. Those weights may have learnt beside a CEM and a CAM of their own, which are dropped.
+
 CEM reaches an answer only through CAM, which reads X'_global. So `no CAM` and `neither` are one function, trained from
 other initial weights: what they differ by is what chance makes of two runs, and a smaller difference elsewhere says
 nothing.
@@ -14,11 +17,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from calico.drawings import VERSION
 from calico.errors import InputError
 from calico.evaluation import evaluate_drawings
+from calico.fingerprint import WEIGHTS
 from calico.language.tokenizer import CalicoTokenizer
-from calico.model.checkpoint import write_text
+from calico.model.builder import build
+from calico.model.checkpoint import (
+    TOKENIZER,
+    check_keys,
+    read_config,
+    read_weights,
+    save_checkpoint,
+    tied_keys,
+    write_text,
+)
 from calico.model.config import CalicoConfig
 from calico.segmenter import CoSegmenter
 from calico.training.loop import CHECKPOINT, RunState, Trainer, TrainingSettings
@@ -34,9 +49,10 @@ FIGURES = (
     "strict_miou", "strict_miou_parts", "strict_miou_objects", "name_precision", "name_recall", "occurrence_accuracy",
     "none_precision", "none_recall", "mIoU", "S_IoU",
 )  # fmt: skip
-PLAN, EVALUATION, REPORT, TABLE, PICTURE = (
-    "plan.json", "evaluation.json", "ablation.json", "ablation.md", "ablation.png",
+PLAN, EVALUATION, REPORT, TABLE, PICTURE, START = (
+    "plan.json", "evaluation.json", "ablation.json", "ablation.md", "ablation.png", "start",
 )  # fmt: skip
+NEW = ("cem.", "cams.", "cam_queries")  # names of the weights that a start does not give
 
 #: Called with the variant, `training` or `evaluating`, and the share of that which is done.
 OnProgress = Callable[[str, str, float], None]
@@ -45,7 +61,8 @@ OnProgress = Callable[[str, str, float], None]
 @dataclass(frozen=True)
 class AblationPlan:
     """What all variants share. num_images: of a step at full size; questions, clicks and masks are in proportion.
-    num_groups: held-out groups of two, drawn from `evaluation_seed`."""
+    num_groups: held-out groups of two, drawn from `evaluation_seed`. start: version of the checkpoint that all but CEM
+    and CAM come from; None: fresh weights, whose training begins at a lower resolution."""
 
     steps: int
     seed: int = 0
@@ -53,6 +70,8 @@ class AblationPlan:
     num_groups: int = 300
     evaluation_seed: int = 7
     data_version: str = VERSION
+    start: str | None = None
+    learning_rate: float = TrainingSettings.learning_rate
 
 
 def run_ablation(
@@ -62,12 +81,17 @@ def run_ablation(
     tokenizer: CalicoTokenizer,
     settings: TrainingSettings,
     on_progress: OnProgress = lambda variant, stage, done: None,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Trains and measures each variant in a folder of its own below `folder`, skipping what is there.
 
     Leaves ablation.json (the report, also returned), ablation.md and ablation.png. A run that was killed goes on where
-    its last save was. settings: all that the plan does not say. Raises `InputError` for a folder of another plan.
+    its last save was. settings: all that the plan does not say. start: the folder of `plan.start`; config and tokenizer
+    are then its own. Raises `InputError` for a folder of another plan, `CheckpointError` for a start that is none.
     """
+    if start is not None:
+        config, tokenizer = read_config(start), CalicoTokenizer.from_file(start / TOKENIZER)
+        settings = dataclasses.replace(settings, phases=settings.phases[-1:])
     _hold_plan(folder, plan)
     share = plan.num_images / settings.batch.num_images
     settings = dataclasses.replace(
@@ -75,6 +99,7 @@ def run_ablation(
         steps=plan.steps,
         minutes=None,
         seed=plan.seed,
+        learning_rate=plan.learning_rate,
         batch=settings.batch.scaled(share),
         max_seg_prompts=max(1, round(settings.max_seg_prompts * share)),
     )
@@ -83,7 +108,8 @@ def run_ablation(
         own = folder / variant.replace(" ", "_")
         if not (own / EVALUATION).exists():
             own_config = dataclasses.replace(config, data_version=plan.data_version, without=without)
-            trainer = Trainer(own, settings, own_config, tokenizer)
+            own_start = None if start is None else _with_new_modules(start, own / START, own_config, plan.seed)
+            trainer = Trainer(own, settings, own_config, tokenizer, own_start)
             state = trainer.run(_training_reporter(variant, on_progress))
             measured = _measured(variant, own / CHECKPOINT, plan, on_progress)
             write_text(own / EVALUATION, json.dumps({"training": asdict(state), **measured}, indent=2) + "\n")
@@ -93,6 +119,20 @@ def run_ablation(
     write_text(folder / TABLE, table(report))
     plot(report, folder / PICTURE)
     return report
+
+
+def _with_new_modules(start: Path, folder: Path, config: CalicoConfig, seed: int) -> Path:
+    """Writes `folder`: the weights in `start`, with CEM and CAM, as far as `config` has them, as they begin."""
+    torch.manual_seed(seed)
+    model = build(config)
+    expected = {name: value for name, value in model.state_dict().items() if not name.startswith(NEW)}
+    weights = {name: value for name, value in read_weights(start).items() if not name.startswith(NEW)}
+    check_keys(start / WEIGHTS, expected, weights, tied_keys(model), config.preset)
+    model.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
+    with torch.no_grad():
+        model.cam_queries.copy_(model.qformer.queries)
+    save_checkpoint(folder, model, config, CalicoTokenizer.from_file(start / TOKENIZER))
+    return folder
 
 
 def _hold_plan(folder: Path, plan: AblationPlan) -> None:
@@ -160,7 +200,10 @@ def plot(report: Mapping[str, Any], picture: Path) -> None:
         axes.grid(axis="x", alpha=0.3)
     figure.axes[0].invert_yaxis()
     plan = report["plan"]
-    figure.suptitle(f"{plan['steps']} steps each, seed {plan['seed']}, {plan['num_groups']} held-out groups of two")
+    start = f" from {plan['start']}" if plan["start"] else ""
+    figure.suptitle(
+        f"{plan['steps']} steps each{start}, seed {plan['seed']}, {plan['num_groups']} held-out groups of two"
+    )
     temporary = picture.with_suffix(".new.png")
     figure.savefig(temporary, dpi=110)
     temporary.replace(picture)

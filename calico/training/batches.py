@@ -37,15 +37,17 @@ class BatchSettings:
     num_groups: int = 64
     num_points: int = 18
     num_boxes: int = 12
-    size_weights: tuple[float, ...] = (0.55, 0.27, 0.18)  # of groups of 2, 3 and 4 images
+    size_weights: tuple[float, ...] = (0.45, 0.3, 0.25)  # of groups of 2, 3 and 4 images
     listed_share: float = 0.3  # of steps in which most questions list the names to choose from, which makes long rows
     candidate_share: float = 0.8  # of the questions of such a step, those that do
     pseudo_share: float = 0.5  # of those, the share with one name replaced by an invented word
     varied_share: float = 0.6  # of questions worded freely rather than canonically
     dropout_share: float = 0.25  # of rows tokenised with BPE dropout
-    none_shares: tuple[float, ...] = (0.5, 0.25, 0.45)  # of each sub-task's groups, those that have none
-    common_object_share: float = 0.2  # of the questions; parts are harder to tell
-    same_class_share: float = 0.7  # of the part questions that have an answer, those about one class
+    images_per_class: float = 4.0  # so that groups of four of one class exist
+    none_shares: tuple[float, ...] = (0.5, 0.23, 0.57)  # of each sub-task's groups, those that have none
+    common_object_share: float = 0.22  # of the questions; parts are harder to tell
+    mixed_share: float = 0.4  # of the groups of three and four that have an answer, those with strangers beside a class
+    same_class_shares: tuple[float, ...] = (1.0, 0.7, 0.5)  # of each sub-task's other ones, those of one class
     difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
     distorted_share: float = 0.4  # of drawings that are warped or recoloured beyond what the drawing program does
 
@@ -130,6 +132,7 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
             int(rng.integers(2**62)),
             num_images=self.settings.num_images,
             size=self.size,
+            images_per_class=self.settings.images_per_class,
             difficulty_weights=self.settings.difficulty_weights,
         )
         share = self.settings.distorted_share
@@ -140,7 +143,8 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
             num_groups=self.settings.num_groups,
             size_weights=self.settings.size_weights,
             common_object_share=self.settings.common_object_share,
-            same_class_share=self.settings.same_class_share,
+            same_class_shares=self.settings.same_class_shares,
+            mixed_share=self.settings.mixed_share,
             none_shares=self.settings.none_shares,
         )
         return build_batch(images, plans, self.settings, self.tokenizer, self.num_image_tokens, self.size, rng)

@@ -254,7 +254,8 @@ class CorrectionBatches:
             num_groups=max(1, round(self.settings.num_groups * share) - len(plans)),
             size_weights=settings.size_weights,
             common_object_share=settings.common_object_share,
-            same_class_share=settings.same_class_share,
+            same_class_shares=settings.same_class_shares,
+            mixed_share=settings.mixed_share,
             none_shares=settings.none_shares,
         )
         plans += [replace(plan, indices=tuple(loose[k] for k in plan.indices)) for plan in mixed]

@@ -1,0 +1,69 @@
+"""The mean of checkpoints that were trained from the same weights, which is better than any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from calico.errors import CheckpointError, InputError
+from calico.fingerprint import DEPTH, WEIGHTS
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
+from calico.model.checkpoint import (
+    CONFIG,
+    TOKENIZER,
+    check_keys,
+    read_config,
+    read_weights,
+    tied_keys,
+    write_safetensors,
+    write_text,
+)
+from calico.model.config import CalicoConfig
+
+
+def average_checkpoints(folders: Sequence[Path], out: Path) -> CalicoConfig:
+    """Writes the mean of every weight, in the width of the first, as a checkpoint folder; returns its config.
+
+    Meant for runs of one recipe with different seeds, from one start: weights of runs that started apart do not
+    correspond, and their mean is of no use. Nothing tells which is the case; measure the result. What counts steps is
+    the first one's; a depth reference is not carried over. ("Uniform soup", Wortsman et al. 2022, arXiv:2203.05482.)
+
+    Raises `InputError` for fewer than two, twice the same or `out` among them, `CheckpointError` for folders that are
+    no checkpoints or differ in config or tokenizer.
+    """
+    places = [folder.resolve() for folder in folders]
+    if len(set(places)) < max(2, len(places)) or out.resolve() in places:
+        raise InputError(f"expected two or more different checkpoints and another folder for their mean, got {folders}")
+    config = read_config(folders[0])
+    tokenizer = CalicoTokenizer.from_file(folders[0] / TOKENIZER)
+    with torch.device("meta"):
+        model = build(config)
+    members: list[dict[str, Tensor]] = []
+    for folder in folders:
+        if read_config(folder) != config:
+            raise CheckpointError(f"{folder / CONFIG}: differs from {folders[0] / CONFIG}; only equals have a mean")
+        if (folder / TOKENIZER).read_bytes() != (folders[0] / TOKENIZER).read_bytes():
+            raise CheckpointError(f"{folder / TOKENIZER}: differs from {folders[0] / TOKENIZER}; so do the ids")
+        members.append(read_weights(folder))
+        check_keys(folder / WEIGHTS, model.state_dict(), members[-1], tied_keys(model), config.preset)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / DEPTH).unlink(missing_ok=True)
+    mean = {key: _mean([member[key] for member in members]) for key in members[0]}
+    write_safetensors(out / WEIGHTS, mean, {"preset": config.preset})
+    write_text(out / CONFIG, config.to_json())
+    tokenizer.save(out / TOKENIZER)
+    return config
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    first = tensors[0]
+    if not first.is_floating_point():
+        return first.contiguous()
+    total = first.float()
+    for tensor in tensors[1:]:
+        total = total + tensor.float()
+    return (total / len(tensors)).to(first.dtype).contiguous()

@@ -1,0 +1,92 @@
+"""The mean of checkpoints: of every weight, loadable, and never of what does not belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from calico.drawings import VERSION
+from calico.errors import CheckpointError, InputError
+from calico.fingerprint import DEPTH, EMBEDDED, WEIGHTS
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.averaging import average_checkpoints
+from calico.model.builder import build
+from calico.model.checkpoint import CONFIG, TOKENIZER, load_checkpoint, save_checkpoint
+from calico.model.config import calico_tiny
+from calico.training import reference
+from scripts.average import main
+
+VOCABULARY = CalicoTokenizer.train()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two checkpoints of other weights, of nothing that a depth reference is for."""
+    config = calico_tiny(len(VOCABULARY))
+    folders = [tmp_path_factory.mktemp("runs") / name for name in "ab"]
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        model = build(config)
+        for name, buffer in model.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                buffer.fill_(10 + seed)
+        save_checkpoint(folder, model, config, VOCABULARY)
+    return folders
+
+
+def test_every_weight_is_the_mean_and_what_counts_is_the_first_ones(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / DEPTH).write_bytes(b"of weights that were here before")
+    average_checkpoints(runs, tmp_path)
+    first, second, mean = (load_file(folder / WEIGHTS) for folder in (*runs, tmp_path))
+    assert mean.keys() == first.keys()
+    for key, value in mean.items():
+        assert value.dtype == first[key].dtype
+        if value.is_floating_point():
+            expected = (first[key].double() + second[key].double()) / 2
+            assert torch.allclose(value.double(), expected, rtol=1e-3, atol=1e-6), key
+        else:
+            assert torch.equal(value, first[key]), key
+    assert not torch.equal(mean["cam_queries"], first["cam_queries"])
+    assert any(key.endswith("num_batches_tracked") and int(value) == 10 for key, value in mean.items())
+    load_checkpoint(tmp_path)
+    assert not (tmp_path / DEPTH).exists()
+
+
+@pytest.mark.parametrize("case", ["one", "twice the same", "onto a member"])
+def test_too_few_or_the_same(runs: list[Path], tmp_path: Path, case: str) -> None:
+    given = {"one": runs[:1], "twice the same": [runs[0], runs[1], runs[0]], "onto a member": runs}[case]
+    with pytest.raises(InputError, match="two or more different checkpoints and another folder"):
+        average_checkpoints(given, runs[1] if case == "onto a member" else tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", [CONFIG, TOKENIZER, WEIGHTS])
+def test_what_differs_is_named(runs: list[Path], tmp_path: Path, file: str) -> None:
+    config, vocabulary = calico_tiny(len(VOCABULARY)), VOCABULARY
+    other = dataclasses.replace(config, data_version="drawings-v0") if file == CONFIG else config
+    save_checkpoint(tmp_path / "other", build(other), other, vocabulary)
+    if file == TOKENIZER:
+        (tmp_path / "other" / TOKENIZER).write_bytes((runs[0] / TOKENIZER).read_bytes() + b"\n")
+    if file == WEIGHTS:
+        (tmp_path / "other" / WEIGHTS).write_bytes((runs[0] / WEIGHTS).read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=str(tmp_path / "other" / file)):
+        average_checkpoints([runs[0], tmp_path / "other"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_fits_the_depth_of_a_mean_of_drawings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reference, "NUM_DRAWINGS", 12)
+    model, config, tokenizer = load_checkpoint(EMBEDDED)
+    assert config.data_version == VERSION
+    save_checkpoint(tmp_path / "again", model, config, tokenizer)
+    assert main([str(EMBEDDED), str(tmp_path / "again"), "--out", str(tmp_path / "mean")]) == 0
+    assert "measure it before you use it" in capsys.readouterr().out
+    assert (tmp_path / "mean" / DEPTH).exists()
+    assert main([str(EMBEDDED), str(tmp_path / "nowhere"), "--out", str(tmp_path / "no")]) == 2
+    assert "nowhere" in capsys.readouterr().err
