@@ -43,6 +43,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
     if min(args.steps, args.groups, args.num_images) < 1:
         raise InputError("--steps, --groups and --num-images are at least 1")
+    if args.learning_rate is not None and args.learning_rate <= 0:
+        raise InputError(f"--learning-rate is above 0, got {args.learning_rate}")
     plan = AblationPlan(
         args.steps,
         args.seed,

@@ -65,6 +65,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
     if (args.minutes or args.steps or 0) <= 0:
         raise InputError("--minutes and --steps are above 0")
+    if args.learning_rate is not None and args.learning_rate <= 0:
+        raise InputError(f"--learning-rate is above 0, got {args.learning_rate}")
     if args.grow and not args.start:
         raise InputError("--grow is for the weights that --from names; give it too")
     if args.without and args.start:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from calico.errors import CheckpointError, InputError
-from calico.fingerprint import DEPTH, WEIGHTS
+from calico.fingerprint import WEIGHTS
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.checkpoint import (
@@ -30,14 +30,16 @@ def average_checkpoints(folders: Sequence[Path], out: Path) -> CalicoConfig:
 
     Meant for runs of one recipe with different seeds, from one start: weights of runs that started apart do not
     correspond, and their mean is of no use. Nothing tells which is the case; measure the result. What counts steps is
-    the first one's; a depth reference is not carried over. ("Uniform soup", Wortsman et al. 2022, arXiv:2203.05482.)
+    the first one's; a depth reference is left to be fitted. ("Uniform soup", Wortsman et al. 2022, arXiv:2203.05482.)
 
-    Raises `InputError` for fewer than two, twice the same or `out` among them, `CheckpointError` for folders that are
-    no checkpoints or differ in config or tokenizer.
+    Raises `InputError` for fewer than two, twice the same or an `out` that is not empty, `CheckpointError` for folders
+    that are no checkpoints or differ in config or tokenizer.
     """
-    places = [folder.resolve() for folder in folders]
-    if len(set(places)) < max(2, len(places)) or out.resolve() in places:
-        raise InputError(f"expected two or more different checkpoints and another folder for their mean, got {folders}")
+    places = {folder.resolve() for folder in folders}
+    if len(folders) < 2 or len(places) < len(folders):
+        raise InputError(f"expected two or more different checkpoints, got {', '.join(map(str, folders))}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is there already; give the mean a folder of its own")
     config = read_config(folders[0])
     tokenizer = CalicoTokenizer.from_file(folders[0] / TOKENIZER)
     with torch.device("meta"):
@@ -51,7 +53,6 @@ def average_checkpoints(folders: Sequence[Path], out: Path) -> CalicoConfig:
         members.append(read_weights(folder))
         check_keys(folder / WEIGHTS, model.state_dict(), members[-1], tied_keys(model), config.preset)
     out.mkdir(parents=True, exist_ok=True)
-    (out / DEPTH).unlink(missing_ok=True)
     mean = {key: _mean([member[key] for member in members]) for key in members[0]}
     write_safetensors(out / WEIGHTS, mean, {"preset": config.preset})
     write_text(out / CONFIG, config.to_json())
