@@ -19,6 +19,7 @@ from calico.training import ablation
 from calico.training.ablation import FIGURES, VARIANTS, AblationPlan, run_ablation
 from calico.training.batches import BatchSettings, DrawingBatches
 from calico.training.loop import Phase, Trainer, TrainingSettings
+from scripts import ablate, train
 
 TOKENIZER = CalicoTokenizer.train()
 CONFIG = calico_tiny(len(TOKENIZER))
@@ -176,3 +177,10 @@ def test_an_ablation_trains_what_is_missing_and_reports_all(tmp_path: Path, monk
     assert json.loads((tmp_path / "ablation.json").read_text()) == again
     with pytest.raises(InputError, match="use another --out"):
         run_ablation(tmp_path, replace(plan, steps=3), CONFIG, TOKENIZER, SETTINGS)
+
+
+@pytest.mark.parametrize("main", [ablate.main, train.main])
+def test_a_learning_rate_is_above_nothing(main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    assert main(["--out", str(tmp_path / "out"), "--steps", "1", "--learning-rate", "0"]) == 2
+    assert "--learning-rate is above 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
