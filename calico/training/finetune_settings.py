@@ -7,16 +7,7 @@ from dataclasses import dataclass, field, replace
 from calico.training.batches import BatchSettings
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
 
-BATCH = BatchSettings(
-    num_images=18,
-    num_groups=20,
-    num_points=8,
-    num_boxes=6,
-    size_weights=(0.55, 0.27, 0.18),
-    none_shares=(0.5, 0.25, 0.45),
-    common_object_share=0.3,
-    same_class_shares=(1.0, 0.5, 0.5),
-)
+BATCH = BatchSettings(num_images=18, num_groups=20, num_points=8, num_boxes=6, common_object_share=0.3)
 
 
 @dataclass(frozen=True)
