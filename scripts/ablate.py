@@ -35,7 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.fingerprint import weights_version
     from calico.language.tokenizer import CalicoTokenizer
     from calico.model.config import calico_tiny
     from calico.training.ablation import VARIANTS, AblationPlan, run_ablation, table
@@ -51,7 +50,6 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         args.num_images,
         args.groups,
         args.evaluation_seed,
-        start=None if args.start is None else weights_version(args.start),
         learning_rate=args.learning_rate or TrainingSettings.learning_rate,
     )
     tokenizer = CalicoTokenizer.train()

@@ -2,7 +2,7 @@
 
     calico average runs/a/checkpoint runs/b/checkpoint --out runs/mean
 
-Their mean is usually better than each (a "model soup", arXiv:2203.05482). Weights of runs that did not start from the
+Their mean is often better than each (a "model soup", arXiv:2203.05482). Weights of runs that did not start from the
 same checkpoint have no useful mean; nothing tells that, so measure the result: `calico evaluate --checkpoint OUT`.
 """
 

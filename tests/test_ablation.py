@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from calico.errors import CheckpointError, InputError
+from calico.fingerprint import weights_version
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel, Pixels
@@ -120,11 +121,12 @@ def test_from_a_checkpoint_only_cem_and_cam_are_new(tmp_path: Path, monkeypatch:
     with torch.no_grad():
         base.cam_queries.add_(1.0)
     save_checkpoint(tmp_path / "base", base, CONFIG, TOKENIZER)
-    plan = AblationPlan(steps=1, num_images=4, num_groups=5, start="calico-tiny-01234567", learning_rate=1e-4)
+    plan = AblationPlan(steps=1, num_images=4, num_groups=5, learning_rate=1e-4)
     seen = []
     settings = replace(SETTINGS, phases=(Phase(0.9, 16), Phase(0.1, 32)))
     monkeypatch.setattr(Trainer, "run", _recording(Trainer.run, seen))
-    run_ablation(tmp_path / "out", plan, CONFIG, TOKENIZER, settings, start=tmp_path / "base")
+    report = run_ablation(tmp_path / "out", plan, CONFIG, TOKENIZER, settings, start=tmp_path / "base")
+    assert report["plan"]["start"] == weights_version(tmp_path / "base")
     assert [(s.phases, s.learning_rate) for s in seen] == [((Phase(0.1, 32),), 1e-4)] * 2
     old, full, neither = (load_checkpoint(tmp_path / name)[0].state_dict() for name in STARTS)
     assert torch.equal(full["cam_queries"], full["qformer.queries"])
@@ -137,6 +139,7 @@ def test_from_a_checkpoint_only_cem_and_cam_are_new(tmp_path: Path, monkeypatch:
     (tmp_path / "base" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"base.*model\.safetensors"):
         run_ablation(tmp_path / "other", plan, CONFIG, TOKENIZER, settings, start=tmp_path / "base")
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_ablation_trains_what_is_missing_and_reports_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

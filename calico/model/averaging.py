@@ -1,4 +1,4 @@
-"""The mean of checkpoints that were trained from the same weights, which is better than any of them."""
+"""The mean of checkpoints that were trained from the same weights, which is often better than any of them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ import torch
 from calico.drawings import VERSION
 from calico.errors import InputError
 from calico.evaluation import evaluate_drawings
-from calico.fingerprint import WEIGHTS
+from calico.fingerprint import WEIGHTS, weights_version
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.checkpoint import (
@@ -61,8 +61,8 @@ OnProgress = Callable[[str, str, float], None]
 @dataclass(frozen=True)
 class AblationPlan:
     """What all variants share. num_images: of a step at full size; questions, clicks and masks are in proportion.
-    num_groups: held-out groups of two, drawn from `evaluation_seed`. start: version of the checkpoint that all but CEM
-    and CAM come from; None: fresh weights, whose training begins at a lower resolution."""
+    num_groups: held-out groups of two, drawn from `evaluation_seed`. start: version of the weights that all but CEM and
+    CAM come from, which `run_ablation` enters; None: fresh weights, whose training begins at a lower resolution."""
 
     steps: int
     seed: int = 0
@@ -86,11 +86,14 @@ def run_ablation(
     """Trains and measures each variant in a folder of its own below `folder`, skipping what is there.
 
     Leaves ablation.json (the report, also returned), ablation.md and ablation.png. A run that was killed goes on where
-    its last save was. settings: all that the plan does not say. start: the folder of `plan.start`; config and tokenizer
-    are then its own. Raises `InputError` for a folder of another plan, `CheckpointError` for a start that is none.
+    its last save was. settings: all that the plan does not say. start: a checkpoint that gives all weights but CEM's
+    and CAM's, and config and tokenizer. Raises `InputError` for a folder of another plan, `CheckpointError` for a start
+    that is none.
     """
     if start is not None:
+        read_weights(start)  # what is wrong with them is said before anything is written
         config, tokenizer = read_config(start), CalicoTokenizer.from_file(start / TOKENIZER)
+        plan = dataclasses.replace(plan, start=weights_version(start))
         settings = dataclasses.replace(settings, phases=settings.phases[-1:])
     _hold_plan(folder, plan)
     share = plan.num_images / settings.batch.num_images
