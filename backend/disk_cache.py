@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+ABANDONED_S = 3600.0  # a file half written for longer is of a process that was killed
+
 
 class DiskCache:
     """Files named by the hash of their key, written whole or not at all, the least recently used dropped first.
@@ -17,7 +19,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, max_age_s: float) -> None:
-        self._folder = folder
+        self.folder = folder
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._lock = threading.Lock()
@@ -37,10 +39,12 @@ class DiskCache:
         return data
 
     def put(self, key: str, data: bytes) -> None:
+        """Raises OSError where the folder cannot be written, as on a full disk."""
         if len(data) > self._max_bytes:
             return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._drop_abandoned()
+        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -51,12 +55,21 @@ class DiskCache:
         self._evict()
 
     def _path(self, key: str) -> Path:
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.bin"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.bin"
+
+    def _drop_abandoned(self) -> None:
+        """Before a write, so that it also makes room on a full disk."""
+        for path in self.folder.glob("*.part"):
+            try:
+                if time.time() - path.stat().st_mtime > ABANDONED_S:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
 
     def _evict(self) -> None:
         with self._lock:
             entries = []
-            for path in self._folder.glob("*.bin"):
+            for path in self.folder.glob("*.bin"):
                 try:
                     stat = path.stat()
                 except FileNotFoundError:

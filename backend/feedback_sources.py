@@ -45,7 +45,8 @@ def inbox_tasks(
     label_config: str | None = None,
     predictions_of: Callable[[int], list[Any]] | None = None,
 ) -> Iterator[AnnotatedTask]:
-    """The tasks of stored events, by ascending id, each annotation in its last state, deleted ones left out.
+    """The tasks of stored events, by ascending id, each annotation in its last state; deleted ones, and those of
+    deleted tasks, are left out.
 
     label_config: for events that do not tell it. predictions_of: asks the host for a task's predictions, which events
     do not hold.
@@ -54,15 +55,8 @@ def inbox_tasks(
     try:
         with engine.connect() as connection:
             columns = events.c
-            is_deletion = columns.action == "ANNOTATIONS_DELETED"
-            gone = {
-                item["id"]: event
-                for event, body in connection.execute(
-                    sa.select(columns.id, columns.body).where(is_deletion).order_by(columns.id)
-                )
-                for item in body.get("annotations") or ()
-                if isinstance(item, Mapping) and "id" in item
-            }
+            gone = _deleted(connection, "ANNOTATIONS_DELETED", "annotations")
+            gone_tasks = _deleted(connection, "TASKS_DELETED", "tasks")  # for good: the host gives no id twice
             last = (
                 sa.select(sa.func.max(columns.id)).where(columns.annotation.is_not(None)).group_by(columns.annotation)
             )
@@ -73,7 +67,7 @@ def inbox_tasks(
                 wanted = wanted.where(columns.project == project)
             of_task: dict[tuple[int, int], list[int]] = {}
             for event, annotation, task, owner in connection.execute(wanted):
-                if task is not None and gone.get(annotation, 0) < event:
+                if task is not None and task not in gone_tasks and gone.get(annotation, 0) < event:
                     of_task.setdefault((owner or 0, task), []).append(event)
             for (owner, task), numbers in sorted(of_task.items()):
                 query = sa.select(columns.body).where(columns.id.in_(numbers)).order_by(columns.id)
@@ -83,6 +77,18 @@ def inbox_tasks(
         raise InputError(f"the inbox cannot be read ({str(error).splitlines()[0]}); check DATABASE_URL") from None
     finally:
         engine.dispose()
+
+
+def _deleted(connection: sa.Connection, action: str, key: str) -> dict[int, int]:
+    """The ids that events of this kind list under `key`, each with the last such event."""
+    columns = events.c
+    query = sa.select(columns.id, columns.body).where(columns.action == action).order_by(columns.id)
+    return {
+        item["id"]: event
+        for event, body in connection.execute(query)
+        for item in body.get(key) or ()
+        if isinstance(item, Mapping) and "id" in item
+    }
 
 
 def _task_of_events(

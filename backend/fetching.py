@@ -17,10 +17,15 @@ import httpx
 from calico.errors import InputError
 
 MAX_REDIRECTS = 5
-_REMEDIES = {
+_HOST_REMEDIES = {  # of Label Studio itself
     401: "its token was refused or is missing: check LABEL_STUDIO_API_KEY",
     403: "the token's user may not read it",
     404: "no such file there; local files need a local-files storage in the project",
+}
+_REMEDIES = {
+    401: "the link may have expired, or it needs credentials",
+    403: "the link may have expired, or it needs credentials",
+    404: "no such file there; check the address in the task",
 }
 
 
@@ -103,7 +108,8 @@ class Fetcher:
     def get(self, url: str, *, headers: Mapping[str, str] | None = None, trusted: bool = False) -> bytes:
         """The body of a 200 answer.
 
-        headers and `trusted` (any address will do) hold for `url` itself, never for where it redirects to.
+        headers and `trusted` (Label Studio itself: any address will do) hold for `url` itself, never for where it
+        redirects to.
         Raises InputError: address refused, unreachable, too slow, too large, or any other answer.
         """
         deadline = time.monotonic() + self._timeout_s
@@ -117,7 +123,8 @@ class Fetcher:
                     url = _joined(target, location)
                     continue
                 if response.status_code != 200:
-                    remedy = _REMEDIES.get(response.status_code, "try the address in a browser")
+                    remedies = _HOST_REMEDIES if trusted and hop == 0 else _REMEDIES
+                    remedy = remedies.get(response.status_code, "try the address in a browser")
                     raise InputError(f"{shown(url)}: answered {response.status_code}; {remedy}")
                 return self._body(response, url, deadline)
             finally:

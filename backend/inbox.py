@@ -6,6 +6,7 @@ what never came is found by asking (`reconcile`). SQLAlchemy Core and one URL: S
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ import sqlalchemy as sa
 
 from backend.client import LabelStudioClient
 from calico.errors import InputError
+
+log = logging.getLogger("calico.backend")
 
 KNOWN_ACTIONS = frozenset(
     {
@@ -26,6 +29,8 @@ RECONCILED = "RECONCILED"  # our own: an annotation whose event never came
 
 _ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 _SECRET_KEYS = frozenset({"token", "access_token", "task_data_login", "task_data_password", "password"})
+
+Json = Mapping[str, Any]
 
 metadata = sa.MetaData()
 events = sa.Table(
@@ -75,21 +80,16 @@ class Inbox:
     def close(self) -> None:
         self._engine.dispose()
 
-    def put(self, body: Mapping[str, Any]) -> int:
-        """Stores an event and returns its id; it is durable by then. Any JSON object is one; secrets are left out."""
-        annotation = _mapping(body.get("annotation"))
-        task = _mapping(body.get("task")).get("id", annotation.get("task"))
-        row = {
-            "received_at": datetime.now(UTC),
-            "action": str(body.get("action") or "")[:64],
-            "project": _number(_mapping(body.get("project")).get("id", annotation.get("project"))),
-            "task": _number(task),
-            "annotation": _number(annotation.get("id")),
-            "annotation_updated_at": str(annotation.get("updated_at") or "")[:40] or None,
-            "body": _without_secrets(body),
-        }
+    def put(self, body: Json) -> int:
+        """Stores an event and returns its id; it is durable by then. Any JSON object is one; secrets are left out.
+
+        One that lists annotations becomes an event for each of them, all or none; the id is the last one's.
+        """
+        received_at = datetime.now(UTC)
+        rows = [{"received_at": received_at, **_row(single)} for single in _singly(_without_secrets(body))]
+        insert = sa.insert(events).returning(events.c.id)
         with self._write, self._engine.begin() as connection:
-            return connection.execute(sa.insert(events).values(row).returning(events.c.id)).scalar_one()
+            return [connection.execute(insert.values(row)).scalar_one() for row in rows][-1]
 
     def pending(self, *, limit: int = 100, action: str | None = None) -> list[dict[str, Any]]:
         """Events (of one action) nobody has dealt with yet, oldest first."""
@@ -147,22 +147,76 @@ def reconcile(inbox: Inbox, client: LabelStudioClient) -> int:
     """
     added = 0
     for project in _connected_projects(inbox, client):
-        for task in client.tasks(project, full=True, page_size=20, filters=[_ANNOTATED]):
+        for task in client.tasks(project["id"], full=True, page_size=20, filters=[_ANNOTATED]):
             for annotation in task.pop("annotations", ()):
                 if inbox.knows(annotation["id"], str(annotation.get("updated_at"))):
                     continue
-                bare = {"id": task["id"], "data": task.get("data"), "project": project}
-                inbox.put({"action": RECONCILED, "annotation": annotation, "task": bare, "project": {"id": project}})
+                bare = {"id": task["id"], "data": task.get("data"), "project": project["id"]}
+                inbox.put({"action": RECONCILED, "annotation": annotation, "task": bare, "project": project})
                 added += 1
     return added
 
 
-def _connected_projects(inbox: Inbox, client: LabelStudioClient) -> Iterator[int]:
+def _connected_projects(inbox: Inbox, client: LabelStudioClient) -> Iterator[Json]:
+    """Each with its `id` and `label_config`, as the host's own events have them."""
     known = set(inbox.projects())
     for project in client.projects():
         number = int(project["id"])
         if number in known or any(backend.get("title") == "CALICO" for backend in client.backends(number)):
-            yield number
+            yield {"id": number, "label_config": project.get("label_config")}
+
+
+def _singly(body: Json) -> list[Json]:
+    """The event once for each annotation that it lists, with the task of that one; as it came where none can be told.
+
+    The host lists what was made at once (`ANNOTATIONS_CREATED`), and a task as often as it got an annotation.
+    """
+    annotations = body.get("annotation")
+    if not isinstance(annotations, list) or not annotations:
+        return [body]
+    try:
+        tasks = _tasks_of(annotations, body.get("task"))
+    except InputError as error:
+        log.warning(
+            "%s: %s; stored as it came, which no snapshot reads: start the backend again with LABEL_STUDIO_API_KEY, "
+            "and it asks the host for these annotations",
+            str(body.get("action"))[:64],
+            error,
+        )
+        return [body]
+    return [{**body, "annotation": one, "task": task} for one, task in zip(annotations, tasks, strict=True)]
+
+
+def _tasks_of(annotations: list[Any], tasks: Any) -> list[Json]:
+    """The task of each annotation: that of the id it gives, else that in its place. InputError where one has none."""
+    if not isinstance(tasks, list):
+        raise InputError(f"`annotation` is a list, so `task` must be one, got {type(tasks).__name__}")
+    by_id: dict[int | None, Json] = {number: task for task in tasks if (number := _id_of(task)) is not None}
+    found = []
+    for place, annotation in enumerate(annotations):
+        if _id_of(annotation) is None:
+            raise InputError(f"entry {place} of `annotation` has no id")
+        given = annotation.get("task")
+        if given is None and len(tasks) == len(annotations):
+            given = _id_of(tasks[place])
+        task = by_id.get(_number(given))
+        if task is None:
+            raise InputError(f"entry {place} of `annotation` belongs to no entry of `task`")
+        found.append(task)
+    return found
+
+
+def _row(body: Json) -> dict[str, Any]:
+    """The columns of an event without its secrets."""
+    annotation = _mapping(body.get("annotation"))
+    return {
+        "action": str(body.get("action") or "")[:64],
+        "project": _number(_mapping(body.get("project")).get("id", annotation.get("project"))),
+        "task": _number(_mapping(body.get("task")).get("id", annotation.get("task"))),
+        "annotation": _number(annotation.get("id")),
+        "annotation_updated_at": str(annotation.get("updated_at") or "")[:40] or None,
+        "body": body,
+    }
 
 
 def _use_wal(connection: Any, _: Any) -> None:
@@ -178,8 +232,12 @@ def _seconds(at: datetime | None) -> float:
     return 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: Any) -> Json:
     return value if isinstance(value, Mapping) else {}
+
+
+def _id_of(value: Any) -> int | None:
+    return _number(_mapping(value).get("id"))
 
 
 def _number(value: Any) -> int | None:

@@ -15,8 +15,8 @@ from typing import Any
 class JobState(StrEnum):
     """A job is QUEUED, then RUNNING, then one of the others.
 
-    ANSWERED: in the reply. LATE: ready after it, and kept for the next request only. POSTED: ready after it, and stored
-    through the host's API. FAILED: no prediction. REFUSED: the queue was full.
+    ANSWERED: in the reply. LATE: ready after it, or after that to another request, and kept for the next request only.
+    POSTED: ready after it, and stored through the host's API. FAILED: no prediction. REFUSED: the queue was full.
     """
 
     QUEUED = "queued"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
+from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
@@ -17,6 +19,8 @@ from backend.metrics import Metrics
 from backend.settings import Settings
 from calico.errors import InputError
 from calico.images import load_image
+
+log = logging.getLogger("calico.backend")
 
 BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob"})
 _HOST_PATHS = ("/data/upload/", "/data/local-files/", "/storage-data/", "/tasks/", "/projects/")
@@ -151,10 +155,24 @@ class Media:
             headers = self._client.authorization_for(url) if self._client else {}
             data = self._fetcher.get(url, headers=headers, trusted=self._is_host(url))
         image = self._decode(data, name)
-        self._cache.put(url, data)  # only what proved to be an image: a login page must not stick
+        try:
+            self._cache.put(url, data)  # only what proved to be an image: a login page must not stick
+        except OSError as error:
+            _warn_not_kept(self._cache.folder, error.strerror or type(error).__name__)
         return image
 
     def _is_host(self, url: str) -> bool:
         """Whether the address is Label Studio's own, which may be private: its operator named it."""
         base = self._settings.label_studio_url
         return base is not None and same_origin(url, base)
+
+
+@cache
+def _warn_not_kept(folder: Path, reason: str) -> None:
+    """Once per process: every image that follows has the same trouble."""
+    log.warning(
+        "%s: images cannot be kept there (%s), so each is fetched anew; make room or set CALICO_DATA_DIR "
+        "to a folder that can be written",
+        folder,
+        reason,
+    )

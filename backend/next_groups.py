@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +94,10 @@ class Summary:
 
 
 class NextGroups:
-    """One project. features: for strategies that compare pictures. resume_file: facts of an unfinished run."""
+    """One project. features: for strategies that compare pictures. resume_file: facts of an unfinished run.
+
+    model_version: of the model that gives the features; those of another are not reused.
+    """
 
     def __init__(
         self,
@@ -102,9 +106,11 @@ class NextGroups:
         options: Options,
         *,
         features: FeatureSource | None = None,
+        model_version: str | None = None,
         resume_file: Path | None = None,
     ) -> None:
         self._client, self._project, self._options, self._features = client, project, options, features
+        self._model_version = model_version if features is not None else None
         self._resume_file = None if options.dry_run else resume_file
         self.summary = Summary()
 
@@ -144,9 +150,8 @@ class NextGroups:
         yield from kept
         file = None
         if self._resume_file is not None:
-            self._resume_file.parent.mkdir(parents=True, exist_ok=True)
-            file = self._resume_file.open("w", encoding="utf-8")
-            file.writelines(json.dumps(item) + "\n" for item in (self._run, *(row._asdict() for row in kept)))
+            self._keep(self._resume_file, kept)
+            file = self._resume_file.open("a", encoding="utf-8")
         try:
             after = kept[-1].id if kept else 0
             for task in self._client.tasks(self._project, page_size=PAGE_SIZE, full=True, after=after):
@@ -244,13 +249,27 @@ class NextGroups:
             "project": self._project,
             "version": self._options.version,
             "features": features,
+            "model": self._model_version,
         }
+
+    def _keep(self, path: Path, rows: Sequence[Row]) -> None:
+        """The resume file with these rows, whole or as it was, also when the machine goes down."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(path.name + ".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(item) + "\n" for item in (self._run, *(row._asdict() for row in rows)))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
 
     def _resumed(self) -> list[Row]:
         if self._resume_file is None or not self._resume_file.exists():
             return []
         try:
-            first, *lines = self._resume_file.read_text(encoding="utf-8").splitlines()
+            text = self._resume_file.read_text(encoding="utf-8")
+            if not text:
+                return []
+            first, *lines = text.splitlines()
             if json.loads(first) != self._run:
                 log.info("%s is of another run; starting from the first task", self._resume_file)
                 return []

@@ -37,7 +37,7 @@ class NothingToShow(CalicoError):
     """No region of the group found a place in the prediction."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Work:
     """One task of one request. prediction and is_late change under the lock: the reply and the worker race for them."""
 
@@ -78,7 +78,10 @@ class Predictor:
         self._time_budget_s = time_budget_s
         self._groups = Lane("groups", num_threads=max(GROUPS_AT_ONCE, 2 * groups_at_once), capacity=queue_size)
         self._posts = Lane("posts", num_threads=1, capacity=queue_size)
-        self._replied_at: OrderedDict[int, float] = OrderedDict()  # task -> when a reply last held its prediction
+        self._given_at: OrderedDict[tuple[int, str], float] = (
+            OrderedDict()
+        )  # (task, version) -> last in a reply or post
+        self._opened: list[_Work] = []  # requests of one task that are not answered yet
         self._lock = threading.Lock()
         metrics.queue_depth.labels("groups").set_function(lambda: self._groups.depth)
         metrics.queue_depth.labels("posts").set_function(lambda: self._posts.depth)
@@ -100,8 +103,14 @@ class Predictor:
         futures = [work.future for work in works if work.future]
         if tasks and not futures:
             raise LaneFull(f"{self._groups.capacity} tasks wait already; try again later")
+        opened = [work for work in works if work.priority is Priority.WAITED_FOR]
+        with self._lock:
+            self._opened.extend(opened)
         wait(futures, timeout=max(0.0, deadline - time.monotonic()))
         results = [self._reply(work) for work in works]
+        with self._lock:
+            for work in opened:
+                self._opened.remove(work)
         seconds = time.monotonic() - deadline + self._time_budget_s
         log.info("project %s: %d of %d tasks answered in %.1f s", project, sum(map(bool, results)), len(tasks), seconds)
         return results
@@ -119,15 +128,35 @@ class Predictor:
             if work.prediction is None:
                 work.is_late = True
                 return []
+        if not self._claims(work, work.prediction, in_any_case=work.priority is Priority.WAITED_FOR):
+            self._metrics.groups.labels("late").inc()
+            self._has_already(work, work.prediction)
+            return []
         self._metrics.groups.labels("answered").inc()
         self._jobs.update(work.job, JobState.ANSWERED)
-        if work.task_id is not None:
-            with self._lock:
-                self._replied_at[work.task_id] = time.monotonic()
-                self._replied_at.move_to_end(work.task_id)
-                if len(self._replied_at) > MAX_REMEMBERED:
-                    self._replied_at.popitem(last=False)
         return work.prediction
+
+    def _claims(self, work: _Work, prediction: Prediction, *, in_any_case: bool = False) -> bool:
+        """Whether this request is to give the host the prediction, which would keep a second one beside it: not where
+        another gave it since this one began, or where one that opened the task is about to. in_any_case: it is."""
+        if work.task_id is None:
+            return True
+        given = work.task_id, prediction["model_version"]
+        with self._lock:
+            is_given = self._given_at.get(given, 0.0) > work.started
+            is_opened = any(other.task_id == work.task_id and other is not work for other in self._opened)
+            if not in_any_case and (is_given or is_opened):
+                return False
+            self._given_at[given] = time.monotonic()
+            self._given_at.move_to_end(given)
+            if len(self._given_at) > MAX_REMEMBERED:
+                self._given_at.popitem(last=False)
+        return True
+
+    def _has_already(self, work: _Work, prediction: Prediction) -> None:
+        self._jobs.update(
+            work.job, JobState.LATE, f"the host has a prediction of {prediction['model_version']} already"
+        )
 
     def _run(self, work: _Work) -> None:
         """On a worker thread. Never raises: what fails is this group's affair alone."""
@@ -191,16 +220,19 @@ class Predictor:
         if client is None or prediction is None or work.task_id is None:
             raise TypeError("only a finished prediction of a known task is posted, and only with a client")
         version = prediction["model_version"]
-        with self._lock:
-            is_replied = self._replied_at.get(work.task_id, 0.0) > work.started
+        if not self._claims(work, prediction):
+            self._has_already(work, prediction)
+            return
         try:
-            if is_replied or any(p.get("model_version") == version for p in client.predictions(task=work.task_id)):
-                self._jobs.update(work.job, JobState.LATE, f"the host has a prediction of {version} already")
+            if any(p.get("model_version") == version for p in client.predictions(task=work.task_id)):
+                self._has_already(work, prediction)
                 return
             client.create_prediction(
                 work.task_id, prediction["result"], model_version=version, score=prediction["score"]
             )
         except Exception as error:
+            with self._lock:
+                self._given_at.pop((work.task_id, version), None)
             self._fail(work.job, error)
             return
         self._jobs.update(work.job, JobState.POSTED)

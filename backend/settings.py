@@ -10,12 +10,13 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from calico.errors import InputError
+from calico.images import MAX_PIXELS
 
 
 def _setting(variable: str, default: Any, parse: Callable[[str], Any], valid: str, *, secret: bool = False) -> Any:
@@ -185,7 +186,10 @@ class Settings:
     )
     max_image_mb: int = _setting("CALICO_MAX_IMAGE_MB", 64, _number(int, 1, 4096), "megabytes from 1 to 4096, e.g. 64")
     max_image_megapixels: int = _setting(
-        "CALICO_MAX_IMAGE_MEGAPIXELS", 50, _number(int, 1, 2000), "megapixels from 1 to 2000, e.g. 50"
+        "CALICO_MAX_IMAGE_MEGAPIXELS",
+        50,
+        _number(int, 1, MAX_PIXELS // 10**6),
+        "megapixels from 1 to 50, which masks are limited to, e.g. 50",
     )
     media_cache_mb: int = _setting(
         "CALICO_MEDIA_CACHE_MB", 2048, _number(int, 0, 10**7), "megabytes, 0 for none, e.g. 2048"
@@ -283,6 +287,10 @@ class Settings:
                 value = value.expanduser().resolve()
             found[item.metadata["variable"]] = "" if value is None else str(value)
         return found
+
+    def with_checkpoint(self, folder: Path) -> Settings:
+        """The same, serving this checkpoint or adapter whatever the registry has, and training nothing."""
+        return replace(self, checkpoint=folder, versions=None, train_after_groups=0, train_after_hours=0.0)
 
     @property
     def is_loopback(self) -> bool:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC
 from pathlib import Path
@@ -167,6 +167,7 @@ class Training:
         folder = self.store.folder_of(job.id)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         environment = {**os.environ, **self._settings.as_environment(), "PYTHONPATH": path}
+        environment |= visible_devices(self._settings.device, environment)
         job.champion = self._current()
         job.up_to_event = self._inbox.last()
         job.state, job.reason, job.started_at = TrainingState.RUNNING, "", self._clock()
@@ -258,6 +259,17 @@ class Training:
             "is_being_cancelled": job.state is TrainingState.RUNNING and job.cancelled_at is not None,
             "progress": progress, "outcome": outcome, "log": self.store.log_tail(job.id, self._settings.secrets),
         }  # fmt: skip
+
+
+def visible_devices(device: str | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables under which a job trains where the backend serves. (`mps` trains on the CPU.)"""
+    if device == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    if device is None or not device.startswith("cuda:"):
+        return {}
+    number = int(device.removeprefix("cuda:"))
+    seen = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return {"CUDA_VISIBLE_DEVICES": seen[number] if number < len(seen) else str(number), "CALICO_DEVICE": "cuda"}
 
 
 def _id(job: TrainingJob) -> int:

@@ -75,7 +75,7 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
         snapshot,
         registry,
         folder / RUN,
-        FinetuneSettings(minutes=settings.training_minutes),
+        FinetuneSettings(minutes=settings.training_minutes, bits=settings.llm_bits),
         base_data=None if settings.training_replay is None else index_data(settings.training_replay),
         publish=True,
         num_base_groups=settings.training_base_groups,

@@ -54,9 +54,12 @@ class Problem:
 
 
 def normalize_name(name: str) -> str:
-    """Lower case, leading article stripped, white space folded: `" The  Wheel "` -> `"wheel"`."""
+    """Lower case, leading articles stripped, white space folded: `" The  Wheel "` -> `"wheel"`.
+
+    Normalising twice changes nothing: `"the A pillar"` is `"pillar"` at once.
+    """
     words = name.lower().split()
-    if len(words) > 1 and words[0] in {"a", "an", "the"}:
+    while len(words) > 1 and words[0] in {"a", "an", "the"}:
         words = words[1:]
     return " ".join(words)
 

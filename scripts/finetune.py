@@ -62,7 +62,6 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.training.base_data import index_data
     from calico.training.challenge import challenge
     from calico.training.finetune import FinetuneSettings
-    from calico.training.reference import refit
     from calico.versions.registry import Registry
 
     if args.accepted_as_is is not None and not 0 <= args.accepted_as_is <= 1:
@@ -98,7 +97,6 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             num_base_groups=args.base_groups,
             command=args.command,
             on_progress=show,
-            finishers=(refit,),
         )
     if _cli.is_main_process():
         show_found(found)

@@ -49,7 +49,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     options = Options(args.strategy, args.count, args.seed, args.model_version, args.write, args.dry_run)
     settings = Settings.from_environment()
     if args.checkpoint is not None:
-        settings = dataclasses.replace(settings, checkpoint=args.checkpoint)
+        settings = settings.with_checkpoint(args.checkpoint)
     if not settings.label_studio_url or not settings.label_studio_api_key:
         raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
     with LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key) as client:
@@ -57,8 +57,12 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         resume_file = settings.data_dir.expanduser() / "next_groups" / f"{host}-{args.project}.jsonl"
         if args.restart and not args.dry_run:
             resume_file.unlink(missing_ok=True)
-        features = feature_source(settings, client) if args.strategy in NEED_FEATURES else None
-        chooser = NextGroups(client, args.project, options, features=features, resume_file=resume_file)
+        features, version = None, None
+        if args.strategy in NEED_FEATURES:
+            features, version = feature_source(settings, client)
+        chooser = NextGroups(
+            client, args.project, options, features=features, model_version=version, resume_file=resume_file
+        )
         with _cli.progress() as bar:
             line = bar.add_task("tasks", total=client.num_tasks(args.project))
 
@@ -84,8 +88,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     return {"command": args.command, **dataclasses.asdict(summary), "choices": choices}
 
 
-def feature_source(settings: Any, client: Any) -> Any:
-    """Mean of a group's image features, from the backend's own model and the same way to images."""
+def feature_source(settings: Any, client: Any) -> tuple[Any, str]:
+    """Mean of a group's image features, by the backend's own model and way to images; and the model's version."""
     import numpy as np
 
     from backend.media import Media
@@ -101,7 +105,7 @@ def feature_source(settings: Any, client: Any) -> Any:
         rows = image_features(segmenter.model, segmenter.config, images)
         return (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)).mean(axis=0)
 
-    return features
+    return features, segmenter.version
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -51,7 +51,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     options = Options(args.only_unlabeled, args.replace_stale, args.holdout, args.dry_run, args.batch_size)
     settings = Settings.from_environment()
     if args.checkpoint is not None:
-        settings = dataclasses.replace(settings, checkpoint=args.checkpoint, versions=None)
+        settings = settings.with_checkpoint(args.checkpoint)
     if not settings.label_studio_url or not settings.label_studio_api_key:
         raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
     with LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key) as client:

@@ -31,6 +31,18 @@ def require(name: str, available: bool, reason: str) -> None:
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="module")
+def small_reference() -> Iterator[None]:
+    """The depth reference that a finetune leaves, out of a few pictures: for tests to which it does not matter."""
+    from calico import depth
+    from calico.training import reference
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "NUM_DRAWINGS", 20)
+        patch.setattr(depth, "NUM_STRANGE", 20)
+        yield
+
+
 def _label_studio_executable() -> Path:
     """Of CALICO_LABEL_STUDIO or of the demo's environment, which is made first where CI requires it."""
     from backend.host import is_installed

@@ -169,6 +169,15 @@ def test_names_decide_and_disagreeing_labels_are_counted():
     assert decoded.cosegmentation.problems == decoded.problems
 
 
+def test_a_name_with_two_articles():
+    config = read_config(write_config(2))
+    rows = encode(group(), config).prediction["result"]
+    renamed = ids_by_key(rows, config)[RegionKey(0, "part", "leg")]
+    relabel(rows, renamed, "the A pillar")
+    decoded = decode_annotation(rows, config, SIZES[:2])
+    assert decoded.row_ids[RegionKey(0, "part", "pillar")] == (renamed,)
+
+
 def test_a_relation_between_two_names_overrides_them():
     config = read_config(write_config(2))
     rows = encode(group(), config).prediction["result"]

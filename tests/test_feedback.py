@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from backend_fakes import PAIR_XML, picture, png
 from conftest import ROOT
+from test_inbox import fake_host
 
 from backend.client import LabelStudioClient
 from backend.codecs.brush_rle import encode
@@ -21,7 +22,7 @@ from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
 from backend.feedback import Collector, annotator_hash, choose_annotation
 from backend.feedback_sources import AnnotatedTask, export_tasks, inbox_tasks, project_tasks
-from backend.inbox import Inbox
+from backend.inbox import Inbox, reconcile
 from calico.errors import InputError
 from calico.snapshots.report import feedback_report
 from calico.snapshots.store import Snapshot
@@ -378,6 +379,46 @@ def test_the_inbox_gives_the_last_state_of_what_was_not_deleted(tmp_path: Path) 
     first = next(group for group in snapshot.groups() if group.id == "3/1")
     assert first.target.by_key[RegionKey(1, "part", "handle")].object_name == "chair"
     assert [row["change"] for row in first.changes or ()].count("relabelled") == 1
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Iterator[Inbox]:
+    inbox = Inbox(f"sqlite:///{tmp_path / 'inbox.db'}")
+    yield inbox
+    inbox.close()
+
+
+def test_the_inbox_leaves_out_tasks_that_were_deleted(tmp_path: Path, inbox: Inbox) -> None:
+    project = {"id": 3, "label_config": PAIR_XML}
+    for task in (1, 2, 3):
+        owned = annotation_of(10 + task, rows_of(), task=task, project=3)
+        known = {"id": task, "data": task_of(task)["data"]}
+        inbox.put({"action": "ANNOTATION_CREATED", "annotation": owned, "task": known, "project": project})
+    inbox.put({"action": "TASKS_DELETED", "tasks": [{"id": 1}, {"id": 3}], "project": project})
+    url = f"sqlite:///{tmp_path / 'inbox.db'}"
+    assert [item.task["id"] for item in inbox_tasks(url)] == [2]
+
+
+def test_the_inbox_gives_what_was_created_from_predictions(tmp_path: Path, inbox: Inbox) -> None:
+    owned = [annotation_of(10 + n, rows_of(), task=task, project=3) for n, task in enumerate((2, 1, 2))]
+    tasks = [{"id": item["task"], "data": task_of(item["task"])["data"]} for item in owned]
+    project = {"id": 3, "label_config": PAIR_XML}
+    inbox.put({"action": "ANNOTATIONS_CREATED", "annotation": owned, "task": tasks, "project": project})
+    found = list(inbox_tasks(f"sqlite:///{tmp_path / 'inbox.db'}", 3))
+    told = [(item.task["id"], [annotation["id"] for annotation in item.task["annotations"]]) for item in found]
+    assert told == [(1, [11]), (2, [10, 12])]
+    assert [item.task["data"] for item in found] == [task_of(1)["data"], task_of(2)["data"]]
+
+
+def test_a_task_known_only_from_reconcile_has_its_labeling_config(tmp_path: Path, inbox: Inbox) -> None:
+    task = task_of(1, annotation_of(11, rows_of()))
+    with fake_host([3], {3: [{"title": "CALICO"}]}, {3: [task]}, label_config=PAIR_XML) as host:
+        assert reconcile(inbox, host) == 1
+    with SnapshotWriter(tmp_path / "s") as writer:
+        Collector(writer, load).run(inbox_tasks(f"sqlite:///{tmp_path / 'inbox.db'}"))
+        snapshot = writer.finish()
+    assert [group.id for group in snapshot.groups()] == ["3/1"]
+    assert list(snapshot.skipped()) == []
 
 
 # -- the verb ---------------------------------------------------------------------------------------------------------

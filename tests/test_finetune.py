@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from calico.depth import load_reference
 from calico.drawings import draw
 from calico.errors import CalicoError, CheckpointError, InputError
 from calico.fingerprint import ADAPTER, checkpoint_version, weights_version
@@ -43,6 +44,7 @@ from scripts import finetune as verb
 
 TOKENIZER = CalicoTokenizer.train()
 BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)
+pytestmark = pytest.mark.usefixtures("small_reference")
 QUICK = FinetuneSettings(steps=4, batch=BATCH, max_seg_prompts=6, num_validations=2, save_seconds=1e9, log_steps=1)
 
 
@@ -196,14 +198,15 @@ def test_a_batch_depends_on_the_step_alone() -> None:
 
 def test_rows_about_base_data_alone_are_marked() -> None:
     groups = [kept(k, draw_group(k, group_size=2, size=40)) for k in range(3)]
-    batch = CorrectionBatches(
-        groups, drawings, TOKENIZER, replace(BATCH, num_groups=12), 2, 32, 0, replay_share=0.5
-    ).batch(0)
-    num_own = len(batch.part_maps) // 2
-    slots = batch.prompts.slots
-    for row, is_base in enumerate(batch.is_base.tolist()):
-        assert is_base == bool((slots.image[slots.row == row] >= num_own).all())
-    assert 0 < int(batch.is_base.sum()) < len(batch.is_base)
+    batches = CorrectionBatches(groups, drawings, TOKENIZER, replace(BATCH, num_groups=12), 2, 32, 0, replay_share=0.5)
+    found: list[bool] = []
+    for batch in map(batches.batch, range(4)):
+        num_own = len(batch.part_maps) // 2
+        slots = batch.prompts.slots
+        for row, is_base in enumerate(batch.is_base.tolist()):
+            assert is_base == bool((slots.image[slots.row == row] >= num_own).all())
+        found += batch.is_base.tolist()
+    assert set(found) == {True, False}
 
 
 def test_an_image_without_regions_asks_for_nothing() -> None:
@@ -509,6 +512,7 @@ def test_test_groups_count_by_the_version_and_the_others_by_folds(tmp_path: Path
     report = challenge(made, registry, run, replace(QUICK, steps=1), num_base_groups=1)
     assert report.decision.is_cross_validated
     assert report.decision.num_groups == 8
+    assert load_reference(registry.path_of(registry.get(report.version))) is not None
     by_version = json.loads((run / "scores" / "test-challenger.json").read_text())["scores"]
     by_folds = [json.loads(path.read_text())["scores"] for path in sorted(run.glob("scores/fold-*-fold-*.json"))]
     scores = Scores.from_json(json.loads((registry.path_of(registry.get(report.version)) / "scores.json").read_text()))

@@ -66,6 +66,62 @@ def test_events_are_handled_in_order_once(inbox):
     assert [event["id"] for event in inbox.pending()] == [numbers[1], numbers[3]]
 
 
+def listed_event(annotations: list, tasks: object) -> dict:
+    """What the data manager's "Create Annotations From Predictions" sends."""
+    project = {"id": 2, "label_config": "<View/>", "token": "s3cret"}
+    return {"action": "ANNOTATIONS_CREATED", "annotation": annotations, "task": tasks, "project": project}
+
+
+def bulk_annotation(annotation: int, task: int | None) -> dict:
+    return {"id": annotation, "task": task, "project": 2, "updated_at": f"t{annotation}", "result": []}
+
+
+@pytest.mark.parametrize(
+    ("given", "tasks"),
+    [
+        ([3, 4, 3], [3, 4, 3]),  # as the host sends them: a task for each annotation
+        ([3, 4, 3], [4, 3]),
+        ([None, None, None], [3, 4, 3]),
+        ([None, 4, 3], [3, 3, 4]),
+    ],
+)
+def test_listed_annotations_are_an_event_each_with_their_task(inbox, tmp_path, given, tasks):
+    annotations = [bulk_annotation(5 + place, task) for place, task in enumerate(given)]
+    number = inbox.put(listed_event(annotations, [{"id": task, "data": {"image1": f"{task}.png"}} for task in tasks]))
+    stored = inbox.pending()
+    assert [event["id"] for event in stored] == [number - 2, number - 1, number]
+    told = [(event["project"], event["task"], event["annotation"], event["annotation_updated_at"]) for event in stored]
+    assert told == [(2, 3, 5, "t5"), (2, 4, 6, "t6"), (2, 3, 7, "t7")]
+    assert [event["body"]["annotation"] for event in stored] == annotations
+    assert [event["body"]["task"]["data"]["image1"] for event in stored] == ["3.png", "4.png", "3.png"]
+    assert {json.dumps(event["body"]["project"]) for event in stored} == {'{"id": 2, "label_config": "<View/>"}'}
+    assert inbox.knows(7, "t7")
+    assert inbox.annotated_since(2, 0).num_tasks == 2
+    inbox.close()
+    assert b"s3cret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("annotations", "tasks", "says"),
+    [
+        ([bulk_annotation(5, 3), bulk_annotation(6, 9)], [{"id": 3}, {"id": 4}], "entry 1 of `annotation` belongs to"),
+        ([bulk_annotation(5, None)], [{"id": 3}, {"id": 4}], "entry 0 of `annotation` belongs to no entry of `task`"),
+        ([bulk_annotation(5, None)], ["no object"], "entry 0 of `annotation` belongs to no entry of `task`"),
+        ([bulk_annotation(5, 3), {"task": 3}], [{"id": 3}, {"id": 3}], "entry 1 of `annotation` has no id"),
+        ([7], [{"id": 3}], "entry 0 of `annotation` has no id"),
+        ([bulk_annotation(5, 3)], {"id": 3}, "`task` must be one, got dict"),
+        ([bulk_annotation(5, 3)], None, "`task` must be one, got NoneType"),
+    ],
+)
+def test_listed_annotations_without_their_tasks_are_kept_as_they_came_and_told(inbox, caplog, annotations, tasks, says):
+    number = inbox.put(listed_event(annotations, tasks))
+    (event,) = inbox.pending()
+    assert event["id"] == number
+    assert (event["body"]["annotation"], event["body"]["task"]) == (annotations, tasks)
+    assert says in caplog.text
+    assert "LABEL_STUDIO_API_KEY" in caplog.text
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -139,13 +195,14 @@ def test_a_database_that_cannot_be_opened_is_said_in_a_line(url):
     assert "hidden" not in str(caught.value)
 
 
-def fake_host(projects, backends, tasks):
+def fake_host(projects, backends, tasks, label_config="<View/>"):
     """A Label Studio that knows these, as far as `reconcile` asks."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         path, query = request.url.path, request.url.params
         if path == "/api/projects/":
-            return httpx.Response(200, json={"results": [{"id": p} for p in projects], "next": None})
+            found = [{"id": project, "label_config": label_config} for project in projects]
+            return httpx.Response(200, json={"results": found, "next": None})
         if path == "/api/ml/":
             return httpx.Response(200, json=backends.get(int(query["project"]), []))
         if path == "/api/tasks/":
@@ -174,6 +231,8 @@ def test_reconcile_finds_what_never_came_and_nothing_twice(inbox):
     added = [(e["project"], e["task"], e["annotation"], e["annotation_updated_at"]) for e in inbox.pending()[1:]]
     assert added == [(2, 3, 6, "t1"), (4, 9, 8, "t1"), (2, 3, 5, "t2")]
     assert inbox.counts() == {"ANNOTATION_CREATED": 1, RECONCILED: 3}
+    told = [event["body"]["project"] for event in inbox.pending()[1:]]
+    assert told == [{"id": number, "label_config": "<View/>"} for number in (2, 4, 2)]
 
 
 def test_reconcile_waits_for_a_host_that_starts_later(inbox, monkeypatch, caplog):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
+import os
 import threading
 import time
 from contextlib import suppress
@@ -191,6 +193,29 @@ def test_same_origin(first, second, same):
 def test_what_is_shown_of_an_address_holds_no_credential():
     assert shown("https://user:pass@h:8443/a/b.png?X-Amz-Signature=abc") == "https://h:8443/a/b.png"
     assert shown("http://h:secret") == "an address that is no URL"
+
+
+@pytest.mark.parametrize(
+    ("status", "of_the_host", "of_others"),
+    [
+        (401, "LABEL_STUDIO_API_KEY", "may have expired, or it needs credentials"),
+        (403, "the token's user", "may have expired, or it needs credentials"),
+        (404, "local-files storage", "check the address in the task"),
+        (500, "in a browser", "in a browser"),
+    ],
+)
+def test_remedies_are_those_of_who_answered(status, of_the_host, of_others):
+    def message(url, **options):
+        web = Web({"http://studio/a": httpx.Response(status), "http://studio/b": redirect("https://s3.example/b?x=1"),
+                   "https://s3.example/b?x=1": httpx.Response(status)})  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            web.fetcher().get(url, **options)
+        return str(caught.value)
+
+    assert of_the_host in message("http://studio/a", trusted=True)
+    for told in (message("http://studio/b", trusted=True), message("https://s3.example/b?x=1")):
+        assert told.startswith(f"https://s3.example/b: answered {status}; ")
+        assert told.endswith(of_others)
 
 
 # -- a real server -----------------------------------------------------------------------------------------------------
@@ -454,6 +479,30 @@ def test_the_disk_cache_is_bounded_whole_and_ages(tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 1000
     assert not list((tmp_path / "cache").glob("*.part"))
     assert DiskCache(tmp_path / "cache", max_bytes=1000, max_age_s=-1).get("a") is None
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_image(make, tmp_path, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some.part")
+
+    web = Web({f"http://a.example/{name}.png": PNG for name in "ab"})
+    media = make(web)
+    monkeypatch.setattr("backend.disk_cache.tempfile.mkstemp", full)
+    for name in "aab":
+        assert np.array_equal(media.load(f"http://a.example/{name}.png"), IMAGE)
+    assert len(web.requests) == 3
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{tmp_path}/state/media: " in warning
+    assert "No space left on device" in warning
+
+
+def test_the_disk_cache_drops_what_killed_processes_left(tmp_path):
+    now = time.time()
+    for name, age_s in (("old.part", 4000), ("fresh.part", 60), ("other.txt", 4000)):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (now - age_s, now - age_s))
+    DiskCache(tmp_path, max_bytes=1000, max_age_s=100).put("a", b"a")
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".bin"} == {"fresh.part", "other.txt"}
 
 
 def test_the_disk_cache_under_threads(tmp_path):

@@ -87,8 +87,16 @@ class WholeTasks(MemoryHost):
         return {task: data[PLACE] for task, data in self.data.items() if PLACE in data}
 
 
-def run(host: WholeTasks, resume_file: Path | None = None, features: Any = None, **options: Any) -> Summary:
-    return NextGroups(connect(host), 1, Options(**options), features=features, resume_file=resume_file).run()
+def run(
+    host: WholeTasks,
+    resume_file: Path | None = None,
+    features: Any = None,
+    model_version: str | None = None,
+    **options: Any,
+) -> Summary:
+    return NextGroups(
+        connect(host), 1, Options(**options), features=features, model_version=model_version, resume_file=resume_file
+    ).run()
 
 
 @pytest.fixture
@@ -194,6 +202,77 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (summary.current, summary.written) == (2, 1)
     assert host.places() == {1: "0001", 2: "0002", 3: "0003"}
     assert not resume.exists()
+
+
+def stopped(tmp_path: Path, **options: Any) -> tuple[WholeTasks, Path]:
+    """A host of three pages, and the resume file of a run that saw two of them."""
+    host, resume = WholeTasks(3 * PAGE_SIZE), tmp_path / "facts.jsonl"
+    host.fail_after_pages = 2
+    with pytest.raises(HostError):
+        run(host, resume, **options)
+    host.fail_after_pages, host.num_pages = None, 0
+    return host, resume
+
+
+def test_facts_are_on_the_disk_before_the_host_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, resume = stopped(tmp_path)
+    before = resume.read_text()
+    assert len(before.splitlines()) == 1 + 2 * PAGE_SIZE
+    seen, answer = [], host._answer
+
+    def looked_at(route: str, *rest: Any) -> tuple[int, Any]:
+        if route == "GET /api/tasks/":
+            seen.append(resume.read_text())
+        return answer(route, *rest)
+
+    monkeypatch.setattr(host, "_answer", looked_at)
+    host.fail_after_pages = 0
+    with pytest.raises(HostError):
+        run(host, resume)
+    assert seen[0] == before
+    assert resume.read_text() == before
+
+
+def test_a_stop_while_facts_are_written_anew_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, resume = stopped(tmp_path)
+    before = resume.read_text()
+
+    def killed(path: Path, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(host, resume)
+    assert resume.read_text() == before
+    assert run(host, resume).seen == 3 * PAGE_SIZE
+    assert host.num_pages == 2  # the last page and the empty one after it
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_resume_file_keeps_nothing(host: WholeTasks, tmp_path: Path) -> None:
+    resume = tmp_path / "facts.jsonl"
+    resume.touch()
+    assert run(host, resume).seen == 6
+    assert not resume.exists()
+
+
+def test_features_of_two_models_do_not_mix(tmp_path: Path) -> None:
+    def features(addresses: Sequence[str], task: int) -> np.ndarray:
+        looked_at.append(task)
+        return np.array([1.0, task])
+
+    looked_at: list[int] = []
+    host, resume = stopped(tmp_path, features=features, model_version="calico-1")
+    host.fail_after_pages = 1
+    looked_at.clear()
+    with pytest.raises(HostError):
+        run(host, resume, features=features, model_version="calico-1")
+    assert looked_at == list(range(2 * PAGE_SIZE + 1, 3 * PAGE_SIZE + 1))
+    looked_at.clear()
+    host.fail_after_pages = None
+    run(host, resume, features=features, model_version="calico-2")
+    assert looked_at == list(range(1, 3 * PAGE_SIZE + 1))
 
 
 def test_who_annotates_meanwhile_is_not_disturbed(host: WholeTasks, monkeypatch: pytest.MonkeyPatch) -> None:

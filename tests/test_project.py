@@ -276,6 +276,25 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
     assert "CALICO_DEVICE=cuda" in found["GPU"].detail
 
 
+def test_the_doctor_gives_the_backend_its_basic_auth(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    class Backend(BackendClient):
+        def __init__(self, url: str, **options: Any) -> None:
+            given.append((url, options.get("auth")))
+            super().__init__(url, **options)
+
+    monkeypatch.setattr("backend.backend_client.BackendClient", Backend)
+    monkeypatch.setattr("backend.doctor.examine_project", lambda *_, **__: [])
+    for name, value in {"LABEL_STUDIO_URL": "http://studio.test", "LABEL_STUDIO_API_KEY": "ab" * 20}.items():
+        monkeypatch.setenv(name, value)
+    assert project.main(["doctor", "--project", "1", "--backend", BACKEND]) == 0
+    monkeypatch.setenv("CALICO_BASIC_AUTH_USER", "ann")
+    monkeypatch.setenv("CALICO_BASIC_AUTH_PASS", "pass word")
+    assert project.main(["doctor", "--project", "1", "--backend", BACKEND]) == 0
+    assert given == [(BACKEND, None), (BACKEND, ("ann", "pass word"))]
+
+
 @pytest.mark.host
 def test_the_doctor_of_a_real_project(
     label_studio: LabelStudioHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -110,3 +110,19 @@ def test_documented_defaults_are_the_defaults():
             assert default == f"`{item.default}`", variable
         else:
             assert not default.startswith("`"), variable
+
+
+def test_a_checkpoint_of_ones_own_leaves_the_registry_and_its_training_out(tmp_path):
+    environment = {
+        "CALICO_VERSIONS": str(tmp_path),
+        "CALICO_TRAIN_AFTER_GROUPS": "40",
+        "CALICO_TRAIN_AFTER_HOURS": "24",
+    }
+    settings = Settings.from_environment(environment).with_checkpoint(tmp_path / "own")
+    assert (settings.checkpoint, settings.versions) == (tmp_path / "own", None)
+    assert (settings.train_after_groups, settings.train_after_hours) == (0, 0.0)
+
+
+def test_images_are_no_larger_than_masks_may_be():
+    with pytest.raises(InputError, match="from 1 to 50, which masks are limited to"):
+        Settings.from_environment({"CALICO_MAX_IMAGE_MEGAPIXELS": "51"})

@@ -32,6 +32,7 @@ from calico.values import CoSegmentation, NamedMask, truth_of
 from calico.versions.registry import Registry
 from scripts import simulate_loop
 
+pytestmark = pytest.mark.usefixtures("small_reference")
 NEVER = Habits(miss=0, wrong_name=0, skip=0)
 
 

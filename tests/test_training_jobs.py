@@ -21,7 +21,7 @@ from test_succession import publish, registry  # noqa: F401  registry is a fixtu
 from backend.inbox import Inbox, events
 from backend.processes import started_at
 from backend.settings import Settings
-from backend.training import Training
+from backend.training import Training, visible_devices
 from backend.training_jobs import TrainingState, TrainingStore
 from calico.errors import InputError
 from calico.versions.registry import Registry
@@ -174,6 +174,20 @@ def test_a_job_has_its_own_session_is_nice_and_holds_no_secret_in_view(start):
     assert TOKEN not in Path(f"/proc/{job.pid}/cmdline").read_text()
     assert TOKEN not in json.dumps(training.as_json())
     assert TOKEN not in (training.store.folder_of(job.id) / "job.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("device", "environment", "expected"),
+    [
+        (None, {}, {}),
+        ("cuda", {"CUDA_VISIBLE_DEVICES": "3"}, {}),
+        ("cpu", {}, {"CUDA_VISIBLE_DEVICES": ""}),
+        ("cuda:1", {}, {"CUDA_VISIBLE_DEVICES": "1", "CALICO_DEVICE": "cuda"}),
+        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "4,6"}, {"CUDA_VISIBLE_DEVICES": "6", "CALICO_DEVICE": "cuda"}),
+    ],
+)
+def test_a_job_trains_on_the_device_that_serves(device, environment, expected):
+    assert visible_devices(device, environment) == expected
 
 
 # -- restarts ---------------------------------------------------------------------------------------------------------

@@ -50,10 +50,18 @@ def region(**changed: object) -> PartRegion:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [(" The  Wheel ", "wheel"), ("a\tchair's back", "chair's back"), ("an", "an"), ("A", "a"), ("theatre", "theatre")],
+    [
+        (" The  Wheel ", "wheel"),
+        ("a\tchair's back", "chair's back"),
+        ("the A pillar", "pillar"),
+        ("a the", "the"),
+        ("an", "an"),
+        ("A", "a"),
+        ("theatre", "theatre"),
+    ],
 )
-def test_names_are_normalised(name: str, expected: str) -> None:
-    assert normalize_name(name) == expected
+def test_names_are_normalised_at_once(name: str, expected: str) -> None:
+    assert normalize_name(name) == normalize_name(normalize_name(name)) == expected
 
 
 def test_a_group_of_different_sizes() -> None:

@@ -29,12 +29,11 @@ SPECIAL_PATTERN = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
 def spoken_name(name: str) -> str:
-    """A name as it may stand in a question or an answer: normalised until nothing changes (`"a the dog"` is `"dog"`).
+    """A name as it may stand in a question or an answer: normalised (`"a the dog"` is `"dog"`).
 
     Raises InputError where nothing is left, or where it contains a special token, which would end the phrase.
     """
-    while (shorter := normalize_name(name)) != name:
-        name = shorter
+    name = normalize_name(name)
     if not name:
         raise InputError("a name is empty; give every object and part a name")
     if found := re.search(SPECIAL_PATTERN.pattern, name, re.IGNORECASE):

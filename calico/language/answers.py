@@ -186,9 +186,7 @@ class _Reader:
     def _close(self, unclosed: str = "") -> None:
         if self._open is None:
             return
-        name, self._open = self._open, None
-        while (shorter := normalize_name(name)) != name:
-            name = shorter
+        name, self._open = normalize_name(self._open), None
         if unclosed:
             self.problem("unclosed_phrase", f"phrase {name!r}: {unclosed}")
         self.phrases.append(_Phrase(name, self._sentence, []))

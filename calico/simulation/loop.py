@@ -31,6 +31,7 @@ from calico.snapshots.writer import SnapshotWriter
 from calico.training.base_data import Item, base_items
 from calico.training.challenge import challenge
 from calico.training.finetune import FinetuneSettings, finetune
+from calico.training.reference import refit
 from calico.training.scoring import score
 from calico.values import CoSegmentation
 from calico.versions.registry import Registry
@@ -184,7 +185,7 @@ class _Run:
         def on_step(state: Any, terms: dict[str, float], progress: float) -> None:
             tell("training", progress, f"step {state.step}  loss {terms['loss']:.2f}")
 
-        result = finetune(snapshot, start, folder / "finetune", settings, on_step)
+        result = finetune(snapshot, start, folder / "finetune", settings, on_step, finishers=(refit,))
         version = self.registry.add(
             result.folder,
             kind="adapter",

@@ -21,6 +21,7 @@ from calico.snapshots.store import Snapshot
 from calico.training.base_data import DRAWINGS, BaseData, base_data_of
 from calico.training.finetune import FinetuneResult, FinetuneSettings, Finisher, finetune
 from calico.training.processes import Processes
+from calico.training.reference import refit
 from calico.training.scoring import KeptScores, OnProgress, as_text, held_out_items
 from calico.training.start import seen_groups, start_config
 from calico.versions.gate import NUM_FOLDS, Decision, Scores, Verdict, decide, folds
@@ -64,7 +65,7 @@ def challenge(
     num_base_groups: int = 60,
     command: str = "",
     on_progress: OnProgress | None = None,
-    finishers: tuple[Finisher, ...] = (),
+    finishers: tuple[Finisher, ...] = (refit,),
 ) -> Challenge:
     """Finetunes from a version (None: the champion), adds the result to the registry and asks the gate; `publish` makes
     it the champion where the gate lets it.
@@ -86,7 +87,7 @@ def challenge(
     told = _told(tell, "training")
     result = finetune(snapshot, start, out, settings, told, base_data=base_data, finishers=finishers)
 
-    kept = KeptScores(out / "scores", registry, tell, processes)
+    kept = KeptScores(out / "scores", registry, tell, processes, settings.bits)
     test, base = {}, {}
     for side, name, folder in (("champion", champion_id, champion), ("challenger", "challenger", result.folder)):
         test[side] = kept.scored(folder, f"test-{name}", held_out_items(snapshot), num_test)

@@ -14,6 +14,7 @@ from calico.model.adapter import AdapterCard
 from calico.model.checkpoint import write_text
 from calico.reconcile import reconcile
 from calico.segmenter import CoSegmenter
+from calico.serving import ServingOptions
 from calico.snapshots.splits import TEST
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import Item
@@ -70,10 +71,14 @@ def group_score(truth: CoSegmentation, found: CoSegmentation) -> float:
 
 
 class KeptScores:
-    """Scores that are computed once, whatever is killed, by the main process; one model in memory at a time."""
+    """Scores that are computed once, whatever is killed, by the main process; one model in memory at a time, its
+    language model in so many bits."""
 
-    def __init__(self, folder: Path, registry: Registry, tell: OnProgress, processes: Processes) -> None:
+    def __init__(
+        self, folder: Path, registry: Registry, tell: OnProgress, processes: Processes, bits: int | None = None
+    ) -> None:
         self.folder, self.registry, self.tell, self.processes = folder, registry, tell, processes
+        self._options = ServingOptions(llm_bits=bits)
         self._loaded: tuple[Path, CoSegmenter] | None = None
 
     def scored(self, model: Path, name: str, items: Iterable[Item], num_items: int) -> dict[str, Any]:
@@ -94,7 +99,8 @@ class KeptScores:
 
     def _segmenter(self, model: Path) -> CoSegmenter:
         if self._loaded is None or self._loaded[0] != model:
-            self._loaded = (model, CoSegmenter.from_checkpoint(model, base=self._base(model)))
+            segmenter = CoSegmenter.from_checkpoint(model, base=self._base(model), options=self._options)
+            self._loaded = (model, segmenter)
         return self._loaded[1]
 
     def _base(self, model: Path) -> Path | None:
