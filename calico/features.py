@@ -23,7 +23,10 @@ def image_features(model: CalicoModel, config: CalicoConfig, images: Iterable[np
     rows = []
     for image in images:
         pixels = preprocess(image)
-        views = [torch.from_numpy(view)[None].to(model.device) for view in (pixels.global_view, pixels.semantic_view)]
+        views = [
+            torch.from_numpy(view)[None].to(model.device, model.dtype)
+            for view in (pixels.global_view, pixels.semantic_view)
+        ]
         refined = model.cem(model.global_encoder(views[0]), model.semantic_encoder(views[1]))  # 1 x T x D
         rows.append(refined.float().mean(1)[0].cpu().numpy())
     return np.stack(rows) if rows else np.zeros((0, 0), np.float32)

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import os
 import pickle
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from calico.errors import CheckpointError
 from calico.language.tokenizer import CalicoTokenizer
+from calico.model import checkpoint as checkpoint_module
 from calico.model.builder import build
-from calico.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS, load_checkpoint, load_grown, save_checkpoint
+from calico.model.checkpoint import (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    load_checkpoint,
+    load_grown,
+    save_checkpoint,
+    write_safetensors,
+    write_text,
+)
 from calico.model.config import CalicoConfig, calico_7b, calico_tiny
 
 
@@ -37,7 +52,53 @@ def test_there_and_back(folder: Path, tmp_path: Path) -> None:
     assert model.llm.lm_head.weight is model.llm.model.embed_tokens.weight
     assert config == calico_tiny(len(tokenizer))
     assert not any(p.is_meta for p in [*model.parameters(), *model.buffers()])
-    assert not list(folder.glob("tmp*"))
+    assert {path.name for path in folder.iterdir()} == {CONFIG, TOKENIZER, WEIGHTS}
+
+
+def _killed_while_writing(folder: Path) -> None:
+    def dying(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def half(weights: Any, path: Path, metadata: Any) -> None:
+        (path.parent / f".tmp{os.getpid()}").write_bytes(b"half of it")  # as safetensors does
+        dying()
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(checkpoint_module, "save_file", half)
+    if (folder / WEIGHTS).exists():
+        write_safetensors(folder / WEIGHTS, {}, {})
+    patch.setattr(os, "fsync", dying)
+    write_text(folder / CONFIG, "new")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_a_kill_leaves_the_old_file_and_one_hidden_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("old")
+    for _ in range(3):
+        process = multiprocessing.get_context("fork").Process(target=_killed_while_writing, args=(tmp_path,))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        left = tmp_path / f".{name}.new"
+        assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, name]
+        assert len(list(left.iterdir())) == 1
+        assert (tmp_path / name).read_text() == "old"
+    write_safetensors(tmp_path / WEIGHTS, {"a": torch.ones(1)}, {})
+    write_text(tmp_path / CONFIG, "new")
+    assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS, CONFIG}
+    assert load_file(tmp_path / WEIGHTS).keys() == {"a"}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    (tmp_path / WEIGHTS).write_text("old")
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: not written \(No space left.*make room"):
+        write_safetensors(tmp_path / WEIGHTS, {}, {})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_full_size_config_there_and_back(tmp_path: Path) -> None:

@@ -33,10 +33,11 @@ from calico.snapshots.store import SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.batches import BatchSettings
 from calico.training.challenge import challenge, components
-from calico.training.corrections import CorrectionBatches, class_weights, corrected, drawings, size_weights
+from calico.training.corrections import CorrectionBatches, annotated, class_weights, corrected, drawings, size_weights
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
 from calico.training.run_folder import RUN, STATE, FinetuneState
 from calico.training.scoring import group_score
+from calico.training.start import seen_groups
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, truth_of
 from calico.versions.gate import Scores, Verdict, decide
 from calico.versions.registry import Registry
@@ -361,6 +362,30 @@ def test_out_of_memory_halves_the_micro_batch(
         run._one_step()
 
 
+def test_a_micro_batch_without_a_mask_is_trained_on(base: Path, tmp_path: Path) -> None:
+    """As rows without anything in common are, where memory leaves room for one group only."""
+    with SnapshotWriter(tmp_path / "s", shares=Shares(0.0, 0.0)) as writer:
+        for number in range(3):
+            images = [draw(10 * number + k, size_hw=(40, 40), object_name=n) for k, n in enumerate(("chair", "dog"))]
+            writer.add(group_of(number, images), [item.image for item in images])
+        strangers = writer.finish()
+    batch = replace(BATCH, num_groups=2, none_shares=(1.0, 1.0, 1.0), common_object_share=1.0)
+    run = Finetune(strangers, base, tmp_path / "run", replace(QUICK, batch=batch))
+    run.state.step = next(k for k in range(99) if not len(run.batches.batch(k).seg_value))
+    before = {name: parameter.detach().clone() for name, parameter in run.trained.items()}
+    terms = run._one_step()
+    assert np.isnan(terms["seg_iou"])
+    assert np.isfinite(terms["loss"])
+    changed = {name for name, value in before.items() if not torch.equal(value, run.trained[name])}
+    assert {"llm", "pixel_decoder"} <= {name.split(".")[0] for name in changed}
+    idle = {name for name, parameter in run.trained.items() if parameter.grad is None}
+    assert not idle & changed
+    run.folder.log(run.state, [terms, {"seg_iou": 0.5, "loss": terms["loss"]}])
+    row = json.loads((tmp_path / "run" / LOG).read_text())
+    assert (row["seg_iou"], row["loss"]) == (0.5, round(terms["loss"], 6)), "the mean of what is known"
+    assert "mask" not in row
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -502,6 +527,39 @@ def test_the_gate_refuses_spoiled_challengers_and_takes_a_good_one() -> None:
     assert verdict(lambda truth: grown(truth, 1), number=3, crossed=True) is Verdict.NOT_ENOUGH_EVIDENCE
     nothing = CoSegmentation(((4, 4), (4, 4)))
     assert group_score(nothing, nothing) == 1.0
+
+
+def test_what_was_accepted_as_predicted_does_not_tell_pixels() -> None:
+    truth = truth_of(draw_group(0, group_size=2, size=64))
+    assert group_score(truth, truth, accepted=True) == 1.0
+    assert group_score(truth, grown(truth, 1)) < group_score(truth, grown(truth, 1), accepted=True) <= 1.0
+    assert group_score(truth, misnamed(truth), accepted=True) == group_score(truth, misnamed(truth)) < 1.0
+
+
+def test_test_groups_that_the_champion_was_trained_on_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calico.training.challenge.NUM_FOLDS", 0)  # no cross-validation
+    registry, steps = Registry(tmp_path / "r"), replace(QUICK, steps=1)
+    first = finetune(write(tmp_path / "a", range(8), Shares(0.0, 0.1)), None, tmp_path / "1", steps)
+    champion = registry.add(first.folder, kind="adapter", preset=first.preset)
+    registry.publish(champion.id, force_reason="to be the champion")
+    made = write(tmp_path / "b", range(8), Shares(0.0, 0.5))
+    seen, test = seen_groups(first.folder), {group.id for group in made.groups(TEST)}
+    assert seen & test < test
+    challenge(made, registry, tmp_path / "2", steps, num_base_groups=1)
+    scores = json.loads((tmp_path / "2" / "scores" / "test-challenger.json").read_text())["scores"]
+    assert scores.keys() == test - seen
+    assert f"{len(seen & test)} of {len(test)} test groups were trained on before" in caplog.text
+
+
+def test_a_part_under_smaller_ones_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    masks = {name: np.zeros((8, 8), bool) for name in ("door", "panel", "window")}
+    masks["door"][2:6] = masks["panel"][2:4] = masks["window"][4:6] = True
+    target = CoSegmentation.from_masks([(8, 8)] * 2, [NamedMask(0, "car", name, mask) for name, mask in masks.items()])
+    found = annotated(np.zeros((8, 8, 3), np.uint8), target.regions, "group 3/1 image 1")
+    assert {code - 2 for code in np.unique(found.part_map) if code > 1} == {1, 2}
+    assert "group 3/1 image 1: door: all covered by smaller parts" in caplog.text
 
 
 def test_test_groups_count_by_the_version_and_the_others_by_folds(tmp_path: Path) -> None:

@@ -170,14 +170,16 @@ def test_a_bad_list_is_one_line_with_a_remedy(tmp_path: Path, name: str, text: s
         read_list(tmp_path / name, "image", "group")
 
 
-def test_the_models_features_find_the_same_picture_again() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_models_features_find_the_same_picture_again(dtype: str) -> None:
     from calico.drawings import draw
     from calico.features import image_features
     from calico.segmenter import CoSegmenter
+    from calico.serving import ServingOptions
 
     images = [draw(seed, size_hw=(96, 96)).image for seed in range(3)]
     brighter = [np.clip(image * 1.05 + 3, 0, 255).astype(np.uint8) for image in images]
-    loaded = CoSegmenter.from_checkpoint(device="cpu")
+    loaded = CoSegmenter.from_checkpoint(device="cpu", options=ServingOptions(dtype=dtype))
     features = image_features(loaded.model, loaded.config, images + brighter)
     assert features.shape == (6, loaded.config.global_encoder.hidden_size)
     grouping = by_similarity(["a", "b", "c", "A", "B", "C"], features, 2)

@@ -265,6 +265,44 @@ def test_purge_by_annotator_and_task_and_it_stays_purged(tmp_path: Path) -> None
         assert not writer.is_purged(task=3, annotator="bob")
 
 
+def test_another_snapshot_does_not_undo_a_purge(tmp_path: Path) -> None:
+    """Both snapshots' purges and splits are kept, the folder's own splits before the other's."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    write(own, [1, 2, 5], shares=Shares(0, 0))
+    write(other, [2, 3, 4], shares=Shares(0, 0.999))
+    purge(own, annotators=["ada"], tasks=[1])
+    purge(other, annotators=["bob"], tasks=[4])
+    with SnapshotWriter(own, shares=Shares(0.999, 0), previous=other) as writer:
+        found = [writer.is_purged(task=task, annotator=who) for task, who in ((1, ""), (4, ""), (9, "ada"), (9, "bob"))]
+        assert found == [True] * 4
+        assert not writer.is_purged(task=2, annotator="eve")
+        for number in (2, 3, 5, 6):
+            writer.add(*group_of(number))
+        snapshot = writer.finish()
+    assert snapshot.manifest["purged"] == {"annotators": ["ada", "bob"], "tasks": [1, 4]}
+    splits = {record["provenance"]["task"]: record["split"] for record in snapshot.records()}
+    assert splits == {2: "train", 3: "test", 5: "train", 6: "validation"}
+    again = write(own, [2, 3, 5, 6], previous=own)  # its own path is no other snapshot
+    assert again.manifest["purged"] == snapshot.manifest["purged"]
+
+
+def test_what_was_gathered_before_a_purge_is_gathered_anew(tmp_path: Path) -> None:
+    other = write(tmp_path / "other", [1, 2]).folder
+    with SnapshotWriter(tmp_path / "s", previous=other, run="r") as writer:
+        writer.add(*group_of(1))
+        writer.checkpoint({"task": 1})
+    purge(other, tasks=[1])
+    with SnapshotWriter(tmp_path / "s", previous=other, run="r") as writer:
+        assert (writer.position, writer.num_groups) == (None, 0)
+
+
+def test_a_damaged_snapshot_is_not_replaced_by_way_of_another(tmp_path: Path) -> None:
+    own, other = write(tmp_path / "own", [1]).folder, write(tmp_path / "other", [2]).folder
+    (own / SAMPLES).write_text("")
+    with pytest.raises(InputError, match=r"expected sha256.*restore .*own, or remove it"):
+        SnapshotWriter(own, previous=other)
+
+
 # -- the report -------------------------------------------------------------------------------------------------------
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from calico.errors import CheckpointError
+from calico.errors import CheckpointError, InputError
 from calico.language.answers import parse_answer
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.cam import ImageSlots
-from calico.model.checkpoint import load_checkpoint
+from calico.model.checkpoint import load_checkpoint, save_checkpoint
 from calico.model.config import calico_tiny
 from calico.model.segmentation import MaskLogits
 from calico.sampler import GroupPlan, choose_groups, draw_batch
@@ -34,6 +37,7 @@ from calico.training.batches import (
 )
 from calico.training.loop import LOG, STATE, Phase, Trainer, TrainingSettings
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights, dice_loss, mask_iou, mask_loss, text_loss
+from calico.training.run_folder import RUN
 from calico.training.step import TrainingStep, next_clicks
 from calico.values import SubTask, truth_of
 
@@ -251,6 +255,25 @@ def test_under_autocast_masks_come_in_full_precision() -> None:
     assert step.model.seg_projection[0].weight.grad is not None
 
 
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_answers_without_a_mask_are_trained_on_too(is_weighted: bool) -> None:
+    images = draw_batch(1, num_images=6, size=64)
+    pair = [images[0], next(i for i in images[1:] if i.object_name != images[0].object_name)]
+    plans = [GroupPlan((0, 1), SubTask.COMMON_OBJECT)]
+    batch = build_batch(pair, plans, SMALL, TOKENIZER, CONFIG.num_queries, 64, np.random.default_rng(0))
+    assert not len(batch.seg_value)
+    step = TrainingStep(build(CONFIG), None, LossWeights(), 128, 4)
+    result = step(replace(batch, seg_weight=torch.zeros(0, dtype=torch.float64) if is_weighted else None))
+    result.loss.backward()
+    assert {name for name, value in result.terms.items() if math.isnan(value)} == {"seg_iou", "mask", "dice"}
+    assert result.loss.isfinite()
+    gradients = {name: p.grad for name, p in step.model.named_parameters() if p.requires_grad}
+    assert all(g.isfinite().all() for g in gradients.values() if g is not None)
+    idle = {name for name, g in gradients.items() if g is None}
+    assert {name.split(".")[0] for name in idle} <= {"seg_projection", "pixel_decoder"}
+    assert not [name for name in idle if name.startswith("pixel_decoder.mask_decoder.")], "clicks train it"
+
+
 def settings(steps: int, **fields) -> TrainingSettings:  # type: ignore[no-untyped-def]
     defaults = {"phases": (Phase(1.0, 32),), "batch": SMALL, "num_workers": 0, "log_steps": 1, "warmup_steps": 2}
     return TrainingSettings(steps=steps, **(defaults | fields))
@@ -314,3 +337,124 @@ def test_a_foreign_state_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": {}}, tmp_path / STATE)
     with pytest.raises(CheckpointError, match="not the state of this run"):
         Trainer(tmp_path, settings(1), CONFIG, TOKENIZER)
+
+
+def test_a_run_of_two_images_goes_on_where_nothing_is_in_common(tmp_path: Path) -> None:
+    few = replace(SMALL, num_images=2, num_groups=1, images_per_class=1.0, common_object_share=1.0)
+    trainer = Trainer(tmp_path, settings(3, batch=few), CONFIG, TOKENIZER)
+    seen: list[float] = []
+    trainer.run(lambda state, terms, progress: seen.append(terms["seg_iou"]))
+    rows = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert any(math.isnan(iou) for iou in seen)
+    assert ["seg_iou" not in row for row in rows] == [math.isnan(iou) for iou in seen]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+# -- a folder holds one run -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    Trainer(folder, settings(1), CONFIG, TOKENIZER).run()
+    return folder
+
+
+@pytest.fixture
+def used(trained: Path, tmp_path: Path) -> Path:
+    """A folder of a run of one step."""
+    shutil.copytree(trained, tmp_path / "used")
+    return tmp_path / "used"
+
+
+def test_a_folder_of_another_run_is_refused(used: Path) -> None:
+    before = {path.name: path.read_bytes() for path in used.iterdir() if path.is_file()}
+    start = used / "checkpoint"
+    others = {
+        r"other settings\.seed;": (settings(1, seed=7), None),
+        r"other settings\.learning_rate;": (settings(1, learning_rate=1e-5), None),
+        r"other settings\.batch\.num_images;": (settings(1, batch=replace(SMALL, num_images=5)), None),
+        "other start;": (settings(1), start),
+        r"other start, settings\.seed, settings\.learning_rate; use another --out, or the same options": (
+            settings(400, seed=7, learning_rate=1e-5),
+            start,
+        ),
+    }
+    for says, (asked, begin) in others.items():
+        with pytest.raises(InputError, match=says):
+            Trainer(used, asked, CONFIG, TOKENIZER, start=begin)
+    with pytest.raises(InputError, match=r"other config\.without;"):
+        Trainer(used, settings(1), replace(CONFIG, without=("auxiliary",)), TOKENIZER)
+    assert {path.name: path.read_bytes() for path in used.iterdir() if path.is_file()} == before
+
+
+def test_a_run_may_be_lengthened(used: Path) -> None:
+    by_minutes = replace(settings(1), steps=None, minutes=60.0, checkpoint_minutes=9.0)
+    assert Trainer(used, by_minutes, CONFIG, TOKENIZER).state.step == 1
+    longer = Trainer(used, settings(2), CONFIG, TOKENIZER)
+    assert longer.progress == 0.5
+    assert longer.run().step == 2
+
+
+def test_a_start_that_moved_is_the_same(trained: Path, tmp_path: Path) -> None:
+    Trainer(tmp_path / "run", settings(1), CONFIG, TOKENIZER, start=trained / "checkpoint").run()
+    shutil.copytree(trained / "checkpoint", tmp_path / "moved")
+    assert Trainer(tmp_path / "run", settings(1), CONFIG, TOKENIZER, start=tmp_path / "moved").progress == 1
+    torch.manual_seed(5)
+    save_checkpoint(tmp_path / "moved", build(CONFIG), CONFIG, TOKENIZER)
+    with pytest.raises(InputError, match="other start;"):
+        Trainer(tmp_path / "run", settings(1), CONFIG, TOKENIZER, start=tmp_path / "moved")
+
+
+def test_a_folder_that_does_not_say_which_run_it_holds_resumes_and_then_does(
+    used: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = (used / RUN).read_text()
+    (used / RUN).unlink()
+    with caplog.at_level(logging.WARNING):
+        assert Trainer(used, settings(1), CONFIG, TOKENIZER).state.step == 1
+    assert "does not say how its run was started" in caplog.text
+    assert (used / RUN).read_text() == told
+    with pytest.raises(InputError, match="seed"):
+        Trainer(used, settings(1, seed=7), CONFIG, TOKENIZER)
+    (used / RUN).write_text("")
+    with pytest.raises(CheckpointError, match=r"run\.json: not readable as JSON .*use another --out"):
+        Trainer(used, settings(1), CONFIG, TOKENIZER)
+    (used / RUN).write_text('{"snapshot": "of a finetune"}')
+    with pytest.raises(InputError, match="another kind of run; use another --out"):
+        Trainer(used, settings(1), CONFIG, TOKENIZER)
+
+
+class Attack:
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.made),)
+
+
+def test_a_damaged_state_is_refused_and_nothing_of_it_runs(used: Path, tmp_path: Path) -> None:
+    whole = (used / STATE).read_bytes()
+    damages: tuple[Callable[[Path], object], ...] = (
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(whole[: len(whole) // 2]),
+        lambda file: file.write_bytes(b"not a state"),
+        lambda file: torch.save([], file),
+        lambda file: torch.save({"weights": Attack(tmp_path / "ran")}, file),
+    )
+    for damage in damages:
+        damage(used / STATE)
+        with pytest.raises(CheckpointError, match=r"state\.pt: not the state of this run \(.+\); use another --out"):
+            Trainer(used, settings(1), CONFIG, TOKENIZER)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_log_line_that_was_cut_off_is_forgotten(used: Path) -> None:
+    row = (used / LOG).read_text()
+    (used / LOG).write_text(row + row.replace('"step": 1', '"step": 2') + row[:20])
+    Trainer(used, settings(2), CONFIG, TOKENIZER)
+    assert (used / LOG).read_text() == row
+    (used / LOG).write_text(row[:20])  # killed before anything was saved
+    (used / STATE).unlink()
+    Trainer(used, settings(2), CONFIG, TOKENIZER).run()
+    assert [json.loads(line)["step"] for line in (used / LOG).read_text().splitlines()] == [1, 2]

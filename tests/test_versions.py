@@ -167,6 +167,36 @@ def test_what_may_hold_code_or_is_no_version_is_not_taken(registry: Registry, tm
         registry.add(made(tmp_path / "n", "a"), kind="adapter", preset="../up")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["STATE.PT", "state.pickle", "model.pyc", "kernels.so", "rows.npy", "sub/run.sh", "weights", "card.Json.exe"],
+)
+def test_only_files_without_code_are_taken(registry: Registry, tmp_path: Path, name: str) -> None:
+    folder = made(tmp_path / "m", "a", scores="{}")
+    for harmless in ("curves.PNG", "README.md", "LICENSE.txt", "model.safetensors.index.json"):
+        (folder / harmless).write_text("x")
+    assert len(registry.add(folder, kind="adapter", preset="calico-tiny").files) == 6
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    with pytest.raises(InputError, match=rf"{name}: may hold code and is not taken; .*\.json, .*\.safetensors"):
+        registry.add(folder, kind="adapter", preset="calico-tiny")
+    assert len(registry.ids()) == 1
+
+
+def test_unfinished_writes_are_no_part_of_a_version(registry: Registry, tmp_path: Path) -> None:
+    folder = made(tmp_path / "m", "a")
+    clean = registry.add(folder, kind="adapter", preset="calico-tiny")
+    made(folder / ".adapter.safetensors.new", "half")
+    (folder / ".adapter.json.new").write_text("{")
+    (folder / ".link").symlink_to(folder / "adapter.safetensors")
+    assert registry.add(folder, kind="adapter", preset="calico-tiny") == clean
+    other = registry.add(folder, kind="adapter", preset="calico-tiny", parent="another")
+    assert [path.name for path in registry.path_of(other).iterdir() if path.name != "version.json"] == list(clean.files)
+    (registry.path_of(other) / ".stray").write_text("x")
+    with pytest.raises(InputError, match=r"\.stray: not of it"):
+        registry.verify(other)
+
+
 def test_publish_and_rollback_go_step_by_step(registry: Registry, tmp_path: Path) -> None:
     assert registry.current() is None
     with pytest.raises(InputError, match="nothing to roll back"):
@@ -185,6 +215,26 @@ def test_publish_and_rollback_go_step_by_step(registry: Registry, tmp_path: Path
     assert (forced.reason, forced.before, forced.decision) == ("the demo needs it", None, None)
     with pytest.raises(InputError, match="never published"):
         registry.rollback(add(registry, tmp_path, "d").id)
+
+
+def test_a_version_that_was_current_twice_is_left_one_step_at_a_time(registry: Registry, tmp_path: Path) -> None:
+    a, b, c = (add(registry, tmp_path, content).id for content in "abc")
+    for name in (a, b, a, c):
+        registry.publish(name, force_reason="a test")
+    assert [registry.rollback().version for _ in range(4)] == [a, b, a, ""]
+    for name in (a, b, a, c):
+        registry.publish(name, force_reason="a test")
+    assert registry.rollback(a).version == a
+    assert [registry.rollback().version for _ in range(3)] == [b, a, ""]
+
+
+def test_scores_against_a_version_that_was_rolled_back_do_not_count(registry: Registry, tmp_path: Path) -> None:
+    a, b = (add(registry, tmp_path, content).id for content in "ab")
+    registry.publish(a, decision=better("calico-tiny-00000000"))
+    registry.rollback()
+    with pytest.raises(Refused, match=rf"compared with {a}, but the embedded checkpoint serves now; compare again"):
+        registry.publish(b, decision=better(a))
+    assert registry.publish(b, decision=better("calico-tiny-00000000")).before is None
 
 
 def test_the_gate_stands_before_publish(registry: Registry, tmp_path: Path) -> None:

@@ -275,6 +275,16 @@ def test_a_tokenizer_of_another_numbering_is_refused(
     assert "'<im_start>' has id" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("text", "says"), [("{", "not an object of tokens"), ("[1]", "expected an object of tokens")])
+def test_damaged_added_tokens_are_named(
+    sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, says: str
+) -> None:
+    shutil.copytree(sources / "glamm", tmp_path / "glamm")
+    (tmp_path / "glamm" / "added_tokens.json").write_text(text)
+    assert assemble(sources, tmp_path / "out", glamm=str(tmp_path / "glamm")) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_both_prefixes_of_transformers(sources: Path, tmp_path: Path) -> None:
     folder = tmp_path / "instructblip"
     shutil.copytree(sources / "instructblip", folder)

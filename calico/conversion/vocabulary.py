@@ -85,9 +85,19 @@ def _read(path: Path) -> Tokenizer:
         raise CheckpointError(f"{path}: not a {TOKENIZER} ({error}); copy it again") from None
 
 
+def _read_added(path: Path) -> dict[str, int]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not an object of tokens and their ids ({error}); copy it again") from None
+    if not isinstance(found, dict) or not all(isinstance(number, int) for number in found.values()):
+        raise CheckpointError(f"{path}: expected an object of tokens and their ids; copy it again")
+    return found
+
+
 def _with_added(base: Tokenizer, added: Path | None, base_path: Path) -> Tokenizer:
     """The base's own vocabulary with the source's added tokens, each at the id that the source gives it."""
-    wanted: dict[str, int] = json.loads(added.read_text(encoding="utf-8")) if added is not None else {}
+    wanted = _read_added(added) if added is not None else {}
     content: dict[str, Any] = json.loads(base.to_str())
     num_plain = len(content["model"]["vocab"])
     content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < num_plain]

@@ -6,8 +6,9 @@ Never a pickle, never a partial load.
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -175,16 +176,33 @@ def check_keys(
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        save_file(dict(weights), temporary, metadata={"format": "pt", **metadata})
-        temporary.chmod(0o644)  # what makes temporary files keeps them private
-        os.replace(temporary, path)
+    """Atomic, as `write_text` is. Raises `CheckpointError` where the file cannot be written."""
+    with _written_whole(path) as temporary:
+        try:
+            save_file(dict(weights), temporary, metadata={"format": "pt", **metadata})
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: not written ({error}); make room on the disk and run it again") from None
 
 
 def write_text(path: Path, text: str) -> None:
     """Atomic: the file is there whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with _written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """Where to write what then becomes `path`: in a folder beside it, since safetensors adds a file of its own. It has
+    one name only, so what a kill leaves is gone with the next write; one process at a time writes a file."""
+    folder = path.with_name(f".{path.name}.new")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        temporary = folder / path.name
+        yield temporary
+        temporary.chmod(0o644)  # safetensors keeps its files private
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

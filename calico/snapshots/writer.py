@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +33,8 @@ class SnapshotWriter:
 
     A context manager; one at a time. What was gathered before a kill is there again up to the last `checkpoint`, if
     `run` (anything that tells one run from another) is the same. A snapshot that is replaced keeps its splits and its
-    purges. memory: a few hundred bytes a group.
+    purges; those of `previous` are kept too, where the folder's own do not say otherwise. memory: a few hundred bytes a
+    group.
     """
 
     def __init__(
@@ -44,16 +46,12 @@ class SnapshotWriter:
         recover(self.folder)
         if self.folder.exists() and not (self.folder / MANIFEST).is_file() and any(self.folder.iterdir()):
             raise InputError(f"{self.folder}: is no snapshot and not empty; name another folder")
-        if previous is None and (self.folder / MANIFEST).is_file():
-            previous = self.folder
-        try:
-            self._previous = None if previous is None else Snapshot(previous)
-        except InputError as error:
-            remedy = f"restore {previous}, or remove it and decide its splits and purges anew"
-            raise InputError(f"{error}; its splits and purges are to be kept, so {remedy}") from None
-        purged = self._previous.manifest["purged"] if self._previous else {"annotators": [], "tasks": []}
-        self._purged: dict[str, list[Any]] = {key: list(value) for key, value in purged.items()}
-        self._run = json.loads(json.dumps(run))
+        before = [] if previous is None else [Path(previous)]
+        if (self.folder / MANIFEST).is_file():  # last: its own splits come before those of another
+            before = [*(folder for folder in before if folder.resolve() != self.folder.resolve()), self.folder]
+        self._before = [_to_keep(folder) for folder in before]
+        self._purged = _united(snapshot.manifest["purged"] for snapshot in self._before)
+        self._run = json.loads(json.dumps([run, self._purged]))  # what was gathered before a purge may hold the purged
 
     def __enter__(self) -> SnapshotWriter:
         (self._partial / IMAGES).mkdir(parents=True, exist_ok=True)
@@ -147,10 +145,11 @@ class SnapshotWriter:
         path = self._partial / IMAGES / f"{digest}.png"
         if path.exists():
             return
-        before = self._previous.folder / IMAGES / path.name if self._previous else None
-        if before is not None and _shows(before, image):
-            _link(before, path)
-            return
+        for snapshot in self._before:
+            before = snapshot.folder / IMAGES / path.name
+            if _shows(before, image):
+                _link(before, path)
+                return
         fresh = path.with_suffix(".new")
         Image.fromarray(image).save(fresh, "PNG", compress_level=1)
         fresh.replace(path)
@@ -162,7 +161,7 @@ class SnapshotWriter:
     def finish(self) -> Snapshot:
         """Splits the groups, in their order, and puts the snapshot in place of what was there."""
         self._groups.flush()
-        splitter = Splitter(self._shares, _settled(self._previous) if self._previous else ())
+        splitter = Splitter(self._shares, chain.from_iterable(map(_settled, self._before)))
 
         def records() -> Iterator[dict[str, Any]]:
             with (self._partial / SAMPLES).open("rb") as file:
@@ -189,6 +188,22 @@ class SnapshotWriter:
         return Snapshot(self.folder)
 
 
+def _to_keep(folder: Path) -> Snapshot:
+    try:
+        return Snapshot(folder)
+    except InputError as error:
+        remedy = f"restore {folder}, or remove it and decide its splits and purges anew"
+        raise InputError(f"{error}; its splits and purges are to be kept, so {remedy}") from None
+
+
+def _united(purges: Iterable[Mapping[str, Iterable[Any]]]) -> dict[str, list[Any]]:
+    found = list(purges)
+    return {
+        "annotators": sorted({who for purged in found for who in purged["annotators"]}),
+        "tasks": sorted({task for purged in found for task in purged["tasks"]}, key=str),
+    }
+
+
 def _settled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for record in snapshot.records():
         for key in AnnotatedGroup.from_record({**record, "regions": []}).keys:
@@ -203,10 +218,7 @@ def purge(folder: str | Path, *, annotators: Iterable[str] = (), tasks: Iterable
     recover(Path(folder))
     old = Snapshot(folder)
     gone_annotators, gone_tasks = set(annotators), set(tasks)
-    purged = {
-        "annotators": sorted(gone_annotators | set(old.manifest["purged"]["annotators"])),
-        "tasks": sorted(gone_tasks | set(old.manifest["purged"]["tasks"]), key=str),
-    }
+    purged = _united([old.manifest["purged"], {"annotators": gone_annotators, "tasks": gone_tasks}])
 
     def is_kept(record: Mapping[str, Any]) -> bool:
         source = record["provenance"]

@@ -83,14 +83,23 @@ def challenge(
         return _made(processes, lambda: _finished(out, registry, publish))
     champion, start = _folder(registry, plan["champion"]), _folder(registry, plan["start"])
     champion_id = checkpoint_version(champion)
-    num_test = int(snapshot.manifest["splits"][TEST])
+    seen = seen_groups(champion) | seen_groups(start)
+    test_ids = [record["id"] for record in snapshot.records() if record["split"] == TEST]
+    held = [name for name in test_ids if name not in seen]
+    if len(held) < len(test_ids):
+        logger.warning(
+            "%d of %d test groups were trained on before, under other splits: left out of the comparison",
+            len(test_ids) - len(held),
+            len(test_ids),
+        )
+    accepted = {record["id"] for record in snapshot.records() if record["provenance"]["accepted_as_is"]}
     told = _told(tell, "training")
     result = finetune(snapshot, start, out, settings, told, base_data=base_data, finishers=finishers)
 
-    kept = KeptScores(out / "scores", registry, tell, processes, settings.bits)
+    kept = KeptScores(out / "scores", registry, tell, processes, bits=settings.bits, accepted=accepted)
     test, base = {}, {}
     for side, name, folder in (("champion", champion_id, champion), ("challenger", "challenger", result.folder)):
-        test[side] = kept.scored(folder, f"test-{name}", held_out_items(snapshot), num_test)
+        test[side] = kept.scored(folder, f"test-{name}", held_out_items(snapshot, held), len(held))
         base_groups = (base_data or DRAWINGS).items(num_base_groups)
         base[side] = kept.scored(folder, f"base-{name}", base_groups, num_base_groups)
     scores = Scores(

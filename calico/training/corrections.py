@@ -119,6 +119,13 @@ def annotated(image: np.ndarray, regions: Sequence[PartRegion], source: str) -> 
             part_map[region.mask] = 1
     for k, region in enumerate(parts):
         part_map[region.mask] = k + 2
+    shown = np.bincount(part_map.ravel(), minlength=len(parts) + 2)[2:]
+    if hidden := [r.name for r, count in zip(parts, shown, strict=True) if not count]:
+        logger.warning(
+            "%s: %s: all covered by smaller parts, so not trained on; draw what is only theirs",
+            source,
+            ", ".join(hidden),
+        )
     name = regions[0].object_name if regions else ""
     return AnnotatedImage(image, name, tuple(r.name for r in parts), part_map, "correction", source)
 

@@ -241,7 +241,7 @@ class Finetune:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         self.optimizer.zero_grad()
-        sums: dict[str, float] = {}
+        found: dict[str, list[float]] = {}
         num_parts = self.state.num_parts
         number = self.state.step * self.processes.num + self.processes.index
         with self.processes.agreeing():
@@ -249,13 +249,13 @@ class Finetune:
                 result = self._loss(self.batches.batch(number, part, num_parts))
                 (result.loss / num_parts).backward()
                 for name, value in {"loss": float(result.loss.detach()), **result.terms}.items():
-                    sums[name] = sums.get(name, 0.0) + value / num_parts
+                    found.setdefault(name, []).append(value)
         self.processes.average(self.trained.values())
         norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip_norm)
         if not torch.isfinite(norm):
             raise CalicoError(f"step {self.state.step}: the gradient is not finite; lower the learning rate")
         self.optimizer.step()
-        return {**sums, "rate": rate}
+        return {**{name: _known_mean(values) for name, values in found.items()}, "rate": rate}
 
     @property
     def _is_bf16(self) -> bool:
@@ -352,3 +352,9 @@ class Finetune:
         for finisher in finishers:
             finisher(folder, self.model, self.config, self.tokenizer, self.groups)
         return sum(path.stat().st_size for path in folder.glob("adapter.*"))
+
+
+def _known_mean(values: Sequence[float]) -> float:
+    """Of what is not NaN, as masks' terms of a micro-batch without a [SEG] are; NaN where nothing else is there."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -7,7 +7,6 @@ repeats an unbroken one to the bit with one thread; several threads add up in an
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -21,8 +20,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast
 from torch.utils.data import DataLoader
 
-from calico.drawings import CLASSES, PART_NAMES
-from calico.errors import CheckpointError
+from calico.drawings import CLASSES, PART_NAMES, VERSION
+from calico.fingerprint import weights_version
 from calico.language.tokenizer import CalicoTokenizer
 from calico.mixedparts.index import MixedParts
 from calico.model.builder import build
@@ -36,12 +35,12 @@ from calico.training.batches import BatchSettings, DrawingBatches, TrainingBatch
 from calico.training.curves import plot_curves
 from calico.training.index_batches import IndexBatches
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
+from calico.training.run_folder import LOG, STATE, add_to_log, is_noted, keep_log_until, note_run, unusable_state
 from calico.training.step import TrainingStep
 
 logger = logging.getLogger(__name__)
-STATE = "state.pt"
-LOG = "log.jsonl"
 CHECKPOINT = "checkpoint"
+MAY_CHANGE = ("minutes", "steps", "checkpoint_minutes")  # of a run's settings: it may be lengthened
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,10 @@ class RunState:
 
 
 class Trainer:
-    """Builds or resumes a run in `folder`; `run` trains to its end and leaves a checkpoint in `folder/checkpoint`."""
+    """Builds or resumes a run in `folder`; `run` trains to its end and leaves a checkpoint in `folder/checkpoint`.
+
+    Raises `InputError` for a folder of a run with other options; its length may be another.
+    """
 
     def __init__(
         self,
@@ -137,12 +139,30 @@ class Trainer:
         )
         self.step_module, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / STATE).exists():
+        run = self._noted(start, grow)
+        has_note, has_state = is_noted(folder, run), (folder / STATE).exists()
+        if has_state:
             self.tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)  # the one that its weights were trained with
             self._resume()
-        elif self.accelerator.is_main_process:
-            self.tokenizer.save(folder / TOKENIZER)
+        if self.accelerator.is_main_process:
+            keep_log_until(folder / LOG, self.state.step if has_state else None)
+            if not has_state:
+                self.tokenizer.save(folder / TOKENIZER)
+            if not has_note:
+                if has_state:
+                    logger.warning("%s: does not say how its run was started; taken to be with these options", folder)
+                note_run(folder, run)
         self.accelerator.wait_for_everyone()
+
+    def _noted(self, start: Path | None, grow: bool) -> dict[str, Any]:
+        """What makes this run another than others. start: by its weights, wherever the folder lies."""
+        return {
+            "start": None if start is None else weights_version(start),
+            "grow": grow,
+            "data": VERSION if self.data is None else self.data.version,
+            "settings": {name: value for name, value in asdict(self.settings).items() if name not in MAY_CHANGE},
+            "config": asdict(self.config),
+        }
 
     @property
     def model(self) -> CalicoModel:
@@ -203,7 +223,8 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), self.settings.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"step {self.state.step}: the gradient is not finite; lower --learning-rate or use --precision no"
+                f"step {self.state.step}: the gradient is not finite; lower --learning-rate or use --precision no, "
+                "with another --out"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -233,13 +254,8 @@ class Trainer:
     def _log(self, window: list[dict[str, float]], phase: Phase) -> None:
         if not self.accelerator.is_main_process:
             return
-        names = {name for terms in window for name in terms}
-        means = {
-            name: sum(t[name] for t in window if name in t) / sum(name in t for t in window) for name in sorted(names)
-        }
-        row = {**asdict(self.state), "size": phase.size, "rate": self._rate() * self.settings.learning_rate, **means}
-        with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+        row = {**asdict(self.state), "size": phase.size, "rate": self._rate() * self.settings.learning_rate}
+        add_to_log(self.folder / LOG, row, window)
 
     def save(self) -> None:
         """Training state, atomically: weights, optimizer and where the run stands; and the curves so far."""
@@ -263,19 +279,9 @@ class Trainer:
             self.bare.load_state_dict(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.state = RunState(**state["run"])
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.folder / STATE}: not the state of this run ({str(error).splitlines()[0]}); use another --out"
-            ) from None
-        if self.accelerator.is_main_process:
-            self._forget_log_after(self.state.step)
+        except Exception as error:  # torch has many for a file that is cut off or holds more than tensors
+            raise unusable_state(self.folder / STATE, error) from None
         logger.info("resumed %s at step %d, %.1f minutes", self.folder, self.state.step, self.state.seconds / 60)
-
-    def _forget_log_after(self, step: int) -> None:
-        log = self.folder / LOG
-        if log.exists():
-            rows = [line for line in log.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
-            log.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
 
     def _export(self) -> None:
         if self.accelerator.is_main_process:

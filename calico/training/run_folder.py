@@ -1,9 +1,10 @@
-"""A finetune's folder: what run it holds, where that stands, and its log."""
+"""A run's folder: what run it holds, where that stands, and its log."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from calico.errors import CheckpointError, InputError
-from calico.fingerprint import read_card
 from calico.model.checkpoint import write_text
 
 logger = logging.getLogger(__name__)
@@ -58,18 +58,10 @@ class RunFolder:
     def claim(self, run: dict[str, Any]) -> None:
         """A folder holds one run, JSON-ready options and all: another one's is refused with `InputError`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        text, path = json.dumps(run, indent=2, ensure_ascii=False) + "\n", self.path / RUN
-        if not path.exists():
+        if not is_noted(self.path, run):
             if any(self.path.glob("*.pt")):
                 raise InputError(f"{self.path}: holds another kind of run; use another --out")
-            write_text(path, text)
-        elif path.read_text(encoding="utf-8") != text:
-            before = read_card(path)
-            differs = [name for name in run if json.loads(json.dumps(run[name])) != before.get(name)]
-            raise InputError(
-                f"{self.path}: holds a run with other {', '.join(differs) or 'contents'}; use another --out, or "
-                "the same options to resume it"
-            )
+            note_run(self.path, run)
 
     def save(
         self, trained: Trained, best: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: FinetuneState
@@ -99,25 +91,73 @@ class RunFolder:
             optimizer.load_state_dict(saved["optimizer"])
             best, state = saved["best"], FinetuneState(**saved["run"])
         except Exception as error:  # torch has many for a file that is cut off or holds more than tensors
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise CheckpointError(f"{path}: not the state of this run ({reason}); use another --out") from None
+            raise unusable_state(path, error) from None
         logger.info("resumed %s at step %d", self.path, state.step)
         return best, state
 
     def log(self, state: FinetuneState, window: Sequence[Mapping[str, float]]) -> None:
         """A line of the means over some steps' values."""
-        names = sorted({name for values in window for name in values})
-        means = {n: sum(v[n] for v in window if n in v) / sum(n in v for v in window) for n in names}
-        row = {"step": state.step, "seconds": state.seconds, "micro_batches": state.num_parts, **means}
-        with (self.path / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+        row = {"step": state.step, "seconds": state.seconds, "micro_batches": state.num_parts}
+        add_to_log(self.path / LOG, row, window)
 
     def keep_log_until(self, step: int | None) -> None:
         """What a killed run did after it was saved last is done again; None: all of it."""
-        path = self.path / LOG
-        if step is None:
-            path.unlink(missing_ok=True)
-            return
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        keep_log_until(self.path / LOG, step)
+
+
+def is_noted(folder: Path, run: Mapping[str, Any]) -> bool:
+    """Whether the folder says which run it holds. Raises `InputError` where that is another than this one."""
+    path = folder / RUN
+    if not path.exists():
+        return False
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error}); use another --out") from None
+    asked = json.loads(json.dumps(run))
+    if not isinstance(before, dict) or before.keys() != asked.keys():
+        raise InputError(f"{folder}: holds another kind of run; use another --out")
+    if before != asked:
+        raise InputError(
+            f"{folder}: holds a run with other {', '.join(_differing(before, asked)) or 'contents'}; use another "
+            "--out, or the same options to resume it"
+        )
+    return True
+
+
+def note_run(folder: Path, run: Mapping[str, Any]) -> None:
+    """What `is_noted` reads."""
+    write_text(folder / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+
+
+def _differing(before: Any, asked: Any, name: str = "") -> list[str]:
+    """Names of what differs, as `settings.batch.num_images`."""
+    if not (isinstance(before, dict) and isinstance(asked, dict)):
+        return [name] if before != asked else []
+    keys = dict.fromkeys([*asked, *before])
+    return [found for k in keys for found in _differing(before.get(k), asked.get(k), f"{name}.{k}" if name else str(k))]
+
+
+def unusable_state(path: Path, error: Exception) -> CheckpointError:
+    """For a state that is damaged or another run's, by what came of reading it."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return CheckpointError(f"{path}: not the state of this run ({reason}); use another --out")
+
+
+def add_to_log(log: Path, row: Mapping[str, Any], window: Sequence[Mapping[str, float]]) -> None:
+    """A line: `row`, and of each name the mean over the steps that have it as a number; NaN is none."""
+    names = sorted({name for values in window for name in values})
+    known = {n: [v[n] for v in window if n in v and not math.isnan(v[n])] for n in names}
+    row = {**row, **{name: sum(values) / len(values) for name, values in known.items() if values}}
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+
+
+def keep_log_until(log: Path, step: int | None) -> None:
+    """Forgets the lines of later steps, and one that was cut off while it was written; None: all."""
+    if step is None:
+        log.unlink(missing_ok=True)
+    elif log.exists():
+        lines = log.read_text(encoding="utf-8").splitlines()
         rows = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(path, "".join(row + "\n" for row in rows))
+        write_text(log, "".join(row + "\n" for row in rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from calico.model.checkpoint import write_text
 from calico.reconcile import reconcile
 from calico.segmenter import CoSegmenter
 from calico.serving import ServingOptions
-from calico.snapshots.splits import TEST
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import Item
 from calico.training.processes import Processes
@@ -27,29 +26,34 @@ FIGURE_NAMES = (
     "malformed_rate", "none_precision", "none_recall",
 )  # fmt: skip
 
+ACCEPTED_IOU = 0.75  # with an accepted prediction's mask: as good as the same
+
 OnProgress = Callable[[str, float, str], None]  # what is being done, 0 to 1 of it, a note
 
 
-def held_out_items(snapshot: Snapshot, ids: Iterable[str] | None = None) -> Iterable[Item]:
-    """The groups of the test split, or those with these ids."""
-    wanted = None if ids is None else set(ids)
-    for group in snapshot.groups(TEST if wanted is None else None):
-        if wanted is None or group.id in wanted:
+def held_out_items(snapshot: Snapshot, ids: Iterable[str]) -> Iterable[Item]:
+    """The groups with these ids."""
+    wanted = set(ids)
+    for group in snapshot.groups():
+        if group.id in wanted:
             yield group.id, snapshot.load_images(group), group.target
 
 
 def score(
-    segmenter: CoSegmenter, items: Iterable[Item], on_group: Callable[[int], None] | None = None
+    segmenter: CoSegmenter,
+    items: Iterable[Item],
+    on_group: Callable[[int], None] | None = None,
+    accepted: Collection[str] = (),
 ) -> dict[str, Any]:
     """`scores`: `group_score` of each group's reconciled result. `figures`: over all groups; `overall` means of the
-    questions' own answers, `reconciled` of what an annotator sees."""
+    questions' own answers, `reconciled` of what an annotator sees. accepted: ids of groups accepted as predicted."""
     evaluation, scores = Evaluation(), {}
     for number, (group_id, images, truth) in enumerate(items, start=1):
         answers = segmenter.answer(images, constrained=False)
         merged = reconcile(images.sizes_hw, answers)
         answered = {task: Answered.from_parsed(a.parsed, a.masks, a.scores) for task, a in answers.items()}
         evaluation.add(group_id, truth, answered, merged)
-        scores[group_id] = group_score(truth, merged)
+        scores[group_id] = group_score(truth, merged, accepted=group_id in accepted)
         if on_group:
             on_group(number)
     report: dict[str, Any] = evaluation.report() if scores else {}
@@ -64,9 +68,16 @@ def score(
     return {"scores": scores, "figures": {**figures, "n_groups": len(scores)}}
 
 
-def group_score(truth: CoSegmentation, found: CoSegmentation) -> float:
-    """Strict mIoU of a group's parts, 0 to 1; 1 where it rightly shows none. What the gate compares."""
-    value = strict_miou(compare(keyed(truth.regions), keyed(found.regions)), "part")
+def group_score(truth: CoSegmentation, found: CoSegmentation, *, accepted: bool = False) -> float:
+    """Strict mIoU of a group's parts, 0 to 1; 1 where it rightly shows none. What the gate compares.
+
+    accepted: the truth is a prediction that was submitted untouched. It was good enough, no more, and its own maker
+    would agree with every pixel of it: an IoU of `ACCEPTED_IOU` counts as 1, less in proportion.
+    """
+    matches = compare(keyed(truth.regions), keyed(found.regions))
+    if accepted:
+        matches = [match._replace(iou=min(1.0, match.iou / ACCEPTED_IOU)) for match in matches]
+    value = strict_miou(matches, "part")
     return 1.0 if value is None else min(1.0, value)
 
 
@@ -75,9 +86,17 @@ class KeptScores:
     language model in so many bits."""
 
     def __init__(
-        self, folder: Path, registry: Registry, tell: OnProgress, processes: Processes, bits: int | None = None
+        self,
+        folder: Path,
+        registry: Registry,
+        tell: OnProgress,
+        processes: Processes,
+        *,
+        bits: int | None = None,
+        accepted: Collection[str] = (),
     ) -> None:
         self.folder, self.registry, self.tell, self.processes = folder, registry, tell, processes
+        self.accepted = accepted
         self._options = ServingOptions(llm_bits=bits)
         self._loaded: tuple[Path, CoSegmenter] | None = None
 
@@ -93,6 +112,7 @@ class KeptScores:
                 segmenter,
                 items,
                 lambda done: self.tell(f"scoring {name}", done / max(1, num_items), f"{done} of {num_items} groups"),
+                self.accepted,
             )
             write_text(path, as_text(found))
         return read_card(path, "scores", "figures")

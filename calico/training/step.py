@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calico.model.calico import CalicoModel, ImageFeatures, Pixels
+from calico.model.calico import CalicoModel, CalicoOutput, ImageFeatures, Pixels, PromptBatch
 from calico.model.segmentation import MaskLogits
 from calico.training.auxiliary import AnswerStates, AuxiliaryHeads
 from calico.training.batches import PADDING, ClickBatch, TrainingBatch
@@ -17,7 +18,10 @@ from calico.training.losses import LossWeights, dice_loss, mask_iou, mask_loss, 
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: what is minimised. terms: its parts and what is only watched (token accuracy, IoUs), as numbers."""
+    """loss: what is minimised. terms: its parts and what is only watched (token accuracy, IoUs), as numbers.
+
+    A batch without a [SEG] knows nothing of their masks: `seg_iou`, `mask` and `dice` are NaN then.
+    """
 
     loss: Tensor
     terms: dict[str, float]
@@ -51,16 +55,19 @@ class TrainingStep(nn.Module):
         pixels = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in batch.pixels))
         features, states = self.model.encode_with_states(pixels)
         num_segs = len(batch.seg_value)
-        if batch.seg_weight is None:
-            chosen = torch.randperm(num_segs, device=batch.seg_value.device)[: self.max_seg_prompts]
+        prompts: dict[str, tuple[MaskLogits, Tensor, Tensor]] = {}
+        if num_segs:
+            chosen = self._chosen(batch)
+            output = self.model(features, batch.prompts, chosen)
+            prompts["seg"] = (output.masks, output.seg_image, batch.seg_value[chosen])
         else:
-            chosen = torch.multinomial(batch.seg_weight, min(num_segs, self.max_seg_prompts))
-        output = self.model(features, batch.prompts, chosen)
+            output = self._without_masks(features, batch.prompts)
         answer_row = batch.prompts.predicts.nonzero()[:, 0]
         is_taught = None if batch.is_base is None else batch.is_base[answer_row]
         text = text_loss(output.answer_logits, output.answer_ids, num_segs, taught, is_taught)
         terms = {"text": text, "token_acc": (output.answer_logits.argmax(-1) == output.answer_ids).float().mean()}
-        prompts = {"seg": (output.masks, output.seg_image, batch.seg_value[chosen])}
+        if not num_segs:
+            terms |= dict.fromkeys(("seg_iou", "mask", "dice"), torch.tensor(math.nan))
         for name, clicks in (("point", batch.points), ("box", batch.boxes)):
             if len(clicks.image):
                 prompts[name] = (
@@ -88,6 +95,21 @@ class TrainingStep(nn.Module):
             terms |= auxiliary
         return StepResult(loss, {name: float(value.detach()) for name, value in terms.items()})
 
+    def _chosen(self, batch: TrainingBatch) -> Tensor:
+        """Which of the batch's [SEG]s have their masks trained."""
+        num_segs = len(batch.seg_value)
+        if batch.seg_weight is None:
+            return torch.randperm(num_segs, device=batch.seg_value.device)[: self.max_seg_prompts]
+        return torch.multinomial(batch.seg_weight, min(num_segs, self.max_seg_prompts))
+
+    def _without_masks(self, features: ImageFeatures, prompts: PromptBatch) -> CalicoOutput:
+        """What the model gives where all answers say that there is nothing; the mask decoder takes no empty call."""
+        logits, hidden = self.model.answer_logits(features, prompts)
+        predicts = prompts.predicts
+        none = MaskLogits(logits.new_zeros(0, 1, 1), logits.new_zeros(0))
+        answer_ids = prompts.token_ids[:, 1:][predicts]
+        return CalicoOutput(logits, hidden[:, :-1][predicts], answer_ids, none, answer_ids[:0])
+
     def _click_masks(self, features: ImageFeatures, clicks: ClickBatch, part_maps: Tensor) -> MaskLogits:
         """Of the last click; each one after the first lies where the mask before it was wrong, as SAM is trained."""
         scale = self.full_size / part_maps.shape[1]  # prompts are told in pixels of the full-size frame
@@ -113,7 +135,7 @@ class TrainingStep(nn.Module):
             "mask": mask_loss(masks.logits, targets, valid, self.weights.mask_term),
             "dice": dice_loss(masks.logits, targets, valid),
             "iou_error": ((masks.iou - iou) ** 2).mean(),
-            "iou": iou.mean() if len(iou) else masks.iou.sum(),
+            "iou": iou.mean(),
         }
 
 

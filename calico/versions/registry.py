@@ -23,7 +23,7 @@ from calico.versions.gate import Decision, Verdict
 
 POINTER, VERSIONS, CARD = "current.json", "versions", "version.json"
 KINDS = ("adapter", "checkpoint")
-_UNSAFE = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".py"}
+_TAKEN = (".json", ".md", ".png", ".safetensors", ".txt")  # none of which may hold code
 
 
 @dataclass(frozen=True)
@@ -130,18 +130,24 @@ class Registry:
         command: str = "",
         created_at: datetime | None = None,
     ) -> Version:
-        """Copies a folder of files into the registry. What is there already stays as it is and is returned."""
+        """Copies a folder of files into the registry. What is there already stays as it is and is returned.
+
+        Names that begin with a dot, such as those of unfinished writes, are left out.
+        """
         source = Path(source)
         if kind not in KINDS:
             raise InputError(f"kind: expected {' or '.join(KINDS)}, got {kind!r}")
         if not preset or not set(preset) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._"):
             raise InputError(f"preset: expected lower-case letters, digits, - . and _, got {preset!r}")
-        files = _digests(source) if source.is_dir() else {}
+        files = _digests(source, with_hidden=False) if source.is_dir() else {}
         files.pop(CARD, None)
         if not any(name.endswith(".safetensors") for name in files):
             raise InputError(f"{source}: no .safetensors file in it; name the folder that the training wrote")
-        if unsafe := sorted(name for name in files if Path(name).suffix in _UNSAFE):
-            raise InputError(f"{source / unsafe[0]}: may hold code and is not taken; keep safetensors and JSON only")
+        if unsafe := sorted(name for name in files if Path(name).suffix.lower() not in _TAKEN):
+            raise InputError(
+                f"{source / unsafe[0]}: may hold code and is not taken; remove it: a version holds {', '.join(_TAKEN)} "
+                "files only"
+            )
         content = json.dumps([kind, preset, parent, sorted(files.items())])
         name = f"{preset}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
         target = self.path_of(name)
@@ -184,9 +190,12 @@ class Registry:
                     raise Refused(f"{version.id}: no scores to decide by; evaluate it, or --force with --reason TEXT")
                 if decision.verdict is not Verdict.PUBLISH:
                     raise Refused(f"{version.id}: {decision.reason}")
-                if before is not None and decision.champion != before:
+                # Of the embedded checkpoint this knows only that it is none of the versions.
+                is_other = decision.champion in self.ids() if before is None else decision.champion != before
+                if is_other:
+                    now = before or "the embedded checkpoint"
                     raise Refused(
-                        f"{version.id} was compared with {decision.champion}, but {before} serves now; compare again"
+                        f"{version.id} was compared with {decision.champion}, but {now} serves now; compare again"
                     )
             reason = force_reason if force_reason is not None else decision.reason if decision else ""
             told = None if decision is None else decision.as_json()
@@ -218,7 +227,8 @@ class Registry:
         line: list[str] = []
         for event in self.history():
             if event.action == "rollback" and event.version in (*line, ""):
-                line = line[: line.index(event.version) + 1] if event.version else []
+                while line and line[-1] != event.version:  # a version may be there twice: back to the later one
+                    line.pop()
             else:
                 line.append(event.version)
         return line
@@ -237,15 +247,18 @@ class Registry:
             yield
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """Relative name -> sha256 of every file."""
+def _digests(folder: Path, *, with_hidden: bool = True) -> dict[str, str]:
+    """Relative name -> sha256 of every file. with_hidden: also where a part of the name begins with a dot."""
     found = {}
     for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if not with_hidden and any(part.startswith(".") for part in name.parts):
+            continue
         if path.is_symlink():
             raise InputError(f"{path}: is a link; a version holds its own files")
         if path.is_file():
             with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
