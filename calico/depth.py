@@ -32,7 +32,7 @@ from calico.values import Problem
 logger = logging.getLogger(__name__)
 OUT_OF_DEPTH = "out_of_depth"
 SCORE_CAP = 0.25  # scores of an image that is out of depth are scaled into 0 to this, so that their order stays
-FALSE_ALARMS = 0.01  # share of the known images beyond distance 1
+FALSE_ALARMS = 0.005  # share of the known images beyond distance 1
 NUM_STRANGE = 300
 NUM_FOLDS = 5  # each known image is measured by a regression that has not seen it
 PENALTY = 0.1  # of the squared weights, beside a mean loss
@@ -134,7 +134,7 @@ def _descriptions(model: CalicoModel, config: CalicoConfig, images: Iterable[np.
 
 
 def _encoded(model: CalicoModel, views: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    stacked = (torch.from_numpy(np.stack(view)).to(model.device) for view in zip(*views, strict=True))
+    stacked = (torch.from_numpy(np.stack(view)).to(model.device, model.dtype) for view in zip(*views, strict=True))
     return description(model.encode(Pixels(*stacked)))
 
 

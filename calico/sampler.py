@@ -121,12 +121,12 @@ def choose_groups(
         mixed, same_class = bool(rng.random() < mixed_share), bool(rng.random() < same_class_share)
         fallback: list[int] | None = None
         for attempt in range(_ATTEMPTS):
-            if attempt == _ATTEMPTS // 2:
+            if attempt == _ATTEMPTS * 3 // 4:
                 size = min(allowed)
             found: list[int] | None
             if not answered:
                 found = of_one_class(size) if sub_task is SubTask.UNIQUE_PARTS else of_classes(size)
-            elif attempt > _ATTEMPTS * 3 // 4:
+            elif attempt >= _ATTEMPTS // 2:
                 found = of_any(size)
             elif mixed and size > 2:
                 found = of_mixed(size)

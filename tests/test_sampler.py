@@ -56,7 +56,7 @@ def kind(group: list) -> str:
 
 def test_shares_of_one_class_and_of_strangers_beside_a_class() -> None:
     found: Counter = Counter()
-    for seed in range(6):
+    for seed in range(16):
         images = draw_batch(seed, num_images=24, size=48, images_per_class=4.0)
         plans = choose_groups(
             images,

@@ -37,16 +37,18 @@ class BatchSettings:
     num_groups: int = 64
     num_points: int = 18
     num_boxes: int = 12
-    size_weights: tuple[float, ...] = (0.45, 0.3, 0.25)  # of groups of 2, 3 and 4 images
+    size_weights: tuple[float, ...] = (0.42, 0.29, 0.29)  # of groups of 2, 3 and 4 images
     listed_share: float = 0.3  # of steps in which most questions list the names to choose from, which makes long rows
     candidate_share: float = 0.8  # of the questions of such a step, those that do
     pseudo_share: float = 0.5  # of those, the share with one name replaced by an invented word
     varied_share: float = 0.6  # of questions worded freely rather than canonically
     dropout_share: float = 0.25  # of rows tokenised with BPE dropout
     images_per_class: float = 4.0  # so that groups of four of one class exist
-    none_shares: tuple[float, ...] = (0.5, 0.23, 0.57)  # of each sub-task's groups, those that have none
-    common_object_share: float = 0.22  # of the questions; parts are harder to tell
-    mixed_share: float = 0.4  # of the groups of three and four that have an answer, those with strangers beside a class
+    none_shares: tuple[float, ...] = (0.45, 0.23, 0.52)  # of each sub-task's groups, those that have none
+    common_object_share: float = 0.27  # of the questions; parts are harder to tell
+    mixed_share: float = (
+        0.45  # of the groups of three and four that have an answer, those with strangers beside a class
+    )
     same_class_shares: tuple[float, ...] = (1.0, 0.7, 0.5)  # of each sub-task's other ones, those of one class
     difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
     distorted_share: float = 0.4  # of drawings that are warped or recoloured beyond what the drawing program does
