@@ -193,3 +193,16 @@ def test_a_grown_model_starts_as_the_one_that_it_grew_from(tmp_path: Path) -> No
     assert all(torch.equal(a, b) for a, b in zip(was.fine, now.fine, strict=True))
     with pytest.raises(CheckpointError, match="do not fit"):
         load_grown(tmp_path, dataclasses.replace(large, num_queries=9))
+
+
+def test_text_goes_through_a_link_and_into_a_pipe_and_leaves_them_there(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_text(tmp_path / "link", "{}")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "{}"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "told")
+    assert os.read(reader, 10) == b"told"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()

@@ -185,7 +185,10 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mappi
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomic: the file is there whole or not at all."""
+    """Atomic: the file is there whole or not at all. What is no plain file, as `/dev/stdout`, is written in place."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+        return
     with _written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
