@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +13,32 @@ from calico.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
-    """At once: a reader sees the old file or the whole new one. Makes the folder."""
+    """At once: a reader sees the old file or the whole new one. Makes the folder. What is no plain file, as
+    `/dev/stdout`, is written in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+        return
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write what then becomes `path`: in a folder beside it, since safetensors adds a file of its own. It has
+    one name only, so what a kill leaves is gone with the next write; one process at a time writes a file."""
+    folder = path.with_name(f".{path.name}.new")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)  # mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        temporary = folder / path.name
+        yield temporary
+        temporary.chmod(0o644)  # safetensors keeps its files private
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(ready: Path, folder: Path, *, synced: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from calico.errors import CheckpointError
+from calico.folders import write_text
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model import checkpoint as checkpoint_module
 from calico.model.builder import build
@@ -28,7 +29,6 @@ from calico.model.checkpoint import (
     load_grown,
     save_checkpoint,
     write_safetensors,
-    write_text,
 )
 from calico.model.config import CalicoConfig, calico_7b, calico_tiny
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from calico.errors import InputError
 from calico.fingerprint import INDEX, WEIGHTS
-from calico.model.checkpoint import write_safetensors, write_text
+from calico.folders import write_text
+from calico.model.checkpoint import write_safetensors
 
 PLAN = "plan"
 """Key in a shard's metadata: a hash of all that decides its content."""

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from calico.errors import CheckpointError
 from calico.fingerprint import ADAPTER, ADAPTER_CARD, EMBEDDED, read_card, weights_version
+from calico.folders import write_text
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel
-from calico.model.checkpoint import check_keys, load_checkpoint, read_safetensors, write_safetensors, write_text
+from calico.model.checkpoint import check_keys, load_checkpoint, read_safetensors, write_safetensors
 from calico.model.config import CalicoConfig
 from calico.model.modes import PAPER_MODULES, PAPER_TARGETS, add_lora, merge_lora, set_mode
 

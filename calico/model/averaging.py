@@ -10,6 +10,7 @@ from torch import Tensor
 
 from calico.errors import CheckpointError, InputError
 from calico.fingerprint import WEIGHTS
+from calico.folders import write_text
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.checkpoint import (
@@ -20,7 +21,6 @@ from calico.model.checkpoint import (
     read_weights,
     tied_keys,
     write_safetensors,
-    write_text,
 )
 from calico.model.config import CalicoConfig
 

@@ -5,10 +5,7 @@ Never a pickle, never a partial load.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor
 
 from calico.errors import CheckpointError
 from calico.fingerprint import DEPTH, EMBEDDED, WEIGHTS, weight_files
+from calico.folders import write_text, written_whole
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
@@ -177,35 +175,8 @@ def check_keys(
 
 def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Atomic, as `write_text` is. Raises `CheckpointError` where the file cannot be written."""
-    with _written_whole(path) as temporary:
+    with written_whole(path) as temporary:
         try:
             save_file(dict(weights), temporary, metadata={"format": "pt", **metadata})
         except SafetensorError as error:
             raise CheckpointError(f"{path}: not written ({error}); make room on the disk and run it again") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Atomic: the file is there whole or not at all. What is no plain file, as `/dev/stdout`, is written in place."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_text(text, encoding="utf-8")
-        return
-    with _written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """Where to write what then becomes `path`: in a folder beside it, since safetensors adds a file of its own. It has
-    one name only, so what a kill leaves is gone with the next write; one process at a time writes a file."""
-    folder = path.with_name(f".{path.name}.new")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        temporary = folder / path.name
-        yield temporary
-        temporary.chmod(0o644)  # safetensors keeps its files private
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

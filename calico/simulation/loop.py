@@ -20,7 +20,7 @@ from calico.drawings import unseen
 from calico.errors import InputError
 from calico.features import image_features
 from calico.fingerprint import EMBEDDED, checkpoint_version, read_card
-from calico.model.checkpoint import write_text
+from calico.folders import write_text
 from calico.segmenter import CoSegmenter
 from calico.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
 from calico.simulation.annotator import Correction, Habits, correct

@@ -23,17 +23,10 @@ from calico.drawings import VERSION
 from calico.errors import InputError
 from calico.evaluation import evaluate_drawings
 from calico.fingerprint import WEIGHTS, weights_version
+from calico.folders import write_text
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
-from calico.model.checkpoint import (
-    TOKENIZER,
-    check_keys,
-    read_config,
-    read_weights,
-    save_checkpoint,
-    tied_keys,
-    write_text,
-)
+from calico.model.checkpoint import TOKENIZER, check_keys, read_config, read_weights, save_checkpoint, tied_keys
 from calico.model.config import CalicoConfig
 from calico.segmenter import CoSegmenter
 from calico.training.loop import CHECKPOINT, RunState, Trainer, TrainingSettings

@@ -14,7 +14,7 @@ from typing import Any
 
 from calico.errors import InputError
 from calico.fingerprint import EMBEDDED, checkpoint_version, read_card
-from calico.model.checkpoint import write_text
+from calico.folders import write_text
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import TEST
 from calico.snapshots.store import Snapshot

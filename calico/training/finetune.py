@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from calico.errors import CalicoError, InputError
+from calico.folders import write_text
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.adapter import load_trained, save_adapter, trained
 from calico.model.calico import CalicoModel
-from calico.model.checkpoint import write_text
 from calico.model.config import CalicoConfig
 from calico.model.modes import train_mode
 from calico.model.precision import uses_bf16

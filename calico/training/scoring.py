@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from calico.fingerprint import ADAPTER_CARD, is_adapter, read_card
+from calico.folders import write_text
 from calico.metrics.strict import Answered, compare, keyed, strict_miou
 from calico.metrics.summary import Evaluation
 from calico.model.adapter import AdapterCard
-from calico.model.checkpoint import write_text
 from calico.reconcile import reconcile
 from calico.segmenter import CoSegmenter
 from calico.serving import ServingOptions
