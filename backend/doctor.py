@@ -67,8 +67,7 @@ def examine_project(
         yield _check("host > backend", lambda: _host_reaches(client, registered))
         yield _check("address block", lambda: _address_block(client, registered, url))
         yield _check("webhook", lambda: _webhook(client, project, url))
-        auth = settings.basic_auth_user, settings.basic_auth_pass
-        backend = backend or BackendClient(url, auth=auth if all(auth) else None)  # type: ignore[arg-type]
+        backend = backend or BackendClient(url, auth=settings.basic_auth)
     if backend is not None:
         reached = backend
         health = _check("backend", lambda: _health(reached))

@@ -106,11 +106,13 @@ class Predictor:
         opened = [work for work in works if work.priority is Priority.WAITED_FOR]
         with self._lock:
             self._opened.extend(opened)
-        wait(futures, timeout=max(0.0, deadline - time.monotonic()))
-        results = [self._reply(work) for work in works]
-        with self._lock:
-            for work in opened:
-                self._opened.remove(work)
+        try:
+            wait(futures, timeout=max(0.0, deadline - time.monotonic()))
+            results = [self._reply(work) for work in works]
+        finally:
+            with self._lock:
+                for work in opened:
+                    self._opened.remove(work)
         seconds = time.monotonic() - deadline + self._time_budget_s
         log.info("project %s: %d of %d tasks answered in %.1f s", project, sum(map(bool, results)), len(tasks), seconds)
         return results

@@ -305,6 +305,13 @@ class Settings:
         return bool(self.webhook_secret or self.basic_auth_user)
 
     @property
+    def basic_auth(self) -> tuple[str, str] | None:
+        """User and password of a backend with these settings."""
+        if self.basic_auth_user is None or self.basic_auth_pass is None:
+            return None
+        return self.basic_auth_user, self.basic_auth_pass
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Values that no log line may hold."""
         return tuple(

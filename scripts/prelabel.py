@@ -88,8 +88,7 @@ def open_source(backend_url: str | None, settings: Any, client: Any) -> Any:
     if backend_url is None:
         logger.info("loading the model")
         return LocalSource(settings, client)
-    user, password = settings.basic_auth_user, settings.basic_auth_pass
-    return RemoteSource(BackendClient(backend_url, auth=(user, password) if user and password else None))
+    return RemoteSource(BackendClient(backend_url, auth=settings.basic_auth))
 
 
 def main(argv: list[str] | None = None) -> int:

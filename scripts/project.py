@@ -150,9 +150,7 @@ def examine(args: argparse.Namespace) -> dict[str, Any]:
     settings = Settings.from_environment()
     if not settings.label_studio_url or not settings.label_studio_api_key:
         raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
-    user, password = settings.basic_auth_user, settings.basic_auth_pass
-    auth = (user, password) if user and password else None
-    backend = BackendClient(args.backend, auth=auth) if args.backend else None
+    backend = BackendClient(args.backend, auth=settings.basic_auth) if args.backend else None
     checks = []
     with LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key) as client:
         for check in examine_project(client, args.project, settings, backend=backend):

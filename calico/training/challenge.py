@@ -84,7 +84,12 @@ def challenge(
     champion, start = _folder(registry, plan["champion"]), _folder(registry, plan["start"])
     champion_id = checkpoint_version(champion)
     seen = seen_groups(champion) | seen_groups(start)
-    test_ids = [record["id"] for record in snapshot.records() if record["split"] == TEST]
+    test_ids, accepted = [], set()
+    for record in snapshot.records():
+        if record["split"] == TEST:
+            test_ids.append(record["id"])
+        if record["provenance"]["accepted_as_is"]:
+            accepted.add(record["id"])
     held = [name for name in test_ids if name not in seen]
     if len(held) < len(test_ids):
         logger.warning(
@@ -92,7 +97,6 @@ def challenge(
             len(test_ids) - len(held),
             len(test_ids),
         )
-    accepted = {record["id"] for record in snapshot.records() if record["provenance"]["accepted_as_is"]}
     told = _told(tell, "training")
     result = finetune(snapshot, start, out, settings, told, base_data=base_data, finishers=finishers)
 
@@ -108,7 +112,10 @@ def challenge(
         *(found["scores"] for found in base.values()),
     )
     if decide(scores).verdict is Verdict.CROSS_VALIDATE:
-        ours, theirs = _cross_validated(snapshot, out, settings, base_data, champion, start, kept, tell, champion_id)
+        left_out = seen.union(test_ids)
+        ours, theirs = _cross_validated(
+            snapshot, out, settings, base_data, champion, start, left_out, kept, tell, champion_id
+        )
         scores = replace(
             scores,
             test_champion={**theirs, **scores.test_champion},
@@ -246,14 +253,14 @@ def _cross_validated(
     base_data: BaseData | None,
     champion: Path,
     start: Path,
+    left_out: set[str],
     kept: KeptScores,
     tell: OnProgress,
     champion_id: str,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """(challenger's, champion's) scores of the groups beside the test split that neither champion nor start has seen.
-    Each fold is scored by a finetune of a tenth of the length on all other groups."""
+    """(challenger's, champion's) scores of the groups that share no image with those left out: the test split and what
+    champion or start has seen. Each fold is scored by a finetune of a tenth of the length on all other groups."""
     component_of = components(snapshot.groups())
-    left_out = seen_groups(champion) | seen_groups(start) | {group.id for group in snapshot.groups(TEST)}
     fold_of = folds(set(component_of.values()) - {component_of[name] for name in left_out if name in component_of})
     ours: dict[str, float] = {}
     theirs: dict[str, float] = {}

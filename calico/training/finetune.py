@@ -39,7 +39,7 @@ from calico.training.curves import plot_curves
 from calico.training.finetune_settings import FinetuneSettings
 from calico.training.preflight import tell_memory
 from calico.training.processes import OutOfMemoryTogether, Processes
-from calico.training.run_folder import LOG, FinetuneState, RunFolder
+from calico.training.run_folder import LOG, FinetuneState, RunFolder, known_mean
 from calico.training.start import TRAINING, open_start, seen_groups, start_config
 from calico.training.step import TrainingStep
 
@@ -255,7 +255,7 @@ class Finetune:
         if not torch.isfinite(norm):
             raise CalicoError(f"step {self.state.step}: the gradient is not finite; lower the learning rate")
         self.optimizer.step()
-        return {**{name: _known_mean(values) for name, values in found.items()}, "rate": rate}
+        return {**{name: known_mean(values) for name, values in found.items()}, "rate": rate}
 
     @property
     def _is_bf16(self) -> bool:
@@ -352,9 +352,3 @@ class Finetune:
         for finisher in finishers:
             finisher(folder, self.model, self.config, self.tokenizer, self.groups)
         return sum(path.stat().st_size for path in folder.glob("adapter.*"))
-
-
-def _known_mean(values: Sequence[float]) -> float:
-    """Of what is not NaN, as masks' terms of a micro-batch without a [SEG] are; NaN where nothing else is there."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan

@@ -106,7 +106,8 @@ class RunFolder:
 
 
 def is_noted(folder: Path, run: Mapping[str, Any]) -> bool:
-    """Whether the folder says which run it holds. Raises `InputError` where that is another than this one."""
+    """Whether the folder says which run it holds. Raises `InputError` where that is another than this one, and
+    `CheckpointError` where it cannot be read."""
     path = folder / RUN
     if not path.exists():
         return False
@@ -147,10 +148,16 @@ def unusable_state(path: Path, error: Exception) -> CheckpointError:
 def add_to_log(log: Path, row: Mapping[str, Any], window: Sequence[Mapping[str, float]]) -> None:
     """A line: `row`, and of each name the mean over the steps that have it as a number; NaN is none."""
     names = sorted({name for values in window for name in values})
-    known = {n: [v[n] for v in window if n in v and not math.isnan(v[n])] for n in names}
-    row = {**row, **{name: sum(values) / len(values) for name, values in known.items() if values}}
+    means = {name: known_mean([values[name] for values in window if name in values]) for name in names}
+    row = {**row, **{name: mean for name, mean in means.items() if not math.isnan(mean)}}
     with log.open("a", encoding="utf-8") as file:
         file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+
+
+def known_mean(values: Sequence[float]) -> float:
+    """Of what is not NaN, as the masks' terms of a batch without a [SEG] are; NaN where nothing else is there."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def keep_log_until(log: Path, step: int | None) -> None:
