@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calico import drawings
-from calico.depth import Reference, fit, save_reference
+from calico.depth import Reference, fit, load_reference, save_reference
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel
@@ -58,8 +58,8 @@ def refit(
     groups: Sequence[CorrectedGroup],
 ) -> None:
     """A `Finisher`: what a finetune was taught is known from then on, by `NUM_DRAWINGS` of its images at most. Nothing
-    for a base that knows no drawings."""
-    if config.data_version == drawings.VERSION:
+    for a base that knows no drawings, or where these weights have one: a run that was killed after it ends the same."""
+    if config.data_version == drawings.VERSION and load_reference(folder) is None:
         own = [item.image for group in groups for item in group.images]
         some = own[:: max(1, math.ceil(len(own) / NUM_DRAWINGS))]
         save_reference(folder, fit(model, config, known_drawings(0), some))
