@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from calico.drawings.unseen import DOMAINS
 from calico.errors import InputError
 from scripts import _cli
 
@@ -39,6 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--group-size", type=int, nargs="+", metavar="K", help="images per group of drawings, 2 to 8")
+    parser.add_argument(
+        "--unseen",
+        choices=DOMAINS,
+        help="drawings that no checkpoint was trained on instead: the known classes in chalk (`style`) or by another "
+        "hand (`icons`), or other classes",
+    )
     parser.add_argument("--split", choices=("train", "val", "test"), help="of the index (test)")
     parser.add_argument(
         "--images", action="append", metavar="[NAME=]DIR", help="pictures of the index (of one source), if they moved"
@@ -117,9 +124,10 @@ def _drawings(args: argparse.Namespace) -> _Data:
     for size in sizes:
         if not MIN_GROUP_SIZE <= size <= MAX_GROUP_SIZE:
             raise InputError(f"--group-size is {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE}, got {size}")
-    what = f"{' and '.join(map(str, sizes))} held-out drawings, seed {args.seed}"
+    which = "held-out drawings" if args.unseen is None else f"unseen drawings ({args.unseen})"
+    what = f"{' and '.join(map(str, sizes))} {which}, seed {args.seed}"
     return _Data(
-        drawing_cases(args.drawings, args.seed, sizes),
+        drawing_cases(args.drawings, args.seed, sizes, args.unseen),
         args.drawings * len(sizes),
         FrequentParts.of_drawings() if args.baseline else None,
         lambda: {"data": what},
@@ -133,6 +141,8 @@ def _part_data(args: argparse.Namespace) -> _Data:
 
     if args.group_size is not None:
         raise InputError("--group-size goes with --drawings; the samples of an index have their sizes")
+    if args.unseen is not None:
+        raise InputError("--unseen goes with --drawings")
     if args.limit is not None and args.limit < 1:
         raise InputError(f"--limit is at least 1, got {args.limit}")
     split = args.split or "test"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from calico.errors import InputError
-from calico.evaluation import Case, EvaluationRun, PartDataCases
+from calico.evaluation import Case, EvaluationRun, PartDataCases, drawing_cases
 from calico.evaluation.baseline import FrequentParts
 from calico.evaluation.charts import charts
 from calico.evaluation.gallery import Gallery
@@ -372,6 +372,20 @@ def test_evaluate_part_data(tmp_path: Path, no_weights: Mover, capsys: pytest.Ca
     assert "1 samples were skipped" in shown
 
 
+def test_evaluate_unseen_drawings(tmp_path: Path, no_weights: Mover) -> None:
+    for found in drawing_cases(2, 3, (2, 3), "icons"):
+        for index, image in enumerate(found.group.images):
+            shown = [region for region in found.truth.regions if region.image == index]
+            no_weights.know(image, [NamedMask(0, r.object_name, r.part_name, r.mask) for r in shown])
+    report = tmp_path / "report.json"
+    argv = ["--drawings", "2", "--seed", "3", "--unseen", "icons", "--group-size", "2", "3", "--json", str(report)]
+    assert evaluate.main(argv) == 0
+    made = json.loads(report.read_text())
+    assert made["data"] == "2 and 3 unseen drawings (icons), seed 3"
+    assert made["n_groups"] == 4
+    assert set(made["by_difficulty"]) <= {"flat", "lines", "gradient"}
+
+
 def test_a_stopped_evaluation_reports_on_what_was_done(
     tmp_path: Path, no_weights: Mover, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -394,6 +408,7 @@ def test_a_stopped_evaluation_reports_on_what_was_done(
         (["--drawings", "1", "--group-size", "9"], "2 to 8"),
         (["--drawings", "1", "--split", "test"], "--split goes with --data"),
         (["--data", ".", "--group-size", "2"], "--group-size goes with --drawings"),
+        (["--data", ".", "--unseen", "icons"], "--unseen goes with --drawings"),
         (["--data", "."], "calico mixedparts build"),
         (["--data", ".", "--limit", "0"], "--limit is at least 1"),
         (["--data", ".", "--images", "a", "--images", "b"], "expected NAME=DIR"),

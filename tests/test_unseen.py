@@ -52,6 +52,20 @@ def test_every_known_class_is_drawn_in_the_style_on_a_dark_board_without_fills()
         assert np.percentile(inside, 95) > np.percentile(inside, 5) + 60
 
 
+def test_every_known_class_is_an_icon_in_every_look_with_all_of_its_parts() -> None:
+    for name in drawings.CLASSES:
+        items = [unseen.draw(seed, domain="icons", size_hw=(96, 96), object_name=name) for seed in range(24)]
+        assert {item.difficulty for item in items} == {"flat", "lines", "gradient"}
+        assert {part for item in items for part in item.part_names} == set(drawings.PARTS_OF[name])
+        for item in items:
+            assert not (item.part_map == 1).any()  # nothing of an icon is without a part
+            if item.difficulty != "flat":
+                continue
+            for code in range(2, len(item.part_names) + 2):  # one colour, but for the edges' mixed pixels
+                counts = np.unique(item.image[item.part_map == code], axis=0, return_counts=True)[1]
+                assert counts.max() > 0.3 * counts.sum(), (name, item.part_names[code - 2])
+
+
 @pytest.mark.parametrize("domain", unseen.DOMAINS)
 def test_streams_never_meet_and_grow_at_their_end(domain: str) -> None:
     def sources(stream: str, num: int) -> list[str]:
@@ -64,21 +78,19 @@ def test_streams_never_meet_and_grow_at_their_end(domain: str) -> None:
     assert sources("train", 2) == train[:4]
 
 
-def test_groups_of_a_class_are_of_it_alone_and_groups_of_the_style_vary() -> None:
+def test_groups_of_a_class_are_of_it_alone_and_groups_of_a_style_vary() -> None:
     for name in unseen.CLASSES:
         for group in unseen.draw_groups(1, 3, domain=name, stream="train", size=24, group_size=3):
             assert [item.object_name for item in group] == [name] * 3
-    kinds = {
-        len({item.object_name for item in group})
-        for group in unseen.draw_groups(0, 8, domain="style", stream="eval", size=24)
-    }
-    assert kinds == {1, 2}
+    for style in unseen.STYLES:
+        groups = unseen.draw_groups(0, 8, domain=style, stream="eval", size=24)
+        assert {len({item.object_name for item in group}) for group in groups} == {1, 2}
 
 
 @pytest.mark.parametrize(
     ("bad", "told"),
     [
-        ({"domain": "photographs"}, "domain: expected one of style"),
+        ({"domain": "photographs"}, "domain: expected one of style, icons"),
         ({"seed": -1}, "seed: expected"),
         ({"object_name": "umbrella"}, "object_name: expected one of chair"),
         ({"domain": "umbrella", "object_name": "mug"}, "object_name: expected one of umbrella"),

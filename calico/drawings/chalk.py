@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from calico.drawings.rendering import SUPERSAMPLING
+from calico.drawings.rendering import SUPERSAMPLING, loops_of
 from calico.drawings.shapes import Primitive
 from calico.drawings.style import Colour
 
@@ -37,15 +37,10 @@ def render_chalk(
     wobble, outlined = rng.uniform(0.002, 0.006) * short, rng.random() < 0.7
     for shape in shapes:
         code = part_names.index(shape.part) + 2 if shape.part else 1
-        loops = [loop * SUPERSAMPLING for loop in (shape.outline, shape.hole) if loop is not None]
-        path = [tuple(p) for p in loops[0].tolist()]
-        if len(loops) == 2:  # a ring is one polygon: out along the outer loop, back along the inner one
-            inner = [tuple(p) for p in loops[1].tolist()]
-            path = [*path, path[0], inner[0], *inner[:0:-1], inner[0]]
+        path, edges = loops_of(shape, SUPERSAMPLING)
         ink.polygon(path, fill=0)
         mark.polygon(path, fill=code)
-        for loop in loops:
-            edge = [tuple(p) for p in loop.tolist()]
+        for edge in edges:
             mark.line([*edge, *edge[:2]], fill=code, width=thick)
             for _ in range(2 if outlined else 0):  # a hand goes over a line twice
                 shaken = [(x + rng.gauss(0, wobble), y + rng.gauss(0, wobble)) for x, y in edge]

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from calico.drawings.shapes import Primitive
+from calico.drawings.shapes import Point, Primitive
 from calico.drawings.style import Style, apply_textures, finish, paint_background, random_colour, shade
 
 # Odd, so that each pixel's centre is a sample of its own: the masks are the supersampled map, every third sample.
@@ -27,6 +27,17 @@ def _occluder(rng: Random, shapes: Sequence[Primitive]) -> tuple[list[tuple[floa
     sides, turn, aspect = rng.choice((3, 4, 4, 5, 24, 24)), rng.uniform(0, math.tau), rng.uniform(0.6, 1.5)
     angles = [turn + math.tau * i / sides for i in range(sides)]
     return [(float(x) + size * aspect * math.cos(a), float(y) + size * math.sin(a)) for a in angles], random_colour(rng)
+
+
+def loops_of(shape: Primitive, scale: float) -> tuple[list[Point], list[list[Point]]]:
+    """What to fill and what to draw lines along, times scale; a ring is filled as one polygon, out along the outer loop
+    and back along the inner one."""
+    edges = [[(x, y) for x, y in (loop * scale).tolist()] for loop in (shape.outline, shape.hole) if loop is not None]
+    path = edges[0]
+    if len(edges) == 2:
+        inner = edges[1]
+        path = [*path, path[0], inner[0], *inner[:0:-1], inner[0]]
+    return path, edges
 
 
 def render(
@@ -55,20 +66,12 @@ def render(
         fill = style.line if style.line_art and shape.tone < 0.3 else style.fills[shape.part]
         if not style.line_art:
             fill = shade(fill, shape.tone)
-        loops = [(loop * SUPERSAMPLING) for loop in (shape.outline, shape.hole) if loop is not None]
-        # A ring is one polygon: out along the outer loop, back along the inner one.
-        path = [tuple(p) for p in loops[0].tolist()]
-        if len(loops) == 2:
-            inner = [tuple(p) for p in loops[1].tolist()]
-            path = [*path, path[0], inner[0], *inner[:0:-1], inner[0]]
+        path, edges = loops_of(shape, SUPERSAMPLING)
         paint.polygon(path, fill=fill)
         mark.polygon(path, fill=code)
-        if line_width:
-            for loop in loops:
-                edge = [tuple(p) for p in loop.tolist()]
-                edge += edge[:2]
-                paint.line(edge, fill=style.line, width=line_width)
-                mark.line(edge, fill=code, width=line_width)
+        for edge in edges if line_width else []:
+            paint.line([*edge, *edge[:2]], fill=style.line, width=line_width)
+            mark.line([*edge, *edge[:2]], fill=code, width=line_width)
     if difficulty == "occluded":
         for _ in range(rng.choice((1, 1, 2))):
             points, colour = _occluder(rng, shapes)

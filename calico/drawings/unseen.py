@@ -1,7 +1,8 @@
-"""What no checkpoint of ours was trained on, to see what a finetune learns: a style and two classes.
+"""What no checkpoint of ours was trained on, to see what it makes of it and what a finetune learns: styles and classes.
 
-`style`: the objects of drawings-v1, hatched with chalk. `umbrella` and `guitar`: other objects in the known looks, with
-part names that are new beside one that is known. `VERSION` names the data, as `calico.drawings.VERSION` does.
+`style`: the objects of drawings-v1, hatched with chalk. `icons`: the same classes by another hand. `umbrella` and
+`guitar`: other objects in the known looks, with part names that are new beside one that is known. `VERSION` names the
+data, as `calico.drawings.VERSION` does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from random import Random
 
 from calico import drawings, sampler
 from calico.drawings.chalk import render_chalk
+from calico.drawings.icons import GEOMETRY, LOOKS, render_icon
 from calico.drawings.pose import place
 from calico.drawings.rendering import keep_visible, render
 from calico.drawings.style import choose_style
@@ -19,13 +21,14 @@ from calico.errors import InputError
 from calico.values import AnnotatedImage
 
 VERSION = "unseen-v1"
-STYLE = "style"
+STYLE, ICONS = "style", "icons"
+STYLES = (STYLE, ICONS)  # of the classes that are known
 _OBJECTS = {
     "umbrella": drawings.Kind(umbrella, ("canopy", "shaft", "handle"), 25.0),
     "guitar": drawings.Kind(guitar, ("body", "neck", "headstock", "sound hole"), 40.0),
 }
 CLASSES = tuple(_OBJECTS)
-DOMAINS = (STYLE, *CLASSES)
+DOMAINS = (*STYLES, *CLASSES)
 PARTS_OF = {name: kind.parts for name, kind in _OBJECTS.items()}
 
 
@@ -34,7 +37,7 @@ def draw(
 ) -> AnnotatedImage:
     """One drawing, the same for the same arguments. domain: one of `DOMAINS`.
 
-    seed: any non-negative integer. object_name: for `style`, one of `drawings.CLASSES`, else by chance.
+    seed: any non-negative integer. object_name: for `STYLES`, one of `drawings.CLASSES`, else by chance.
     """
     if seed < 0:
         raise InputError(f"seed: expected a non-negative integer, got {seed}")
@@ -43,16 +46,21 @@ def draw(
     source = f"{VERSION}/{domain}/{seed}"
     rng = Random(source)
     by_chance = rng.choice(drawings.CLASSES), drawings.choose_difficulty(rng)
-    name = domain if domain != STYLE else object_name or by_chance[0]
-    kinds = drawings.KINDS if domain == STYLE else _OBJECTS
+    is_style = domain in STYLES
+    name = object_name or by_chance[0] if is_style else domain
+    kinds = drawings.KINDS if is_style else _OBJECTS
     if name not in kinds or object_name not in (None, name):
-        expected = ", ".join(drawings.CLASSES) if domain == STYLE else domain
+        expected = ", ".join(drawings.CLASSES) if is_style else domain
         raise InputError(f"object_name: expected one of {expected}, got {object_name!r}")
     kind = kinds[name]
-    shapes = place(kind.geometry(rng), rng, size_hw, kind.max_turn)
+    geometry = GEOMETRY[name] if domain == ICONS else kind.geometry
+    shapes = place(geometry(rng), rng, size_hw, kind.max_turn)
     if domain == STYLE:
         difficulty = "chalk"
         image, part_map = render_chalk(rng, shapes, kind.parts, size_hw)
+    elif domain == ICONS:
+        difficulty = rng.choice(LOOKS)
+        image, part_map = render_icon(rng, shapes, kind.parts, size_hw, difficulty)
     else:
         difficulty = by_chance[1]
         style = choose_style(rng, [shape.part for shape in shapes], difficulty)
@@ -64,7 +72,7 @@ def draw(
 def draw_group(
     seed: int, *, domain: str, stream: str, group_size: int = 2, size: int | None = None
 ) -> list[AnnotatedImage]:
-    """A group of `style` as `sampler.draw_group` composes them, or of one unseen class only.
+    """A group of one of `STYLES` as `sampler.draw_group` composes them, or of one unseen class only.
 
     stream: "train" for what is corrected and learnt, "eval" for what is held out; no drawing is ever in both.
     """
@@ -72,7 +80,7 @@ def draw_group(
     def draw_one(seed: int, *, size_hw: tuple[int, int], object_name: str) -> AnnotatedImage:
         return draw(seed, domain=domain, size_hw=size_hw, object_name=object_name)
 
-    classes = drawings.CLASSES if domain == STYLE else (domain,)
+    classes = drawings.CLASSES if domain in STYLES else (domain,)
     return sampler.draw_group(seed, group_size=group_size, size=size, stream=stream, draw_one=draw_one, classes=classes)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from calico.drawings import unseen
 from calico.errors import InputError
 from calico.mixedparts.index import MixedParts, target_of
 from calico.sampler import evaluation_groups
@@ -45,11 +46,18 @@ class Case:
         return replace(self.truth, regions=tuple(region for region in self.truth.regions if region.key in keys))
 
 
-def drawing_cases(num_groups: int, seed: int, group_sizes: Sequence[int] = (2,)) -> Iterator[Case]:
-    """Held-out drawings, `num_groups` of each size; the same for the same seed."""
+def drawing_cases(
+    num_groups: int, seed: int, group_sizes: Sequence[int] = (2,), domain: str | None = None
+) -> Iterator[Case]:
+    """Held-out drawings, `num_groups` of each size; the same for the same seed. domain: of `unseen.DOMAINS`, what no
+    checkpoint was trained on instead."""
     for size in group_sizes:
-        for number, images in enumerate(evaluation_groups(seed, num_groups, size)):
-            yield Case.of_annotated(f"drawings-{seed}-{size}-{number}", images)
+        if domain is None:
+            groups = evaluation_groups(seed, num_groups, size)
+        else:
+            groups = unseen.draw_groups(seed, num_groups, domain=domain, stream="eval", group_size=size)
+        for number, images in enumerate(groups):
+            yield Case.of_annotated(f"{domain or 'drawings'}-{seed}-{size}-{number}", images)
 
 
 @dataclass(eq=False)
