@@ -34,22 +34,22 @@ class BatchSettings:
     """How much of what one step holds, at full size; `scale_images` more images at a smaller size."""
 
     num_images: int = 24
-    num_groups: int = 64
+    num_groups: int = 88
     num_points: int = 18
     num_boxes: int = 12
-    size_weights: tuple[float, ...] = (0.42, 0.29, 0.29)  # of groups of 2, 3 and 4 images
+    size_weights: tuple[float, ...] = (0.31, 0.29, 0.4)  # of groups of 2, 3 and 4 images
     listed_share: float = 0.3  # of steps in which most questions list the names to choose from, which makes long rows
     candidate_share: float = 0.8  # of the questions of such a step, those that do
     pseudo_share: float = 0.5  # of those, the share with one name replaced by an invented word
     varied_share: float = 0.6  # of questions worded freely rather than canonically
     dropout_share: float = 0.25  # of rows tokenised with BPE dropout
-    images_per_class: float = 4.0  # so that groups of four of one class exist
-    none_shares: tuple[float, ...] = (0.45, 0.23, 0.52)  # of each sub-task's groups, those that have none
-    common_object_share: float = 0.27  # of the questions; parts are harder to tell
+    images_per_class: float = 4.6  # so that groups of four of one class exist
+    none_shares: tuple[float, ...] = (0.45, 0.23, 0.45)  # of each sub-task's groups, those that have none
+    common_object_share: float = 0.24  # of the questions; parts are harder to tell
     mixed_share: float = (
-        0.45  # of the groups of three and four that have an answer, those with strangers beside a class
+        0.42  # of the groups of three and four that have an answer, those with strangers beside a class
     )
-    same_class_shares: tuple[float, ...] = (1.0, 0.7, 0.5)  # of each sub-task's other ones, those of one class
+    same_class_shares: tuple[float, ...] = (1.0, 0.7, 0.28)  # of each sub-task's other ones, those of one class
     difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
     distorted_share: float = 0.4  # of drawings that are warped or recoloured beyond what the drawing program does
 

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field, replace
 from calico.training.batches import BatchSettings
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
 
-BATCH = BatchSettings(num_images=18, num_groups=20, num_points=8, num_boxes=6, common_object_share=0.3)
+BATCH = BatchSettings(
+    num_images=18,
+    num_groups=20,
+    num_points=8,
+    num_boxes=6,
+    size_weights=(0.42, 0.29, 0.29),
+    none_shares=(0.45, 0.23, 0.52),
+    common_object_share=0.3,
+    mixed_share=0.45,
+    same_class_shares=(1.0, 0.7, 0.5),
+)
 
 
 @dataclass(frozen=True)
