@@ -270,15 +270,18 @@ def test_memory_does_not_grow_with_the_project(tmp_path: Path) -> None:
     rows = rows_of()
 
     def peak(num_tasks: int) -> int:
-        tasks = (
-            task_of(n, annotation_of(n, rows, parent_prediction=500 + n), predicted=rows)
-            for n in range(1, num_tasks + 1)
-        )
-        tracemalloc.start()
-        collect(tmp_path / str(num_tasks), tasks, load_image=None)
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return found
+        """The least of three: what other tests' threads allocate meanwhile is counted too."""
+        found = []
+        for attempt in range(3):
+            tasks = (
+                task_of(n, annotation_of(n, rows, parent_prediction=500 + n), predicted=rows)
+                for n in range(1, num_tasks + 1)
+            )
+            tracemalloc.start()
+            collect(tmp_path / f"{num_tasks}-{attempt}", tasks, load_image=None)
+            found.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return min(found)
 
     small, large = peak(10), peak(70)
     assert large - small < 60 * 2500  # an index entry a group; its masks and rows as parsed are over 20 kB
