@@ -176,11 +176,8 @@ def render_icon(
     dark = chance(rng, 0.3)
     ground = np.array([rng.randint(*((20, 90) if dark else (170, 255))) for _ in range(3)], np.float32)
     slope = np.linspace(-30, 30, height, dtype=np.float32) if look == "gradient" else np.zeros(height, np.float32)
-    pixels = np.clip(ground + slope[:, None, None], 0, 255).astype(np.uint8)
-    canvas, codes = (
-        Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3)))),
-        Image.new("L", (width, height), 0),
-    )
+    pixels = np.broadcast_to(ground + slope[:, None, None], (height, width, 3))
+    canvas, codes = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), Image.new("L", (width, height), 0)
     paint, mark = ImageDraw.Draw(canvas), ImageDraw.Draw(codes)
     main = [rng.randint(30, 230) for _ in range(3)]
     fills: dict[str, Colour] = {name: _near(rng, main) for name in part_names}  # of every part, shown or not
