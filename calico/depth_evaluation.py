@@ -49,7 +49,7 @@ def measure(
     on_image: OnImage = lambda name: None,
 ) -> dict[str, Any]:
     """AUROC and share found of each folder's photographs, against held-out drawings; and the false alarms on these, on
-    the same as JPEGs, and on a style and classes that no training data has."""
+    the same as JPEGs, and on styles and classes that no training data has."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
     held_out: list[float] = []
     alarms: dict[str, list[float]] = {name: [] for name in ("JPEG", *unseen.DOMAINS)}

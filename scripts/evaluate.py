@@ -1,9 +1,10 @@
 """Measure a checkpoint: strict mIoU, the paper's metrics, names, clicks, calibration; as JSON and as a page.
 
     calico evaluate --drawings 300 --seed 7 --group-size 2 --json metrics.json --html metrics.html
+    calico evaluate --drawings 300 --seed 7 --unseen icons --json icons.json
     calico evaluate --data INDEX --split test --json metrics.json --html metrics.html
 
-The second is the paper's table on an index of part data (`calico mixedparts`). Answers are generated without grammar
+The last is the paper's table on an index of part data (`calico mixedparts`). Answers are generated without grammar
 constraints. Training and evaluation seeds never meet. A figure without samples is null; `n`, `stderr` and `interval`
 (95 %, groups drawn again) beside every block say how much it stands on. Stopped with ctrl-C, it reports on the groups
 that were done.
