@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
 from calico.model.cam import CamHooks, CorrespondenceAdaptation, ImageSlots
@@ -18,6 +19,9 @@ from calico.model.cem import CorrespondenceExtraction, NoExtraction
 from calico.model.encoders import GroundingFeatures
 from calico.model.qformer import QFormer
 from calico.model.segmentation import MaskLogits, PixelDecoder, SegmentationProjection, seg_state_positions
+
+MAX_LOTS = 4  # of rows of like length, in which a training step reads them
+MIN_LOT_ROWS = 8
 
 
 class Pixels(NamedTuple):
@@ -70,6 +74,30 @@ class PromptBatch:
         if self.labels is None:
             raise ValueError("a batch without labels predicts no answer")
         return self.labels[:, 1:] != -100
+
+    def rows_by_length(self) -> list[Tensor]:
+        """All rows in lots of like length, the shortest first, so that none is padded to the longest of the batch.
+
+        One lot where rows are few, since a pass of its own costs more than padding, or padded on the left.
+        """
+        num_lots = min(MAX_LOTS, len(self.token_ids) // MIN_LOT_ROWS)
+        if num_lots < 2 or not bool(self.attention_mask[:, 0].all()):
+            return [torch.arange(len(self.token_ids), device=self.token_ids.device)]
+        return list(self.attention_mask.sum(1).argsort(stable=True).tensor_split(num_lots))
+
+    def take(self, rows: Tensor) -> PromptBatch:
+        """These rows alone, right-padded to the longest of them, without their answers."""
+        length = int(self.attention_mask[rows].sum(1).max())
+        number = torch.full_like(self.token_ids[:, 0], -1)
+        number[rows] = torch.arange(len(rows), device=rows.device)
+        kept = number[self.slots.row] >= 0
+        slots = ImageSlots(
+            number[self.slots.row[kept]],
+            self.slots.image[kept],
+            self.slots.position[kept],
+            self.slots.instruction[rows],
+        )
+        return PromptBatch(self.token_ids[rows, :length], self.attention_mask[rows, :length], slots)
 
 
 class CalicoOutput(NamedTuple):
@@ -183,7 +211,16 @@ class CalicoModel(nn.Module):
         return self.llm.get_output_embeddings()(hidden[:, :-1][batch.predicts]), hidden
 
     def hidden_states(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
-        """R x L x D: the last layer's normalised states, CAM included, no cache."""
+        """R x L x D: the last layer's normalised states, CAM included, no cache; of no meaning at padding."""
+        lots = batch.rows_by_length()
+        if len(lots) == 1:
+            return self._hidden_states(features, batch)
+        found = [self._hidden_states(features, batch.take(rows)) for rows in lots]
+        length = batch.token_ids.shape[1]
+        padded = torch.cat([F.pad(states, (0, 0, 0, length - states.shape[1])) for states in found])
+        return padded[torch.cat(lots).argsort()]
+
+    def _hidden_states(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
         with self.cam_hooks.context(batch.slots, features.refined_tokens):
             return self.llm.get_decoder()(
                 inputs_embeds=self.embed(features, batch), attention_mask=batch.attention_mask, use_cache=False

@@ -44,10 +44,10 @@ class BatchSettings:
     varied_share: float = 0.6  # of questions worded freely rather than canonically
     dropout_share: float = 0.25  # of rows tokenised with BPE dropout
     images_per_class: float = 4.6  # so that groups of four of one class exist
-    none_shares: tuple[float, ...] = (0.45, 0.23, 0.45)  # of each sub-task's groups, those that have none
+    none_shares: tuple[float, ...] = (0.45, 0.23, 0.4)  # of each sub-task's groups, those that have none
     common_object_share: float = 0.24  # of the questions; parts are harder to tell
     mixed_share: float = 0.42  # of answered groups of three and four, those with strangers beside a class
-    same_class_shares: tuple[float, ...] = (1.0, 0.7, 0.28)  # of each sub-task's other ones, those of one class
+    same_class_shares: tuple[float, ...] = (1.0, 0.45, 0.28)  # of each sub-task's other ones, those of one class
     difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
     distorted_share: float = 0.4  # of drawings that are warped or recoloured beyond what the drawing program does
 
