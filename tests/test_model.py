@@ -93,13 +93,11 @@ def test_the_answer_does_not_leak_into_the_prompt(model: CalicoModel) -> None:
     torch.testing.assert_close(with_answer, states(model, features, [start]), atol=1e-5, rtol=1e-4)
 
 
-def test_rows_of_like_length_are_read_together_and_nothing_else_changes(
-    model: CalicoModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_like_length_are_read_together_and_nothing_else_changes(model: CalicoModel) -> None:
     shake(model.cem, model.cams)
     prompts = [prompt([(i + j) % 4 for j in range(2 + i % 3)], "Segment. " * (1 + i * 5 % 7)) for i in range(65)]
     batch = collate_prompts(prompts, TOKENIZER.pad_id, model.device, left=False)
-    lots = batch.rows_by_length()
+    lots = batch.rows_by_length(4)
     assert len(lots) == 4
     assert torch.equal(torch.cat(lots).sort().values, torch.arange(65))
     lengths = [[len(prompts[i].ids) for i in rows] for rows in lots]
@@ -114,8 +112,7 @@ def test_rows_of_like_length_are_read_together_and_nothing_else_changes(
         return found.detach(), model.cam_queries.grad.clone()
 
     in_lots = states_and_gradient()
-    monkeypatch.setattr("calico.model.calico.MAX_LOTS", 1)
-    assert len(batch.rows_by_length()) == 1
+    model.max_lots = 1
     torch.testing.assert_close(in_lots, states_and_gradient(), atol=1e-4, rtol=1e-4)
 
 
@@ -123,8 +120,8 @@ def test_few_rows_and_rows_padded_on_the_left_are_read_at_once() -> None:
     prompts = [prompt([0, 1], "Segment. " * (1 + i % 7)) for i in range(64)]
     left = collate_prompts(prompts, TOKENIZER.pad_id, torch.device("cpu"), left=True)
     few = collate_prompts(prompts[:15], TOKENIZER.pad_id, torch.device("cpu"), left=False)
-    assert [len(rows) for rows in left.rows_by_length()] == [64]
-    assert [len(rows) for rows in few.rows_by_length()] == [15]
+    assert [len(rows) for rows in left.rows_by_length(4)] == [64]
+    assert [len(rows) for rows in few.rows_by_length(4)] == [15]
 
 
 @torch.no_grad()

@@ -16,10 +16,11 @@ from calico.benchmarks.machine import peak_bytes, processor, reset_peak
 from calico.benchmarks.workload import random_model
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.adapter import attach, choose_spec, trained
+from calico.model.calico import CalicoModel
 from calico.model.checkpoint import TOKENIZER
 from calico.model.config import PRESETS
 from calico.model.modes import train_mode
-from calico.model.precision import check_bits, quantise_llm
+from calico.model.precision import check_bits, quantise_llm, uses_bf16
 from calico.training.batches import BatchSettings, DrawingBatches
 from calico.training.finetune_settings import FinetuneSettings
 from calico.training.loop import Phase, Trainer, TrainingSettings
@@ -50,7 +51,33 @@ def benchmark_training(
         trainer = Trainer(Path(folder), settings, config, tokenizer)
         trainer.run(lambda *_: times.append((time.perf_counter(), time.process_time())))
     about = {"preset": f"{preset} with random weights", "mode": mode, "precision": precision}
-    return about | _report(times, settings.batch)
+    report = about | _report(times, settings.batch)
+    return report | {"lots_to_whole": _lots_to_whole(trainer, size, num_steps)}
+
+
+def _lots_to_whole(trainer: Trainer, size: int, num_steps: int) -> float:
+    """Time of a step's losses and gradients with its rows read in lots, to that with all rows padded to the longest:
+    the median over steps, both on the same batch by turns; processor seconds on a CPU."""
+    device, settings, model = trainer.accelerator.device, trainer.settings, trainer.model
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.tokenizer.save(Path(folder) / TOKENIZER)
+        data = DrawingBatches(str(Path(folder) / TOKENIZER), settings.batch, trainer.config.num_queries, size, 1)
+        ratios = []
+        for number in range(num_steps):
+            batch, seconds = data[number].to(device), {}
+            for max_lots in (CalicoModel.max_lots, 1) if number % 2 else (1, CalicoModel.max_lots):
+                model.max_lots = max_lots
+                started = clock()
+                with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(settings.precision, device)):
+                    loss = trainer.step_module(batch).loss
+                loss.backward()
+                float(loss.detach())  # waits for the device
+                seconds[max_lots] = clock() - started
+                trainer.optimizer.zero_grad()
+            ratios.append(seconds[CalicoModel.max_lots] / seconds[1])
+    model.max_lots = CalicoModel.max_lots
+    return statistics.median(ratios)
 
 
 def benchmark_adapter(

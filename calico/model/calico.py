@@ -20,7 +20,6 @@ from calico.model.encoders import GroundingFeatures
 from calico.model.qformer import QFormer
 from calico.model.segmentation import MaskLogits, PixelDecoder, SegmentationProjection, seg_state_positions
 
-MAX_LOTS = 4  # of rows of like length, in which a training step reads them
 MIN_LOT_ROWS = 8
 
 
@@ -75,12 +74,12 @@ class PromptBatch:
             raise ValueError("a batch without labels predicts no answer")
         return self.labels[:, 1:] != -100
 
-    def rows_by_length(self) -> list[Tensor]:
+    def rows_by_length(self, max_lots: int) -> list[Tensor]:
         """All rows in lots of like length, the shortest first, so that none is padded to the longest of the batch.
 
         One lot where rows are few, since a pass of its own costs more than padding, or padded on the left.
         """
-        num_lots = min(MAX_LOTS, len(self.token_ids) // MIN_LOT_ROWS)
+        num_lots = min(max_lots, len(self.token_ids) // MIN_LOT_ROWS)
         if num_lots < 2 or not bool(self.attention_mask[:, 0].all()):
             return [torch.arange(len(self.token_ids), device=self.token_ids.device)]
         return list(self.attention_mask.sum(1).argsort(stable=True).tensor_split(num_lots))
@@ -116,6 +115,8 @@ class CalicoOutput(NamedTuple):
 
 class CalicoModel(nn.Module):
     """The whole model, put together by `calico.model.builder`."""
+
+    max_lots = 4  # of rows of like length, in which a training step reads them
 
     def __init__(
         self,
@@ -212,7 +213,7 @@ class CalicoModel(nn.Module):
 
     def hidden_states(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
         """R x L x D: the last layer's normalised states, CAM included, no cache; of no meaning at padding."""
-        lots = batch.rows_by_length()
+        lots = batch.rows_by_length(self.max_lots)
         if len(lots) == 1:
             return self._hidden_states(features, batch)
         found = [self._hidden_states(features, batch.take(rows)) for rows in lots]
