@@ -266,9 +266,14 @@ def test_gradient_checkpointing_gives_the_same_gradients(model: CalicoModel) -> 
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
 
+    prompts = [prompt([0, 1], "Segment. " * (1 + i)) for i in range(16)]  # two lots, each with its own images
+    batch = collate_prompts(prompts, TOKENIZER.pad_id, model.device, left=False)
+    assert len(batch.rows_by_length(model.max_lots)) == 2
+
     def gradients() -> dict[str, torch.Tensor]:
         model.zero_grad()
-        states(model, model.encode(random_pixels(2)), [prompt([0, 1])]).square().sum().backward()
+        found = model.hidden_states(model.encode(random_pixels(2)), batch) * batch.attention_mask[..., None]
+        found.square().sum().backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     plain = gradients()
@@ -277,7 +282,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model: CalicoModel) -> 
     assert plain.keys() == saved.keys()
     assert any(name.startswith("cams.") for name in plain)
     for name, gradient in plain.items():
-        torch.testing.assert_close(saved[name], gradient, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(saved[name], gradient, atol=1e-3, rtol=1e-3)
 
 
 @torch.no_grad()

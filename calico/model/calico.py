@@ -145,9 +145,7 @@ class CalicoModel(nn.Module):
         self.grounding_encoder = grounding_encoder
         self.seg_projection = seg_projection
         self.pixel_decoder = pixel_decoder
-        self.cam_hooks = CamHooks(
-            llm.model.layers, cam_layers, self._cams_in_order(), lambda: self.cam_queries, qformer
-        )
+        self.cam_hooks = CamHooks(llm.model, cam_layers, self._cams_in_order(), lambda: self.cam_queries, qformer)
 
     def _cams_in_order(self) -> list[CorrespondenceAdaptation]:
         return [cam for cam in self.cams if isinstance(cam, CorrespondenceAdaptation)]

@@ -1,9 +1,10 @@
 """Correspondence Adaptation Modules (paper, section 4.3) and how they enter a stock Llama.
 
 A CAM stands before a decoder layer and adds to the hidden states at the image positions what the Q-Former finds in
-X'_global for queries shifted by the instruction. It enters by a forward pre-hook, so the language model's own weights
-and code stay as they are. The hook acts only inside `CamHooks.context`: in training and in the prefill, never in cached
-steps.
+X'_global for queries shifted by the instruction. It enters by forward pre-hooks, so the language model's own weights
+and code stay as they are: one on the decoder hands the batch down as an argument, one on each layer takes it out. Being
+an argument it is there again when a checkpointed layer is run anew for its gradients. They act only inside
+`CamHooks.context`: in training and in the prefill, never in cached steps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import LlamaModel
+
+_BATCH = "cam_batch"  # the argument
 
 
 class CorrespondenceAdaptation(nn.Module):
@@ -46,23 +50,25 @@ class ImageSlots:
 class CamHooks:
     """Registers CAMs before their layers and carries the batch they act on. One forward at a time per model.
 
-    queries: gives q_cam, num_queries x D_q, shared by all CAMs; asked at each call, since loading may replace it.
+    decoder: hands the arguments it does not know on to its layers. queries: gives q_cam, num_queries x D_q, shared by
+    all CAMs; asked at each call, since loading may replace it.
     """
 
     def __init__(
         self,
-        layers: Sequence[nn.Module],
+        decoder: LlamaModel,
         cam_layers: Sequence[int],
         cams: Sequence[CorrespondenceAdaptation],
         queries: Callable[[], Tensor],
         qformer: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
-        self._cams = cams
         self._queries = queries
         self._qformer = qformer
         self._batch: tuple[ImageSlots, Tensor] | None = None
-        for cam, layer in zip(cams, cam_layers, strict=True):
-            layers[layer].register_forward_pre_hook(self._hook(cam), with_kwargs=True)
+        decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
+        before = dict(zip(cam_layers, cams, strict=True))
+        for number, layer in enumerate(decoder.layers):
+            layer.register_forward_pre_hook(self._before_layer(before.get(number)), with_kwargs=True)
 
     @contextmanager
     def context(self, slots: ImageSlots, refined_tokens: Tensor) -> Iterator[None]:
@@ -73,11 +79,16 @@ class CamHooks:
         finally:
             self._batch = None
 
-    def _hook(self, cam: CorrespondenceAdaptation) -> Callable[..., Any]:
+    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return None if self._batch is None else (args, {**kwargs, _BATCH: self._batch})
+
+    def _before_layer(self, cam: CorrespondenceAdaptation | None) -> Callable[..., Any]:
         def before_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self._batch is None:
+            if _BATCH not in kwargs:
                 return None
-            slots, refined = self._batch
+            slots, refined = kwargs.pop(_BATCH)
+            if cam is None:
+                return args, kwargs
             hidden = args[0]  # R x L x D
             instruction = hidden[torch.arange(len(hidden), device=hidden.device), slots.instruction]  # R x D
             queries = self._queries() + cam.extraction(instruction)[:, None]  # R x Q x D_q
