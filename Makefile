@@ -1,6 +1,6 @@
 # make test   environment, install, the tests: all that a fresh clone needs
 # make demo   a real Label Studio with pre-annotated groups; `make demo-stop`, `make demo-clean`
-# make check  the tests that need a Label Studio or a browser as well
+# make check  the tests that need a Label Studio or a browser as well, and the model with the oldest transformers
 # make lint   ruff and mypy
 #
 # TORCH is what pip is given for torch. PyPI's torch on Linux is the CUDA build (several GB); for the CPU build:
@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 BIN   := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help install test check check-sdk lint demo demo-stop demo-clean clean
+.PHONY: help install test check check-sdk check-oldest lint demo demo-stop demo-clean clean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +42,7 @@ check: $(READY)
 	-$(BIN)/calico demo --install
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 	$(MAKE) check-sdk
+	$(MAKE) check-oldest
 
 # Our codecs against label-studio-sdk, in Label Studio's environment: the sdk's pins would move ours.
 SDK_PYTHON := .demo/label-studio-venv/bin/python
@@ -49,6 +50,14 @@ check-sdk:
 	@test -x $(SDK_PYTHON) || { echo "no $(SDK_PYTHON); calico demo --install makes it"; exit 1; }
 	$(SDK_PYTHON) -m pip install --quiet --disable-pip-version-check pytest hypothesis pycocotools
 	$(SDK_PYTHON) -m pytest -p no:cacheprovider tests/test_brush_rle.py tests/test_prediction_codec.py tests/test_config_codec.py
+
+# The model with the oldest transformers that pyproject.toml allows, laid over the environment.
+OLDEST := $(VENV)/oldest
+check-oldest: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLDEST) \
+		"$$(sed -n 's/.*"\(transformers\)>=\(.*\)",/\1==\2/p' pyproject.toml)" 'huggingface-hub<2'
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -p no:cacheprovider tests/test_model.py tests/test_model_adapter.py \
+		tests/test_weights.py tests/test_memory.py tests/test_qlora.py tests/test_segmenter.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

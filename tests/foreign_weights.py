@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from calico.model.config import CalicoConfig, EncoderConfig
+from calico.model.encoders import Dinov2Tokens
 
 VISION = {
     "hidden_size": 32,
@@ -197,7 +198,8 @@ def in_lavis(model: InstructBlipForConditionalGeneration) -> dict[str, Tensor]:
 
 def in_dinov2_hub(model: Dinov2WithRegistersModel) -> dict[str, Tensor]:
     weights = renamed(
-        model.state_dict(),
+        Dinov2Tokens(model, 0).state_dict(),
+        ("model.", ""),
         ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
         ("embeddings.position_embeddings", "pos_embed"),
         ("embeddings.", ""),

@@ -24,7 +24,7 @@ from calico.model.calico import CalicoModel
 from calico.model.cam import CorrespondenceAdaptation
 from calico.model.cem import CorrespondenceExtraction, NoExtraction
 from calico.model.config import CalicoConfig, EncoderConfig
-from calico.model.encoders import ConvGrounding, ConvTokens, SamGrounding, TransformerTokens
+from calico.model.encoders import ConvGrounding, ConvTokens, Dinov2Tokens, SamGrounding, TransformerTokens
 from calico.model.qformer import QFormer
 from calico.model.segmentation import PixelDecoder, SegmentationProjection
 
@@ -63,7 +63,7 @@ def _token_encoder(config: EncoderConfig) -> nn.Module:
         return TransformerTokens(InstructBlipVisionModel(InstructBlipVisionConfig(**config.options)))
     if config.kind == "dinov2":
         dinov2 = Dinov2WithRegistersConfig(**config.options)
-        return TransformerTokens(Dinov2WithRegistersModel(dinov2), num_skipped=1 + dinov2.num_register_tokens)
+        return Dinov2Tokens(Dinov2WithRegistersModel(dinov2), dinov2.num_register_tokens)
     raise ValueError(f"unknown token encoder {config.kind!r}, expected conv, eva_clip or dinov2")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,39 @@ class TransformerTokens(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).last_hidden_state[:, self.num_skipped :]
+
+
+_DINOV2_LINEARS = (  # before transformers 5.24, and since
+    ("attention.attention.query.", "attention.q_proj."),
+    ("attention.attention.key.", "attention.k_proj."),
+    ("attention.attention.value.", "attention.v_proj."),
+    ("attention.output.dense.", "attention.o_proj."),
+)
+
+
+class Dinov2Tokens(TransformerTokens):
+    """DINOv2 with registers. Its keys are those of transformers 5.24 in any version, so that checkpoints fit all."""
+
+    def __init__(self, model: nn.Module, num_register_tokens: int) -> None:
+        super().__init__(model, num_skipped=1 + num_register_tokens)
+        if any(_DINOV2_LINEARS[0][0] in name for name, _ in model.named_parameters()):
+            self.register_state_dict_post_hook(_to_new_names)
+            self.register_load_state_dict_pre_hook(_to_old_names)
+
+
+def _to_new_names(module: nn.Module, weights: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    _rename(weights, prefix, _DINOV2_LINEARS)
+
+
+def _to_old_names(module: nn.Module, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    _rename(weights, prefix, [(old, new) for new, old in _DINOV2_LINEARS])
+
+
+def _rename(weights: dict[str, Tensor], prefix: str, names: Sequence[tuple[str, str]]) -> None:
+    for key in [key for key in weights if key.startswith(prefix)]:
+        for before, after in names:
+            if before in key:
+                weights[key.replace(before, after)] = weights.pop(key)
 
 
 class SamGrounding(nn.Module):

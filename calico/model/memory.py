@@ -62,7 +62,8 @@ def weight_bytes(model: CalicoModel, dtype: torch.dtype, bits: int | None = None
     persistent = set(model.state_dict())
     blocks: dict[str, float] = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        held = serving_dtype(name, dtype) if name in persistent and tensor.is_floating_point() else tensor.dtype
+        is_stored = isinstance(tensor, nn.Parameter) or name in persistent
+        held = serving_dtype(name, dtype) if is_stored and tensor.is_floating_point() else tensor.dtype
         size: float = tensor.numel() * (torch.float32 if tensor.requires_grad else held).itemsize
         if bits in (4, 8) and id(tensor) in quantised:
             size = tensor.numel() * NF4_BYTES if bits == 4 else tensor.numel() + quantised[id(tensor)] * held.itemsize
