@@ -47,7 +47,7 @@ class TransformerTokens(nn.Module):
         return self.model(pixel_values=pixels).last_hidden_state[:, self.num_skipped :]
 
 
-_DINOV2_LINEARS = (  # before transformers 5.24, and since
+_DINOV2_LINEARS = (  # in transformers 5.17, and in 5.24
     ("attention.attention.query.", "attention.q_proj."),
     ("attention.attention.key.", "attention.k_proj."),
     ("attention.attention.value.", "attention.v_proj."),
