@@ -266,7 +266,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model: CalicoModel) -> 
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
 
-    prompts = [prompt([0, 1], "Segment. " * (1 + i)) for i in range(16)]  # two lots, each with its own images
+    prompts = [prompt([0, 1], "Segment. " * (1 + i)) for i in range(16)]  # two lots
     batch = collate_prompts(prompts, TOKENIZER.pad_id, model.device, left=False)
     assert len(batch.rows_by_length(model.max_lots)) == 2
 

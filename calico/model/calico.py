@@ -20,7 +20,7 @@ from calico.model.encoders import GroundingFeatures
 from calico.model.qformer import QFormer
 from calico.model.segmentation import MaskLogits, PixelDecoder, SegmentationProjection, seg_state_positions
 
-MIN_LOT_ROWS = 8
+MIN_LOT_ROWS = 8  # fewer are not worth a pass of their own
 
 
 class Pixels(NamedTuple):
@@ -77,7 +77,7 @@ class PromptBatch:
     def rows_by_length(self, max_lots: int) -> list[Tensor]:
         """All rows in lots of like length, the shortest first, so that none is padded to the longest of the batch.
 
-        One lot where rows are few, since a pass of its own costs more than padding, or padded on the left.
+        One lot where rows are few or padded on the left.
         """
         num_lots = min(max_lots, len(self.token_ids) // MIN_LOT_ROWS)
         if num_lots < 2 or not bool(self.attention_mask[:, 0].all()):
