@@ -51,7 +51,8 @@ check-sdk:
 	$(SDK_PYTHON) -m pip install --quiet --disable-pip-version-check pytest hypothesis pycocotools
 	$(SDK_PYTHON) -m pytest -p no:cacheprovider tests/test_brush_rle.py tests/test_prediction_codec.py tests/test_config_codec.py
 
-# The model with the oldest transformers that pyproject.toml allows, laid over the environment.
+# The model with the oldest transformers that pyproject.toml allows and the hub's package that it asks for, laid over the
+# environment.
 OLDEST := $(VENV)/oldest
 check-oldest: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLDEST) \

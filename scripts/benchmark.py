@@ -113,6 +113,8 @@ def measure_model(args: argparse.Namespace) -> dict[str, Any]:
 def measure_train(args: argparse.Namespace) -> dict[str, Any]:
     from calico.benchmarks.training import benchmark_adapter, benchmark_training
 
+    if args.steps < 1:
+        raise InputError(f"--steps is at least 1, got {args.steps}")
     if args.mode == "adapter":
         if args.images < 2:
             raise InputError(f"--images is at least 2, got {args.images}")

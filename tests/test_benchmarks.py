@@ -49,6 +49,7 @@ def test_training_is_measured_after_a_warm_up(tmp_path: Path, monkeypatch: pytes
     assert (report["num_steps"], report["images_per_step"], report["mode"]) == (1, 2, "all")
     assert report["peak_bytes"] > 0
     assert report["lots_to_whole"] > 0
+    assert benchmark.main(["train", "--steps", "0"]) == 2
 
 
 def test_an_adapter_over_fewer_bits_is_measured_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

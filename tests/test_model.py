@@ -15,6 +15,7 @@ from calico.model.adapter import ENCODERS
 from calico.model.builder import build
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels
 from calico.model.config import calico_7b, calico_tiny
+from calico.model.encoders import Dinov2Tokens
 from calico.model.generation import Prompt, collate_prompts, generate
 from calico.model.modes import add_lora, is_trained_in_paper, merge_lora, set_mode, trained_share
 from calico.model.segmentation import seg_state_positions
@@ -295,6 +296,32 @@ def test_the_question_of_a_padded_row_is_not_its_padding(model: CalicoModel) -> 
         alone = states(model, features, [short])[0]
         own = both[0, -len(short.ids) :] if left else both[0, : len(short.ids)]
         torch.testing.assert_close(own, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_dinov2_has_the_same_keys_whatever_transformers_calls_its_linears() -> None:
+    def named(*names: str) -> nn.Module:
+        root = nn.Module()
+        for name in names:
+            *parents, last = name.split(".")
+            place = root
+            for parent in parents:
+                if not hasattr(place, parent):
+                    place.add_module(parent, nn.Module())
+                place = place.get_submodule(parent)
+            place.add_module(last, nn.Linear(2, 2))
+        return root
+
+    layer = "encoder.layer.0.attention"
+    older = [f"{layer}.attention.{name}" for name in ("query", "key", "value")] + [f"{layer}.output.dense"]
+    newer = [f"{layer}.{name}_proj" for name in "qkvo"]
+    old, new = Dinov2Tokens(named(*older), 0), Dinov2Tokens(named(*newer), 0)
+    assert (
+        set(old.state_dict()) == set(new.state_dict()) == {f"model.{n}.{w}" for n in newer for w in ("weight", "bias")}
+    )
+    old.load_state_dict(new.state_dict())
+    for before, after in zip(older, newer, strict=True):
+        linears = old.model.get_submodule(before), new.model.get_submodule(after)
+        assert torch.equal(*(linear.get_parameter("weight") for linear in linears))
 
 
 def test_num_image_tokens_follow_the_config(model: CalicoModel) -> None:

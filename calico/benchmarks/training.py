@@ -50,9 +50,10 @@ def benchmark_training(
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(Path(folder), settings, config, tokenizer)
         trainer.run(lambda *_: times.append((time.perf_counter(), time.process_time())))
+        report = _report(times, settings.batch)
+        ratio = _lots_to_whole(trainer, size, num_steps)
     about = {"preset": f"{preset} with random weights", "mode": mode, "precision": precision}
-    report = about | _report(times, settings.batch)
-    return report | {"lots_to_whole": _lots_to_whole(trainer, size, num_steps)}
+    return about | report | {"lots_to_whole": ratio}
 
 
 def _lots_to_whole(trainer: Trainer, size: int, num_steps: int) -> float:
@@ -60,22 +61,20 @@ def _lots_to_whole(trainer: Trainer, size: int, num_steps: int) -> float:
     the median over steps, both on the same batch by turns; processor seconds on a CPU."""
     device, settings, model = trainer.accelerator.device, trainer.settings, trainer.model
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    with tempfile.TemporaryDirectory() as folder:
-        trainer.tokenizer.save(Path(folder) / TOKENIZER)
-        data = DrawingBatches(str(Path(folder) / TOKENIZER), settings.batch, trainer.config.num_queries, size, 1)
-        ratios = []
-        for number in range(num_steps):
-            batch, seconds = data[number].to(device), {}
-            for max_lots in (CalicoModel.max_lots, 1) if number % 2 else (1, CalicoModel.max_lots):
-                model.max_lots = max_lots
-                started = clock()
-                with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(settings.precision, device)):
-                    loss = trainer.step_module(batch).loss
-                loss.backward()
-                float(loss.detach())  # waits for the device
-                seconds[max_lots] = clock() - started
-                trainer.optimizer.zero_grad()
-            ratios.append(seconds[CalicoModel.max_lots] / seconds[1])
+    data = DrawingBatches(str(trainer.folder / TOKENIZER), settings.batch, trainer.config.num_queries, size, 1)
+    ratios = []
+    for number in range(num_steps):
+        batch, seconds = data[number].to(device), {}
+        for max_lots in (CalicoModel.max_lots, 1) if number % 2 else (1, CalicoModel.max_lots):
+            model.max_lots = max_lots
+            started = clock()
+            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(settings.precision, device)):
+                loss = trainer.step_module(batch).loss
+            loss.backward()
+            float(loss.detach())  # waits for the device
+            seconds[max_lots] = clock() - started
+            trainer.optimizer.zero_grad()
+        ratios.append(seconds[CalicoModel.max_lots] / seconds[1])
     model.max_lots = CalicoModel.max_lots
     return statistics.median(ratios)
 
