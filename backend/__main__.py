@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from backend.app import create_app
+from backend.http.app import create_app
+from backend.http.server import configure_logging, serve
 from backend.services import start_reconcile, start_watch
-from backend.serving import configure_logging, serve
 from backend.settings import Settings
 from calico.errors import CalicoError
 

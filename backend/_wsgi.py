@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # This folder stands first on the path, and its file names would hide other packages'; the clone belongs there.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from backend.serving import configure_logging, serve
+    from backend.http.server import configure_logging, serve
     from backend.settings import Settings
     from calico.errors import CalicoError
 
@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         configure_logging(settings)
         from label_studio_ml.api import init_app
 
+        from backend.http.security import guard
         from backend.model import CalicoBackend, services
-        from backend.security import guard
         from backend.services import start_watch
 
         app = init_app(CalicoBackend)

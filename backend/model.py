@@ -1,4 +1,4 @@
-"""For those who deploy with `label-studio-ml start ./backend`: the same services behind that package's server.
+"""The adapter for the package label-studio-ml (`label-studio-ml start ./backend`): our services behind its server.
 
 Works under both lines of the package, 1.0.9 and 2.x, which make a new object of this class as often as they like: the
 model, its lane and the inbox belong to the process. `python -m backend` is the better server (docs/running.md).
@@ -12,7 +12,7 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.inbox import Inbox
+from backend.learning.inbox import Inbox
 from backend.services import Services, build_services, open_inbox
 from backend.settings import Settings
 from calico.errors import InputError

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.champion import Champion, Load
-from backend.client import LabelStudioClient
-from backend.engine import Engine
-from backend.inbox import Inbox, reconcile
-from backend.jobs import Jobs
-from backend.media import Media
-from backend.metrics import Metrics
-from backend.predictor import Predictor, describe
-from backend.segmenter import Segmenter
+from backend.http.prometheus import Metrics
+from backend.learning.inbox import Inbox, reconcile
+from backend.learning.scheduler import COMMAND, Training
+from backend.media.media import Media
+from backend.prediction.activity import Jobs
+from backend.prediction.champion import Champion, Load
+from backend.prediction.engine import Engine
+from backend.prediction.predictor import Predictor, describe
+from backend.prediction.protocol import Segmenter
+from backend.project.client import LabelStudioClient
 from backend.settings import Settings
-from backend.training import COMMAND, Training
 from calico.errors import CheckpointError, InputError
-from calico.serving import ServingOptions
+from calico.inference.options import ServingOptions
 
 log = logging.getLogger("calico.backend")
 
@@ -107,7 +107,7 @@ def champion_of(settings: Settings, load: Load | None = None) -> Champion:
 
     def load_segmenter(folder: Path | None) -> Segmenter:
         """Imports torch and loads the weights: seconds, so never on a request's thread."""
-        from calico.segmenter import CoSegmenter
+        from calico.inference.segmenter import CoSegmenter
 
         segmenter = CoSegmenter.from_checkpoint(folder, settings.device, options=serving_options(settings))
         segmenter.warm_up()

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from calico.errors import CalicoError, CheckpointError, InputError
-from calico.folders import write_text
+from calico.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console

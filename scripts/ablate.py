@@ -35,9 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.ablation import VARIANTS, AblationPlan, run_ablation, table
     from calico.language.tokenizer import CalicoTokenizer
     from calico.model.config import calico_tiny
-    from calico.training.ablation import VARIANTS, AblationPlan, run_ablation, table
     from calico.training.loop import TrainingSettings
 
     if min(args.steps, args.groups, args.num_images) < 1:

@@ -23,10 +23,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.checkpoints.averaging import average_checkpoints
+    from calico.checkpoints.fingerprint import checkpoint_version
     from calico.drawings import VERSION
-    from calico.fingerprint import checkpoint_version
-    from calico.model.averaging import average_checkpoints
-    from calico.training.reference import fit_folder
+    from calico.training.depth_fit import fit_folder
 
     config = average_checkpoints(args.checkpoints, args.out)
     if config.data_version == VERSION:

@@ -23,7 +23,7 @@ from calico.errors import InputError
 from scripts import _cli
 
 if TYPE_CHECKING:
-    from calico.serving import ServingOptions
+    from calico.inference.options import ServingOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 SDK_PYTHON = ROOT / ".demo" / "label-studio-venv" / "bin" / "python"
@@ -98,20 +98,20 @@ def add_served(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(args: argparse.Namespace) -> ServingOptions:
-    from calico.serving import ServingOptions
+    from calico.inference.options import ServingOptions
 
     return ServingOptions(dtype=args.dtype, llm_bits=args.llm_bits, compiled=args.compiled)
 
 
 def measure_model(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.benchmarks.model import benchmark_model
+    from benchmarks.model import benchmark_model
 
     served = args.preset, args.checkpoint, args.device
     return benchmark_model(*served, args.groups, options_of(args), batch_sizes=args.batch_sizes)
 
 
 def measure_train(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.benchmarks.training import benchmark_adapter, benchmark_training
+    from benchmarks.training import benchmark_adapter, benchmark_training
 
     if args.steps < 1:
         raise InputError(f"--steps is at least 1, got {args.steps}")
@@ -125,20 +125,20 @@ def measure_train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_scale(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.benchmarks.scale import benchmark_scale
+    from benchmarks.scale import benchmark_scale
 
     served = args.preset, args.checkpoint, args.device
     return benchmark_scale(*served, args.after, args.sample, options_of(args))
 
 
 def measure_segment(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.benchmarks.segment import benchmark_segment
+    from benchmarks.segment import benchmark_segment
 
     return benchmark_segment(args.checkpoint, args.device, args.group_size, args.repeats)
 
 
 def measure_serve(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.serve_benchmark import benchmark_serve
+    from benchmarks.serve import benchmark_serve
 
     return benchmark_serve(args.checkpoint, args.requests)
 
@@ -147,7 +147,7 @@ def measure_codec(args: argparse.Namespace) -> dict[str, Any]:
     """In the sdk's own Python: both codecs in one process, on the same masks."""
     if not args.sdk_python.is_file():
         raise InputError(f"--sdk-python {args.sdk_python}: no such file; `calico demo --install` makes the default one")
-    command = [str(args.sdk_python), "-m", "backend.codec_benchmark"]
+    command = [str(args.sdk_python), "-m", "benchmarks.codec"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if run.returncode:
         last = (run.stderr.strip().splitlines() or ["no output"])[-1]
@@ -157,7 +157,7 @@ def measure_codec(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_data(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.mixedparts.benchmark import benchmark_data
+    from benchmarks.part_data import benchmark_data
 
     if args.samples < 9 or args.images < 6 or args.reads < 1:
         raise InputError("at least 9 --samples, 6 --images and 1 of --reads")
@@ -166,7 +166,7 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_feedback(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.feedback_benchmark import benchmark_feedback
+    from benchmarks.feedback import benchmark_feedback
 
     if args.groups < 1:
         raise InputError(f"--groups: expected 1 or more, got {args.groups}")
@@ -176,7 +176,7 @@ def measure_feedback(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure_coco(args: argparse.Namespace) -> dict[str, Any]:
     """The sdk's converter runs in its own Python, our export in this one."""
-    from backend.coco_benchmark import compare
+    from benchmarks.coco import compare
 
     if not args.sdk_python.is_file():
         raise InputError(f"--sdk-python {args.sdk_python}: no such file; `calico demo --install` makes the default one")

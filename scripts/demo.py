@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from backend.demo import Demo, DemoProject, Note, State
+from backend.demo.show import Demo, DemoProject, Note, State
 from calico.values import AnnotatedImage
 from scripts import _cli
 
@@ -66,7 +66,7 @@ def step(title: str) -> Iterator[Note]:
 
 
 def draw_groups(project: DemoProject) -> Sequence[Sequence[AnnotatedImage]]:
-    from calico.sampler import evaluation_groups
+    from calico.data.groups import evaluation_groups
 
     groups = evaluation_groups(SEED + project.group_size, project.num_groups, project.group_size, size=SIZE)
 

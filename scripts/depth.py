@@ -34,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_fit(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.fingerprint import DEPTH, checkpoint_version
-    from calico.training.reference import fit_folder
+    from calico.checkpoints.fingerprint import DEPTH, checkpoint_version
+    from calico.training.depth_fit import fit_folder
 
     fit_folder(args.folder, args.seed)
     version = checkpoint_version(args.folder)
@@ -44,8 +44,8 @@ def run_fit(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_measure(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.depth_evaluation import find_photos, measure
-    from calico.segmenter import CoSegmenter
+    from calico.evaluation.depth import find_photos, measure
+    from calico.inference.segmenter import CoSegmenter
 
     if args.drawings < 1:
         raise InputError(f"--drawings is at least 1, got {args.drawings}")

@@ -79,8 +79,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.evaluation import EvaluationRun
     from calico.evaluation.gallery import Gallery
     from calico.evaluation.page import write_page
+    from calico.inference.segmenter import CoSegmenter
     from calico.metrics.text_similarity import sentence_encoder
-    from calico.segmenter import CoSegmenter
 
     if args.html is not None and args.html.is_dir():
         raise InputError(f"--html {args.html}: expected a file, got a folder")

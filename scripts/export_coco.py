@@ -45,12 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     import shutil
 
-    from backend.client import LabelStudioClient
-    from backend.coco_export import CocoExporter, Coverage, ExportOptions
-    from backend.coco_images import FolderImages, HostImages, ImageFiles
+    from backend.coco.export import CocoExporter, Coverage, ExportOptions
+    from backend.coco.images import FolderImages, HostImages, ImageFiles
+    from backend.coco.task_files import Task, read_tasks
     from backend.codecs.config import read_config
-    from backend.exports import Task, read_tasks
-    from backend.metrics import Metrics
+    from backend.http.prometheus import Metrics
+    from backend.project.client import LabelStudioClient
     from backend.settings import Settings
     from calico.coco.encode import CocoOptions
     from calico.coco.writer import CocoWriter, read_category_ids

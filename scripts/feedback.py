@@ -70,7 +70,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def purge(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.feedback import annotator_hash
+    from backend.learning.feedback import annotator_hash
     from calico.snapshots.writer import purge
 
     who = [annotator_hash(int(name)) if name.isdigit() else name for name in args.purge_annotator]
@@ -80,7 +80,7 @@ def purge(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def collect(args: argparse.Namespace) -> tuple[Any, int]:
-    from backend import collect as collecting
+    from backend.learning import collect as collecting
     from backend.settings import Settings
     from calico.snapshots.splits import Shares
 

@@ -58,11 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.checkpoints.registry import Registry
     from calico.snapshots.store import Snapshot
     from calico.training.base_data import index_data
     from calico.training.challenge import challenge
     from calico.training.finetune import FinetuneSettings
-    from calico.versions.registry import Registry
 
     if args.accepted_as_is is not None and not 0 <= args.accepted_as_is <= 1:
         raise InputError(f"--accepted-as-is is from 0 to 1, got {args.accepted_as_is}")

@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.coco_import import CocoImporter, ImagePlaces, write_tasks
+    from backend.coco.import_tasks import CocoImporter, ImagePlaces, write_tasks
     from backend.codecs.config import read_config, write_config
     from calico.coco.dataset import read_coco
     from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE

@@ -139,7 +139,7 @@ def show_statistics(args: argparse.Namespace) -> dict[str, Any]:
     from calico.mixedparts.page import statistics_page
     from calico.mixedparts.sources import image_folders
     from calico.mixedparts.statistics import COLUMNS, statistics, table_rows
-    from calico.pages import save_page
+    from calico.pictures.pages import save_page
 
     images = image_folders(args.images, read_manifest(args.index)["sources"]) if args.images else None
     data = MixedParts(args.index, images=images)

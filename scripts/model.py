@@ -64,7 +64,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 def _memory(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from calico.model.adapter import attach, choose_spec
+    from calico.checkpoints.adapter import attach, choose_spec
     from calico.model.builder import build
     from calico.model.config import PRESETS
     from calico.model.memory import Workload, finetuning_memory, serving_memory, table

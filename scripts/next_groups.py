@@ -42,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.client import LabelStudioClient
-    from backend.next_groups import NextGroups, Options, Summary
+    from backend.project.client import LabelStudioClient
+    from backend.project.next_groups import NextGroups, Options, Summary
     from backend.settings import Settings
 
     options = Options(args.strategy, args.count, args.seed, args.model_version, args.write, args.dry_run)
@@ -92,10 +92,10 @@ def feature_source(settings: Any, client: Any) -> tuple[Any, str]:
     """Mean of a group's image features, by the backend's own model and way to images; and the model's version."""
     import numpy as np
 
-    from backend.media import Media
-    from backend.metrics import Metrics
+    from backend.http.prometheus import Metrics
+    from backend.media.media import Media
     from backend.services import champion_of
-    from calico.features import image_features
+    from calico.inference.features import image_features
 
     media = Media(settings, Metrics(), client)
     segmenter: Any = champion_of(settings).load()

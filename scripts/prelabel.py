@@ -44,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.client import LabelStudioClient
-    from backend.prelabel import Options, Prelabeler, Summary, delete_version
+    from backend.project.client import LabelStudioClient
+    from backend.project.prelabel import Options, Prelabeler, Summary, delete_version
     from backend.settings import Settings
 
     options = Options(args.only_unlabeled, args.replace_stale, args.holdout, args.dry_run, args.batch_size)
@@ -82,8 +82,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_source(backend_url: str | None, settings: Any, client: Any) -> Any:
-    from backend.backend_client import BackendClient
-    from backend.prediction_sources import LocalSource, RemoteSource
+    from backend.project.backend_client import BackendClient
+    from backend.project.prediction_sources import LocalSource, RemoteSource
 
     if backend_url is None:
         logger.info("loading the model")

@@ -82,7 +82,7 @@ def write_labeling_config(args: argparse.Namespace) -> dict[str, Any]:
 
 def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
     from backend.codecs.task_data import task_address, task_of
-    from calico.grouping import by_folder, by_key, by_pattern, by_similarity, find_images, read_list
+    from calico.data.loose_images import by_folder, by_key, by_pattern, by_similarity, find_images, read_list
 
     if args.source.is_dir():
         if args.by == "column":
@@ -129,10 +129,10 @@ def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def features_of(sources: list[str], checkpoint: Path | None) -> Any:
-    from calico.features import image_features
-    from calico.grouping import is_address
+    from calico.data.loose_images import is_address
     from calico.images import load_image
-    from calico.segmenter import CoSegmenter
+    from calico.inference.features import image_features
+    from calico.inference.segmenter import CoSegmenter
 
     if remote := next(filter(is_address, sources), None):
         raise InputError(f"--by similarity reads the images themselves: {remote} is not a file; group copies of them")
@@ -142,9 +142,9 @@ def features_of(sources: list[str], checkpoint: Path | None) -> Any:
 
 
 def examine(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.backend_client import BackendClient
-    from backend.client import LabelStudioClient
-    from backend.doctor import examine_project
+    from backend.project.backend_client import BackendClient
+    from backend.project.client import LabelStudioClient
+    from backend.project.doctor import examine_project
     from backend.settings import Settings
 
     settings = Settings.from_environment()

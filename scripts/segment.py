@@ -26,9 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.images import load_group
-    from calico.regions_json import regions_to_json
-    from calico.report import write_group_page
-    from calico.segmenter import CoSegmenter
+    from calico.inference.segmenter import CoSegmenter
+    from calico.pictures.group_page import write_group_page
+    from calico.pictures.regions_json import regions_to_json
 
     group = load_group(args.images)
     segmenter = CoSegmenter.from_checkpoint(args.checkpoint, args.device)

@@ -60,8 +60,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.mixedparts.index import MixedParts
     from calico.mixedparts.sources import image_folders
     from calico.model.config import calico_tiny
+    from calico.training.depth_fit import fit_folder
     from calico.training.loop import Phase, Trainer, TrainingSettings
-    from calico.training.reference import fit_folder
 
     if (args.minutes or args.steps or 0) <= 0:
         raise InputError("--minutes and --steps are above 0")

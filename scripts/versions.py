@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.versions.registry import Registry
+    from calico.checkpoints.registry import Registry
 
     report = ACTIONS[args.action](Registry(args.registry), args)
     return {"command": args.command, **report}
@@ -82,8 +82,8 @@ def add(registry: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def publish(registry: Any, args: argparse.Namespace) -> dict[str, Any]:
-    from calico.versions.gate import Scores, decide
-    from calico.versions.registry import Refused
+    from calico.checkpoints.gate import Scores, decide
+    from calico.checkpoints.registry import Refused
 
     if args.force and not (args.reason or "").strip():
         raise InputError("--force needs --reason TEXT, which is recorded")

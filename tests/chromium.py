@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from backend.processes import ChildProcess, free_port
+from backend.demo.processes import ChildProcess, free_port
 
 T = TypeVar("T")
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's key of an element's id

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from backend.host import Account, LabelStudioHost
+    from backend.demo.label_studio import Account, LabelStudioHost
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,8 +34,8 @@ def require(name: str, available: bool, reason: str) -> None:
 @pytest.fixture(scope="module")
 def small_reference() -> Iterator[None]:
     """The depth reference that a finetune leaves, out of a few pictures: for tests to which it does not matter."""
-    from calico import depth
-    from calico.training import reference
+    from calico.depth import reference as depth
+    from calico.training import depth_fit as reference
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "NUM_DRAWINGS", 20)
@@ -45,7 +45,7 @@ def small_reference() -> Iterator[None]:
 
 def _label_studio_executable() -> Path:
     """Of CALICO_LABEL_STUDIO or of the demo's environment, which is made first where CI requires it."""
-    from backend.host import is_installed
+    from backend.demo.label_studio import is_installed
 
     chosen = os.environ.get("CALICO_LABEL_STUDIO")
     venv = ROOT / ".demo" / "label-studio-venv"
@@ -57,7 +57,7 @@ def _label_studio_executable() -> Path:
 
 
 def _account() -> Account:
-    from backend.host import Account
+    from backend.demo.label_studio import Account
 
     return Account("tests@localhost.com", "password of the tests", "0123456789" * 4)
 
@@ -65,7 +65,7 @@ def _account() -> Account:
 @pytest.fixture(scope="session")
 def empty_data(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The data folder of a new Label Studio: half a minute to make, so it is kept in pytest's cache. Copy it."""
-    from backend.host import LABEL_STUDIO_VERSION, LabelStudioHost
+    from backend.demo.label_studio import LABEL_STUDIO_VERSION, LabelStudioHost
 
     executable = _label_studio_executable()
     assert request.config.cache is not None
@@ -81,7 +81,7 @@ def empty_data(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
 @pytest.fixture(scope="session")
 def label_studio(tmp_path_factory: pytest.TempPathFactory, empty_data: Path) -> Iterator[LabelStudioHost]:
     """A Label Studio without projects, running."""
-    from backend.host import LabelStudioHost
+    from backend.demo.label_studio import LabelStudioHost
 
     data = tmp_path_factory.mktemp("label-studio") / "data"
     shutil.copytree(empty_data, data)

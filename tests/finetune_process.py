@@ -18,11 +18,11 @@ import torch
 from test_finetune import BATCH, QUICK
 from training_process import watched
 
-from calico import segmenter
+from calico.checkpoints.registry import Registry
+from calico.inference import segmenter
 from calico.snapshots.store import Snapshot
 from calico.training import finetune as module
 from calico.training.finetune import Finetune, FinetuneSettings
-from calico.versions.registry import Registry
 from scripts import finetune as verb
 
 PLAIN = replace(QUICK, steps=2, learning_rate=0.05, clip_norm=1e9, warmup_steps=1)

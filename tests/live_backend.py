@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 from werkzeug.serving import make_server
 
-from backend.app import create_app
-from backend.client import LabelStudioClient
-from backend.engine import Segmenter
-from backend.host import LabelStudioHost
+from backend.demo.label_studio import LabelStudioHost
+from backend.http.app import create_app
+from backend.prediction.engine import Segmenter
+from backend.project.client import LabelStudioClient
 from backend.services import start_watch
 from backend.settings import Settings
 

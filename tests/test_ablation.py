@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import ablation
+from benchmarks.ablation import FIGURES, VARIANTS, AblationPlan, run_ablation
+from calico.checkpoints.files import load_checkpoint, save_checkpoint
+from calico.checkpoints.fingerprint import weights_version
 from calico.errors import CheckpointError, InputError
-from calico.fingerprint import weights_version
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel, Pixels
-from calico.model.checkpoint import load_checkpoint, save_checkpoint
 from calico.model.config import CalicoConfig, calico_tiny
-from calico.training import ablation
-from calico.training.ablation import FIGURES, VARIANTS, AblationPlan, run_ablation
 from calico.training.batches import BatchSettings, DrawingBatches
 from calico.training.loop import Phase, Trainer, TrainingSettings
 from scripts import ablate, train

@@ -20,14 +20,14 @@ import pytest
 from backend_fakes import LIST_XML, PAIR_XML, FakeSegmenter, pair_task, picture, png
 from waitress import create_server
 
-from backend.app import create_app
-from backend.client import LabelStudioClient
 from backend.codecs import brush_rle
-from backend.security import Redact
+from backend.http.app import create_app
+from backend.http.security import Redact
+from backend.project.client import LabelStudioClient
 from backend.settings import Settings
+from calico.checkpoints.fingerprint import EMBEDDED
 from calico.drawings import draw
 from calico.errors import CheckpointError
-from calico.fingerprint import EMBEDDED
 
 SECRET = "a-secret-of-the-path"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -667,7 +667,7 @@ def test_two_clients_30_requests_each_with_the_real_model(served, tmp_path):
     """Side by side, every answer is the one that is given alone."""
     if not (EMBEDDED / "model.safetensors").exists():
         pytest.skip(f"{EMBEDDED} has no weights: train a checkpoint first")
-    from calico.segmenter import CoSegmenter
+    from calico.inference.segmenter import CoSegmenter
 
     segmenter = CoSegmenter.from_checkpoint(device="cpu")
     tasks = []

@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from calico.checkpoints.averaging import average_checkpoints
+from calico.checkpoints.files import CONFIG, TOKENIZER, load_checkpoint, save_checkpoint
+from calico.checkpoints.fingerprint import DEPTH, EMBEDDED, WEIGHTS
 from calico.drawings import VERSION
 from calico.errors import CheckpointError, InputError
-from calico.fingerprint import DEPTH, EMBEDDED, WEIGHTS
 from calico.language.tokenizer import CalicoTokenizer
-from calico.model.averaging import average_checkpoints
 from calico.model.builder import build
-from calico.model.checkpoint import CONFIG, TOKENIZER, load_checkpoint, save_checkpoint
 from calico.model.config import calico_tiny
-from calico.training import reference
+from calico.training import depth_fit as reference
 from scripts.average import main
 
 VOCABULARY = CalicoTokenizer.train()

@@ -24,10 +24,10 @@ import httpx
 import sqlalchemy as sa
 from conftest import ROOT, is_required, require
 
-from backend.inbox import RECONCILED, Inbox, events
-from backend.processes import free_port
-from calico.fingerprint import EMBEDDED, checkpoint_version
-from calico.versions.registry import Registry
+from backend.demo.processes import free_port
+from backend.learning.inbox import RECONCILED, Inbox, events
+from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version
+from calico.checkpoints.registry import Registry
 
 NUM_KILLS = 10
 PROJECT, UPDATED_AT = 4, "2026-01-01T00:00:00Z"

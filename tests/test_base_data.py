@@ -14,12 +14,13 @@ import torch
 from test_finetune import QUICK, TOKENIZER, group_of, micro, write
 from test_mixedparts_build import record, write_index, write_pictures
 
-from calico import segmenter
+from calico.checkpoints.files import WEIGHTS, save_checkpoint
+from calico.checkpoints.registry import Registry
 from calico.drawings import CLASSES, draw
 from calico.errors import InputError
+from calico.inference import segmenter
 from calico.mixedparts.writer import Bucket
 from calico.model.builder import build
-from calico.model.checkpoint import WEIGHTS, save_checkpoint
 from calico.snapshots.splits import Shares
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import DRAWINGS, base_data_of, index_data
@@ -28,7 +29,6 @@ from calico.training.corrections import CorrectionBatches, corrected
 from calico.training.finetune import finetune
 from calico.training.run_folder import RUN
 from calico.values import SubTask
-from calico.versions.registry import Registry
 from scripts import finetune as verb
 
 COMMON_OBJECT, COMMON_PARTS, _ = SubTask

@@ -21,8 +21,8 @@ def report_of(tmp_path: Path, *argv: str) -> dict:
 def test_the_model_is_held_against_the_plain_path_and_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calico.benchmarks.model.memory_bandwidth", lambda device: 1e9)
-    monkeypatch.setattr("calico.benchmarks.model.peak_flops", lambda device, dtype: 1e9)
+    monkeypatch.setattr("benchmarks.model.memory_bandwidth", lambda device: 1e9)
+    monkeypatch.setattr("benchmarks.model.peak_flops", lambda device, dtype: 1e9)
     report = report_of(
         tmp_path, "model", "--preset", "calico-tiny", "--device", "cpu", "--groups", "1", "--batch-sizes", "1"
     )
@@ -44,7 +44,7 @@ def test_scale_is_measured_after_many_groups(tmp_path: Path) -> None:
 
 
 def test_training_is_measured_after_a_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calico.benchmarks.training.BatchSettings", partial(BatchSettings, 2, 3, 2, 2))
+    monkeypatch.setattr("benchmarks.training.BatchSettings", partial(BatchSettings, 2, 3, 2, 2))
     report = report_of(tmp_path, "train", "--steps", "1")
     assert (report["num_steps"], report["images_per_step"], report["mode"]) == (1, 2, "all")
     assert report["peak_bytes"] > 0

@@ -17,11 +17,11 @@ from conftest import chromium_executables
 from live_backend import LiveBackend, make_project
 from PIL import Image
 
-from backend.client import LabelStudioClient
 from backend.codecs.annotation import decode_annotation
 from backend.codecs.brush_rle import decode
 from backend.codecs.config import read_config, write_config
-from backend.host import LabelStudioHost
+from backend.demo.label_studio import LabelStudioHost
+from backend.project.client import LabelStudioClient
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 

@@ -16,12 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from calico.errors import CheckpointError
-from calico.folders import write_text
-from calico.language.tokenizer import CalicoTokenizer
-from calico.model import checkpoint as checkpoint_module
-from calico.model.builder import build
-from calico.model.checkpoint import (
+from calico.checkpoints import files as checkpoint_module
+from calico.checkpoints.files import (
     CONFIG,
     TOKENIZER,
     WEIGHTS,
@@ -30,6 +26,10 @@ from calico.model.checkpoint import (
     save_checkpoint,
     write_safetensors,
 )
+from calico.errors import CheckpointError
+from calico.files import write_text
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
 from calico.model.config import CalicoConfig, calico_7b, calico_tiny
 
 

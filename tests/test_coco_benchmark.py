@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.coco_benchmark import CASES, compare, judge
+from benchmarks.coco import CASES, compare, judge
 from calico.errors import InputError
 from calico.masks import encode_rle
 from calico.values import CoSegmentation, NamedMask

@@ -22,12 +22,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from backend.client import LabelStudioClient
-from backend.coco_export import CocoExporter, ExportOptions
-from backend.coco_images import FolderImages
+from backend.coco.export import CocoExporter, ExportOptions
+from backend.coco.images import FolderImages
+from backend.coco.task_files import choose, file_name_of, read_tasks
 from backend.codecs.config import read_config, write_config
 from backend.codecs.prediction import encode_prediction
-from backend.exports import choose, file_name_of, read_tasks
+from backend.project.client import LabelStudioClient
 from calico.coco.orientation import upright
 from calico.coco.writer import CocoWriter, read_category_ids
 from calico.errors import InputError
@@ -393,7 +393,7 @@ def test_from_a_project_page_by_page(tmp_path, monkeypatch):
         def __init__(self, url: str, token: str) -> None:
             super().__init__(url, token, transport=httpx.MockTransport(answer))
 
-    monkeypatch.setattr("backend.client.LabelStudioClient", Client)
+    monkeypatch.setattr("backend.project.client.LabelStudioClient", Client)
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://localhost:8080")
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "0" * 40)
     assert export_coco.main([str(tmp_path / "api.json"), "--project", "9", "--no-images"]) == 0
@@ -440,7 +440,7 @@ def test_memory_does_not_grow_with_the_export(tmp_path):
 def test_reading_exports_of_any_chunking(tmp_path, monkeypatch):
     tasks = [{"id": i, "data": {"a": "]}," * i}} for i in range(30)]
     for size in (1, 7, 1000):
-        monkeypatch.setattr("backend.exports.CHUNK_CHARS", size)
+        monkeypatch.setattr("backend.coco.task_files.CHUNK_CHARS", size)
         for text in (json.dumps(tasks), json.dumps(tasks, indent=2), "\n".join(map(json.dumps, tasks))):
             assert list(read_tasks(write(tmp_path / "t.json", text))) == tasks
 

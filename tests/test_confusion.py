@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from calico.checkpoints.files import load_checkpoint
+from calico.checkpoints.fingerprint import EMBEDDED
+from calico.data.groups import draw_batch, draw_group, stream_seed
 from calico.drawings import CLASSES
-from calico.fingerprint import EMBEDDED
-from calico.model.checkpoint import load_checkpoint
-from calico.sampler import draw_batch, draw_group, stream_seed
-from calico.training.confusion import mistaken_names
 from calico.training.corrections import CorrectedGroup
+from calico.training.mistaken_names import mistaken_names
 
 
 @pytest.fixture(scope="module")

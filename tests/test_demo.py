@@ -19,12 +19,12 @@ import httpx
 import pytest
 from conftest import ROOT
 
-from backend.client import LabelStudioClient
-from backend.demo import PROJECTS, Demo, write_private
-from backend.host import LabelStudioHost
-from backend.processes import port_is_taken
+from backend.demo.label_studio import LabelStudioHost
+from backend.demo.processes import port_is_taken
+from backend.demo.show import PROJECTS, Demo, write_private
+from backend.project.client import LabelStudioClient
+from calico.checkpoints.files import EMBEDDED
 from calico.errors import InputError
-from calico.model.checkpoint import EMBEDDED
 from scripts import demo as verb
 
 PORT, BACKEND_PORT = 18180, 19190  # or the next free ones

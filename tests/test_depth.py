@@ -13,9 +13,12 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from calico import depth
-from calico.dead_leaves import SIZE, dead_leaves
-from calico.depth import (
+from calico.checkpoints.files import save_checkpoint
+from calico.checkpoints.fingerprint import DEPTH, EMBEDDED, checkpoint_version, weights_version
+from calico.data.groups import draw_group
+from calico.depth import reference as depth
+from calico.depth.dead_leaves import SIZE, dead_leaves
+from calico.depth.reference import (
     NUM_FOLDS,
     OUT_OF_DEPTH,
     SCORE_CAP,
@@ -25,21 +28,18 @@ from calico.depth import (
     load_reference,
     save_reference,
 )
-from calico.depth_evaluation import as_jpeg, auroc, find_photos, measure
 from calico.drawings import VERSION
 from calico.errors import CheckpointError, InputError
-from calico.fingerprint import DEPTH, EMBEDDED, checkpoint_version, weights_version
+from calico.evaluation.depth import as_jpeg, auroc, find_photos, measure
+from calico.inference.segmenter import CoSegmenter
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import ImageFeatures
-from calico.model.checkpoint import save_checkpoint
 from calico.model.config import calico_tiny
 from calico.model.encoders import GroundingFeatures
-from calico.sampler import draw_group
-from calico.segmenter import CoSegmenter
-from calico.training import reference as training_reference
+from calico.training import depth_fit as training_reference
 from calico.training.corrections import CorrectedGroup
-from calico.training.reference import fit_folder
+from calico.training.depth_fit import fit_folder
 from calico.values import ImageGroup
 
 TOKENIZER = CalicoTokenizer.train()
@@ -206,7 +206,7 @@ def test_a_reference_belongs_to_its_weights_and_to_the_version(
     other = tmp_path / "other"
     save_checkpoint(other, build(CONFIG), CONFIG, TOKENIZER)
     shutil.copy(tmp_path / DEPTH, other / DEPTH)
-    with caplog.at_level(logging.WARNING, logger="calico.depth"):
+    with caplog.at_level(logging.WARNING, logger="calico.depth.reference"):
         assert load_reference(other) is None
     assert "fitted on other weights" in caplog.text
     save_checkpoint(tmp_path, model, CONFIG, TOKENIZER)  # new weights leave no old reference

@@ -11,11 +11,11 @@ from finetune_process import PLAIN, opened, weights, with_plain_descent
 from gloo import WORLD, run_together
 from test_finetune import TOKENIZER, micro, write
 
+from calico.checkpoints.files import save_checkpoint
+from calico.checkpoints.registry import Registry
 from calico.model.builder import build
-from calico.model.checkpoint import save_checkpoint
 from calico.model.modes import train_mode
 from calico.snapshots.splits import Shares
-from calico.versions.registry import Registry
 
 
 @pytest.fixture(scope="module")

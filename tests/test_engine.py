@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from backend_fakes import FakeSegmenter, picture
 
-from backend.engine import Engine, NotReady
-from backend.jobs import Jobs, JobState
-from backend.lane import Lane, LaneFull, Priority
-from backend.metrics import Metrics
-from backend.result_cache import ResultCache
+from backend.http.prometheus import Metrics
+from backend.prediction.activity import Jobs, JobState
+from backend.prediction.engine import Engine, NotReady
+from backend.prediction.lane import Lane, LaneFull, Priority
+from backend.prediction.result_cache import ResultCache
+from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version
 from calico.errors import CheckpointError
-from calico.fingerprint import EMBEDDED, checkpoint_version
 from calico.values import CoSegmentation, ImageGroup, NamedMask
 
 MEGABYTE = 1_000_000
@@ -89,7 +89,7 @@ def test_the_engine_loads_in_the_background_once():
 def test_the_files_tell_the_version_that_the_loaded_model_has():
     if not EMBEDDED.exists():
         pytest.skip(f"{EMBEDDED} is missing: train a checkpoint first")
-    from calico.segmenter import CoSegmenter
+    from calico.inference.segmenter import CoSegmenter
 
     assert checkpoint_version() == CoSegmenter.from_checkpoint().version
 

@@ -20,14 +20,14 @@ from calico.evaluation.charts import charts
 from calico.evaluation.gallery import Gallery
 from calico.evaluation.page import evaluation_page
 from calico.evaluation.paper_table import paper_rows, printed_table
+from calico.inference.reconcile import AnsweredMasks
+from calico.inference.segmenter import CoSegmenter, PromptedMask
 from calico.language.answers import parse_answer, render_answer
 from calico.masks import encode_rle
 from calico.metrics.text_similarity import TrigramEncoder
 from calico.mixedparts.index import MixedParts
 from calico.mixedparts.records import ObjectRecord, PartMask
 from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, write_manifest
-from calico.reconcile import AnsweredMasks
-from calico.segmenter import CoSegmenter, PromptedMask
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, SubTask, image_digest
 from scripts import evaluate
 

@@ -16,13 +16,13 @@ from backend_fakes import PAIR_XML, picture, png
 from conftest import ROOT
 from test_inbox import fake_host
 
-from backend.client import LabelStudioClient
 from backend.codecs.brush_rle import encode
 from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
-from backend.feedback import Collector, annotator_hash, choose_annotation
-from backend.feedback_sources import AnnotatedTask, export_tasks, inbox_tasks, project_tasks
-from backend.inbox import Inbox, reconcile
+from backend.learning.feedback import Collector, annotator_hash, choose_annotation
+from backend.learning.feedback_sources import AnnotatedTask, export_tasks, inbox_tasks, project_tasks
+from backend.learning.inbox import Inbox, reconcile
+from backend.project.client import LabelStudioClient
 from calico.errors import InputError
 from calico.snapshots.report import feedback_report
 from calico.snapshots.store import Snapshot

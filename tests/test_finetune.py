@@ -15,18 +15,20 @@ import pytest
 import torch
 from torch import nn
 
-from calico.depth import load_reference
+from calico.checkpoints.adapter import ALL_LINEARS, ENCODERS, choose_spec, load_adapted, load_over_base
+from calico.checkpoints.files import load_checkpoint, save_checkpoint
+from calico.checkpoints.fingerprint import ADAPTER, checkpoint_version, weights_version
+from calico.checkpoints.gate import Scores, Verdict, decide
+from calico.checkpoints.registry import Registry
+from calico.data.groups import draw_group
+from calico.depth.reference import load_reference
 from calico.drawings import draw
 from calico.errors import CalicoError, CheckpointError, InputError
-from calico.fingerprint import ADAPTER, checkpoint_version, weights_version
+from calico.inference.segmenter import CoSegmenter
 from calico.language.tokenizer import CalicoTokenizer
-from calico.model.adapter import ALL_LINEARS, ENCODERS, choose_spec, load_adapted, load_over_base
 from calico.model.builder import build
-from calico.model.checkpoint import load_checkpoint, save_checkpoint
 from calico.model.config import CalicoConfig, EncoderConfig, calico_7b, calico_tiny
 from calico.model.modes import PAPER_MODULES, PAPER_TARGETS
-from calico.sampler import draw_group
-from calico.segmenter import CoSegmenter
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.splits import TEST, Shares
 from calico.snapshots.store import SAMPLES, Snapshot
@@ -37,10 +39,8 @@ from calico.training.corrections import CorrectionBatches, annotated, class_weig
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
 from calico.training.run_folder import RUN, STATE, FinetuneState
 from calico.training.scoring import group_score
-from calico.training.start import seen_groups
+from calico.training.starting_model import seen_groups
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, truth_of
-from calico.versions.gate import Scores, Verdict, decide
-from calico.versions.registry import Registry
 from scripts import finetune as verb
 
 TOKENIZER = CalicoTokenizer.train()

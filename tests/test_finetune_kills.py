@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from conftest import is_required, require
 
-from calico.sampler import draw_group
+from calico.checkpoints.registry import Registry
+from calico.data.groups import draw_group
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.splits import Shares
 from calico.snapshots.store import Snapshot
@@ -23,7 +24,6 @@ from calico.training.batches import BatchSettings
 from calico.training.challenge import RESULT, challenge
 from calico.training.finetune import FinetuneSettings
 from calico.values import ImageGroup, truth_of
-from calico.versions.registry import Registry
 
 NUM_KILLS = 10
 BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)

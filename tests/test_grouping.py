@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calico.errors import InputError
-from calico.grouping import (
+from calico.data.loose_images import (
     Grouping,
     by_folder,
     by_key,
@@ -20,6 +19,7 @@ from calico.grouping import (
     natural_order,
     read_list,
 )
+from calico.errors import InputError
 
 
 def sources_of(grouping: Grouping) -> list[tuple[str, ...]]:
@@ -173,9 +173,9 @@ def test_a_bad_list_is_one_line_with_a_remedy(tmp_path: Path, name: str, text: s
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_models_features_find_the_same_picture_again(dtype: str) -> None:
     from calico.drawings import draw
-    from calico.features import image_features
-    from calico.segmenter import CoSegmenter
-    from calico.serving import ServingOptions
+    from calico.inference.features import image_features
+    from calico.inference.options import ServingOptions
+    from calico.inference.segmenter import CoSegmenter
 
     images = [draw(seed, size_hw=(96, 96)).image for seed in range(3)]
     brighter = [np.clip(image * 1.05 + 3, 0, 255).astype(np.uint8) for image in images]

@@ -15,15 +15,15 @@ import pytest
 from backend_fakes import FakeSegmenter, picture
 from live_backend import LiveBackend, make_project
 
-from backend.client import HostError, LabelStudioClient
 from backend.codecs.annotation import decode_annotation
 from backend.codecs.brush_rle import decode
 from backend.codecs.config import read_config, write_config
 from backend.codecs.prediction import encode_prediction
-from backend.host import LabelStudioHost
-from calico.sampler import evaluation_groups
+from backend.demo.label_studio import LabelStudioHost
+from backend.project.client import HostError, LabelStudioClient
+from calico.checkpoints.registry import Registry
+from calico.data.groups import evaluation_groups
 from calico.values import truth_of
-from calico.versions.registry import Registry
 
 pytestmark = pytest.mark.host
 

@@ -1,6 +1,6 @@
-"""The arrows between the packages: `scripts` -> `backend` -> `calico`, and no torch where none is needed.
+"""The arrows between the packages: `scripts` -> `benchmarks` -> `backend` -> `calico`; no torch where none is needed.
 
-A string is an import too (`importlib.import_module("backend.app")`, `[python, "-m", "scripts.train"]`), so string
+A string is an import too (`importlib.import_module("backend.http.app")`, `[python, "-m", "scripts.train"]`), so string
 constants are looked at as well, docstrings excepted.
 """
 
@@ -15,10 +15,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("calico", "backend", "scripts")
+PACKAGES = ("calico", "backend", "benchmarks", "scripts")
 
 #: May not be named by the package: not in an import, not in a string.
-FORBIDDEN = {"calico": {"backend", "scripts"}, "backend": {"scripts"}}
+FORBIDDEN = {
+    "calico": {"backend", "benchmarks", "scripts"},
+    "backend": {"benchmarks", "scripts"},
+    "benchmarks": {"scripts"},
+}
 
 #: Outside packages that `calico` leaves to `backend` (or to nobody).
 NO_HTTP = {"flask", "waitress", "httpx", "requests", "sqlalchemy", "label_studio_sdk", "label_studio_ml"}
@@ -26,8 +30,8 @@ UNSAFE = {"pickle", "dill", "cloudpickle", "shelve"}
 
 #: Import no torch, by themselves or through what they import.
 TORCH_FREE = (
-    "errors", "values", "correspondence", "masks", "reconcile", "language", "metrics", "coco", "folders", "mixedparts",
-    "snapshots", "versions",
+    "errors", "values", "correspondence", "masks", "files", "inference.reconcile", "inference.options", "language",
+    "metrics", "coco", "mixedparts", "snapshots", "checkpoints.fingerprint", "checkpoints.registry", "checkpoints.gate",
 )  # fmt: skip
 
 MODULE_PATH = re.compile(rf"(?:^|-m\s+)((?:{'|'.join(PACKAGES)})(?:\.\w*)*)(?=$|\s)")
@@ -80,15 +84,15 @@ def named_by(source: str, path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("import backend.app", {"backend.app"}),
-        ("from backend import app", {"backend.app"}),
+        ("import backend.http.app", {"backend.http.app"}),
+        ("from backend.http import app", {"backend.http.app"}),
         ("def f():\n    from scripts.train import main", {"scripts.train.main"}),
         ("from . import masks", {"calico.masks"}),
-        ("from ..backend import app", {"backend.app"}),
+        ("from ..backend.http import app", {"backend.http.app"}),
         ("run([python, '-m', 'scripts.train'])", {"scripts.train"}),
         ("run('python -m backend --port 1')", {"backend"}),
         ("import_module(f'scripts.{verb}')", {"scripts."}),
-        ("def f():\n    'like backend.app'", set()),
+        ("def f():\n    'like backend.http.app'", set()),
         ("message = 'the backend is away'", set()),
         ("import torch.backends.mkldnn", {"torch.backends.mkldnn"}),
     ],
@@ -118,15 +122,16 @@ def test_no_arrow_runs_back(path: Path) -> None:
 def torch_free_modules() -> list[str]:
     found = []
     for name in TORCH_FREE:
-        if (ROOT / "calico" / f"{name}.py").exists():
+        path = f"calico/{name.replace('.', '/')}"
+        if (ROOT / f"{path}.py").exists():
             found.append(f"calico.{name}")
-        found += [".".join(p.with_suffix("").parts).removesuffix(".__init__") for p in modules_of(f"calico/{name}")]
+        found += [".".join(p.with_suffix("").parts).removesuffix(".__init__") for p in modules_of(path)]
     return found
 
 
 def test_values_language_and_metrics_import_no_torch() -> None:
     modules = torch_free_modules()
-    assert {"calico.values", "calico.masks", "calico.reconcile", "calico.language", "calico.metrics"} <= set(modules)
+    assert {"calico.values", "calico.masks", "calico.inference.reconcile", "calico.metrics"} <= set(modules)
     # A None in sys.modules makes any import of it an ImportError, however deep.
     code = f"""
 import importlib, sys

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from backend.client import HostError, LabelStudioClient
-from backend.inbox import RECONCILED, Inbox, reconcile
+from backend.learning.inbox import RECONCILED, Inbox, reconcile
+from backend.project.client import HostError, LabelStudioClient
 from backend.services import start_reconcile
 from calico.errors import InputError
 
@@ -155,7 +155,8 @@ def test_every_recorded_request_is_stored(inbox):
 
 def test_it_survives_a_kill(url):
     """The process dies right after `put`, without closing anything."""
-    code = f"import os; from backend.inbox import Inbox; Inbox({url!r}).put({annotation_event()!r}); os._exit(9)"
+    put = f"Inbox({url!r}).put({annotation_event()!r})"
+    code = f"import os; from backend.learning.inbox import Inbox; {put}; os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 9
     inbox = Inbox(url)
     assert [event["annotation"] for event in inbox.pending()] == [5]

@@ -21,17 +21,17 @@ from live_backend import LiveBackend, make_project
 from test_browser import keep
 from test_host import eventually
 
-from backend.client import LabelStudioClient
 from backend.codecs.annotation import DecodedAnnotation, decode_annotation
 from backend.codecs.config import read_config, write_config
 from backend.codecs.prediction import encode_prediction
-from backend.host import LabelStudioHost
+from backend.demo.label_studio import LabelStudioHost
+from backend.project.client import LabelStudioClient
+from calico.checkpoints.registry import Registry
 from calico.masks import iou
 from calico.simulation.annotator import Habits, correct
 from calico.simulation.pool import PART_NAMES, DrawnGroup, pool_group
 from calico.training.scoring import group_score
 from calico.values import CoSegmentation, RegionKey
-from calico.versions.registry import Registry
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 

@@ -15,11 +15,11 @@ import pytest
 from backend_fakes import picture, png
 from PIL import Image
 
-from backend.client import LabelStudioClient
-from backend.disk_cache import DiskCache
-from backend.fetching import Fetcher, is_public, resolve, same_origin, shown
-from backend.media import Media
-from backend.metrics import Metrics
+from backend.http.prometheus import Metrics
+from backend.media.disk_cache import DiskCache
+from backend.media.fetching import Fetcher, is_public, resolve, same_origin, shown
+from backend.media.media import Media
+from backend.project.client import LabelStudioClient
 from backend.settings import Settings
 from calico.errors import InputError
 
@@ -487,7 +487,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_image(make, tmp_path, monkeypat
 
     web = Web({f"http://a.example/{name}.png": PNG for name in "ab"})
     media = make(web)
-    monkeypatch.setattr("backend.disk_cache.tempfile.mkstemp", full)
+    monkeypatch.setattr("backend.media.disk_cache.tempfile.mkstemp", full)
     for name in "aab":
         assert np.array_equal(media.load(f"http://a.example/{name}.png"), IMAGE)
     assert len(web.requests) == 3

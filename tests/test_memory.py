@@ -7,12 +7,12 @@ import logging
 import pytest
 import torch
 
+from calico.checkpoints.adapter import attach, choose_spec
+from calico.checkpoints.files import load_checkpoint
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model import memory
-from calico.model.adapter import attach, choose_spec
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
-from calico.model.checkpoint import load_checkpoint
 from calico.model.config import calico_7b, calico_tiny
 from calico.model.memory import Workload, finetuning_memory, held_bytes, num_tokens, serving_memory, weight_bytes
 from calico.model.modes import train_mode

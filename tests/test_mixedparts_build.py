@@ -22,11 +22,11 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.part_data import benchmark_data
 from calico.drawings import draw
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.masks import encode_rle
-from calico.mixedparts.benchmark import benchmark_data
 from calico.mixedparts.builder import BuildSettings, build_index
 from calico.mixedparts.classes import Overrides, comparable_pairs, read_class_list, read_overrides
 from calico.mixedparts.groups import GroupRules, Member, Pool, choose_samples

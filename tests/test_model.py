@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from calico.checkpoints.adapter import ENCODERS
 from calico.language.tokenizer import CalicoTokenizer
-from calico.model.adapter import ENCODERS
 from calico.model.builder import build
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels
 from calico.model.config import calico_7b, calico_tiny

@@ -140,8 +140,8 @@ def test_its_server_is_guarded(monkeypatch, tmp_path):
     for name, module in {"label_studio_ml": package, "label_studio_ml.api": api, "backend.model": model}.items():
         monkeypatch.setitem(sys.modules, name, module)
     served: list[Settings] = []
-    monkeypatch.setattr("backend.serving.serve", lambda app, settings: served.append(settings) or 0)
-    monkeypatch.setattr("backend.serving.configure_logging", lambda settings: None)
+    monkeypatch.setattr("backend.http.server.serve", lambda app, settings: served.append(settings) or 0)
+    monkeypatch.setattr("backend.http.server.configure_logging", lambda settings: None)
     watched: list[None] = []
     monkeypatch.setattr("backend.services.start_watch", watched.append)
     monkeypatch.setattr(sys, "path", ["backend", *sys.path[1:]])

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from calico.contours import contours, smoothed
 from calico.errors import InputError
-from calico.labels import _HiddenShare, _Label, _overlap, _place
-from calico.overlay import PALETTE, colours_of, draw_overlay
-from calico.report import write_group_page
+from calico.pictures.contours import contours, smoothed
+from calico.pictures.group_page import write_group_page
+from calico.pictures.name_plates import _HiddenShare, _Label, _overlap, _place
+from calico.pictures.overlay import PALETTE, colours_of, draw_overlay
 from calico.values import CoSegmentation, ImageGroup, NamedMask, Problem, SubTask
 
 GREY = 128

@@ -14,12 +14,12 @@ import pytest
 from backend_fakes import PAIR_XML, FakeSegmenter, pair_task, picture
 from live_backend import LiveBackend, make_project
 
-from backend.backend_client import BackendClient, BackendError
-from backend.client import HostError, LabelStudioClient
 from backend.codecs.config import write_config
-from backend.host import LabelStudioHost
-from backend.prediction_sources import LocalSource, Outcome, RemoteSource
-from backend.prelabel import Options, Prelabeler, Summary, delete_version, is_held_out
+from backend.demo.label_studio import LabelStudioHost
+from backend.project.backend_client import BackendClient, BackendError
+from backend.project.client import HostError, LabelStudioClient
+from backend.project.prediction_sources import LocalSource, Outcome, RemoteSource
+from backend.project.prelabel import Options, Prelabeler, Summary, delete_version, is_held_out
 from backend.settings import Settings
 from calico.errors import InputError
 from scripts import prelabel

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.processes import ChildProcess, ProcessError, SingleInstance, free_port, is_running, run
+from backend.demo.processes import ChildProcess, ProcessError, SingleInstance, free_port, is_running, run
 from calico.errors import InputError
 
 SERVER = """
@@ -99,7 +99,7 @@ def test_one_program_at_a_time(tmp_path: Path) -> None:
 def test_another_process_is_stopped_politely(tmp_path: Path) -> None:
     path = tmp_path / "running.json"
     program = (
-        "import sys, time; from pathlib import Path; from backend.processes import SingleInstance\n"
+        "import sys, time; from pathlib import Path; from backend.demo.processes import SingleInstance\n"
         f"with SingleInstance(Path({str(path)!r}), 'busy'):\n    print('inside', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:

@@ -13,12 +13,12 @@ import pytest
 from backend_fakes import FakeSegmenter, picture, png
 from live_backend import LiveBackend, make_project
 
-from backend.backend_client import BackendClient
-from backend.client import LabelStudioClient
 from backend.codecs.config import read_config, task_images, write_config
 from backend.codecs.task_data import task_address, task_of
-from backend.doctor import Check, examine_project
-from backend.host import LabelStudioHost
+from backend.demo.label_studio import LabelStudioHost
+from backend.project.backend_client import BackendClient
+from backend.project.client import LabelStudioClient
+from backend.project.doctor import Check, examine_project
 from backend.settings import Settings
 from calico.errors import InputError
 from scripts import project
@@ -284,8 +284,8 @@ def test_the_doctor_gives_the_backend_its_basic_auth(monkeypatch: pytest.MonkeyP
             given.append((url, options.get("auth")))
             super().__init__(url, **options)
 
-    monkeypatch.setattr("backend.backend_client.BackendClient", Backend)
-    monkeypatch.setattr("backend.doctor.examine_project", lambda *_, **__: [])
+    monkeypatch.setattr("backend.project.backend_client.BackendClient", Backend)
+    monkeypatch.setattr("backend.project.doctor.examine_project", lambda *_, **__: [])
     for name, value in {"LABEL_STUDIO_URL": "http://studio.test", "LABEL_STUDIO_API_KEY": "ab" * 20}.items():
         monkeypatch.setenv(name, value)
     assert project.main(["doctor", "--project", "1", "--backend", BACKEND]) == 0

@@ -10,11 +10,11 @@ import pytest
 import torch
 from test_finetune import QUICK, TOKENIZER, micro, write
 
+from calico.checkpoints.adapter import load_adapted, load_over_base, load_trained, read_adapter
+from calico.checkpoints.files import save_checkpoint
+from calico.checkpoints.fingerprint import ADAPTER
 from calico.errors import InputError
-from calico.fingerprint import ADAPTER
-from calico.model.adapter import load_adapted, load_over_base, load_trained, read_adapter
 from calico.model.builder import build
-from calico.model.checkpoint import save_checkpoint
 from calico.model.precision import Int8Linear, quantise_llm
 from calico.snapshots.store import Snapshot
 from calico.training.finetune import Finetune

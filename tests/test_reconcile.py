@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calico.inference.reconcile import UNKNOWN_OBJECT, AnsweredMasks, reconcile
 from calico.language.answers import parse_answer, render_answer
-from calico.reconcile import UNKNOWN_OBJECT, AnsweredMasks, reconcile
 from calico.values import CoSegmentation, NamedMask, Occurrence, RegionKey, SubTask
 
 SIZES = [(4, 6), (5, 3), (4, 4)]

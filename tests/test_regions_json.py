@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calico.errors import InputError
-from calico.regions_json import read_regions, regions_from_json, regions_to_json, write_regions
+from calico.pictures.regions_json import read_regions, regions_from_json, regions_to_json, write_regions
 from calico.values import CoSegmentation, NamedMask, Problem, RegionKey, SubTask
 
 SIZES = ((12, 9), (7, 15), (5, 5))

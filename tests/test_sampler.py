@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from calico.sampler import (
+from calico.data.groups import (
     choose_groups,
     draw_batch,
     draw_group,

@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
+from calico.data.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
 from calico.errors import InputError
-from calico.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
 
 
 def facts(name: str, *parts: tuple[str, float], at: float | None = None) -> GroupFacts:

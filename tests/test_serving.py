@@ -13,11 +13,13 @@ import torch
 from conftest import is_required
 from torch import nn
 
-from calico.answered_masks import restored_masks
-from calico.benchmarks.plain import PlainPath
-from calico.benchmarks.workload import shared_groups
-from calico.encodings import EncodingCache, join_features, num_bytes, split_features
+from benchmarks.plain import PlainPath
+from benchmarks.workload import shared_groups
 from calico.errors import InputError
+from calico.inference.answered_masks import restored_masks
+from calico.inference.encodings import EncodingCache, join_features, num_bytes, split_features
+from calico.inference.options import ServingOptions
+from calico.inference.segmenter import CoSegmenter
 from calico.language.constraint import AnswerConstraint
 from calico.language.tokenizer import CalicoTokenizer
 from calico.masks import iou
@@ -25,10 +27,8 @@ from calico.model import generation, kv_cache
 from calico.model.builder import build
 from calico.model.config import calico_tiny
 from calico.model.generation import Answer, LanguageSteps, Prompt, generate
+from calico.model.out_of_memory import OutOfMemory, in_halves, is_out_of_memory
 from calico.model.precision import Int8Linear, check_bits
-from calico.out_of_memory import OutOfMemory, in_halves, is_out_of_memory
-from calico.segmenter import CoSegmenter
-from calico.serving import ServingOptions
 from calico.values import CoSegmentation, ImageGroup, SubTask
 
 NAMES = ("dog", "chair", "leg", "seat")
@@ -294,7 +294,7 @@ def test_memory_that_ran_out_is_known_in_all_its_words(error: Exception) -> None
 def test_masks_of_several_sizes_are_restored_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(5, 8, 8, generator=torch.Generator().manual_seed(0))
     sizes = [(20, 30), (20, 30), (20, 30), (30, 20), (20, 30)]
-    monkeypatch.setattr("calico.answered_masks.RESTORED_BYTES", 2 * 4 * 20 * 30)
+    monkeypatch.setattr("calico.inference.answered_masks.RESTORED_BYTES", 2 * 4 * 20 * 30)
     for mask, one, size in zip(restored_masks(logits, sizes, 16), logits, sizes, strict=True):
         assert mask.shape == size
         assert np.array_equal(mask, restored_masks(one[None], [size], 16)[0])

@@ -14,22 +14,23 @@ import pytest
 import torch
 from test_finetune import BATCH, TOKENIZER, micro
 
-from calico import fingerprint, segmenter
+from calico.checkpoints import adapter, fingerprint
+from calico.checkpoints.files import save_checkpoint
+from calico.checkpoints.registry import Registry
 from calico.drawings import unseen
 from calico.errors import InputError
+from calico.inference import segmenter
 from calico.masks import iou
-from calico.model import adapter
 from calico.model.builder import build
-from calico.model.checkpoint import save_checkpoint
 from calico.simulation import loop, report
 from calico.simulation.annotator import Correction, Habits, correct, shaken
 from calico.simulation.loop import Simulation, simulate
 from calico.simulation.pool import PART_NAMES, held_out, pool_group
 from calico.snapshots.store import Snapshot
-from calico.training import challenge, finetune, start
+from calico.training import challenge, finetune
+from calico.training import starting_model as start
 from calico.training.finetune import FinetuneSettings
 from calico.values import CoSegmentation, NamedMask, truth_of
-from calico.versions.registry import Registry
 from scripts import simulate_loop
 
 pytestmark = pytest.mark.usefixtures("small_reference")

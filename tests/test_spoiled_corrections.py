@@ -13,16 +13,16 @@ import pytest
 from conftest import is_required, require
 from test_finetune import group_of, misnamed, shuffled
 
-from calico.fingerprint import EMBEDDED
-from calico.sampler import draw_group
+from calico.checkpoints.fingerprint import EMBEDDED
+from calico.checkpoints.gate import MIN_TEST_GROUPS, Verdict
+from calico.checkpoints.registry import Registry
+from calico.data.groups import draw_group
 from calico.snapshots.splits import Shares
 from calico.snapshots.store import Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.challenge import challenge
 from calico.training.finetune import FinetuneSettings
 from calico.values import CoSegmentation
-from calico.versions.gate import MIN_TEST_GROUPS, Verdict
-from calico.versions.registry import Registry
 
 SHARES = Shares(0.0, 0.5)
 

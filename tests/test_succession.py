@@ -12,13 +12,13 @@ import pytest
 from backend_fakes import Named, pair_task, picture
 from test_app import make, predict, wait_for  # noqa: F401  make is a fixture
 
-from backend.champion import Champion
-from backend.engine import Engine
-from backend.metrics import Metrics
+from backend.http.prometheus import Metrics
+from backend.prediction.champion import Champion
+from backend.prediction.engine import Engine
+from calico.checkpoints.fingerprint import EMBEDDED
+from calico.checkpoints.registry import POINTER, Registry
 from calico.errors import InputError
-from calico.fingerprint import EMBEDDED
 from calico.values import ImageGroup
-from calico.versions.registry import POINTER, Registry
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_version_that_does_not_load_keeps_the_old_one(registry, monkeypatch, c
     assert "changed" in str(engine.models.not_loaded.error)
     assert engine.version() == "v1"
     (registry.path_of(changed) / "model.safetensors").write_text("v2")
-    monkeypatch.setattr("backend.succession.RETRY_S", 0.0)
+    monkeypatch.setattr("backend.prediction.succession.RETRY_S", 0.0)
     wait_for(lambda: engine.version() == "v2")
 
 
@@ -273,7 +273,7 @@ def test_the_real_model_follows_a_registry(registry, tmp_path):
 def test_a_version_is_warmed_up_and_in_the_settings_numbers_before_it_serves(monkeypatch):
     from backend.services import champion_of
     from backend.settings import Settings
-    from calico.segmenter import CoSegmenter
+    from calico.inference.segmenter import CoSegmenter
 
     done = []
 

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
+from calico.checkpoints.files import load_checkpoint, save_checkpoint
+from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.errors import CheckpointError, InputError
 from calico.language.answers import parse_answer
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.cam import ImageSlots
-from calico.model.checkpoint import load_checkpoint, save_checkpoint
 from calico.model.config import calico_tiny
 from calico.model.segmentation import MaskLogits
-from calico.sampler import GroupPlan, choose_groups, draw_batch
 from calico.training.auxiliary import MAX_IMAGES, AnswerStates, AuxiliaryHeads, compared_loss, local_loss, shown_loss
 from calico.training.batches import (
     PADDING,

@@ -18,13 +18,13 @@ from test_app import make, wait_for  # noqa: F401  make is a fixture
 from test_inbox import annotation_event
 from test_succession import publish, registry  # noqa: F401  registry is a fixture
 
-from backend.inbox import Inbox, events
-from backend.processes import started_at
+from backend.demo.processes import started_at
+from backend.learning.inbox import Inbox, events
+from backend.learning.job_folders import TrainingState, TrainingStore
+from backend.learning.scheduler import Training, visible_devices
 from backend.settings import Settings
-from backend.training import Training, visible_devices
-from backend.training_jobs import TrainingState, TrainingStore
+from calico.checkpoints.registry import Registry
 from calico.errors import InputError
-from calico.versions.registry import Registry
 
 OUTCOME = '{"version": "v-1", "published": true, "reason": "better by 0.1"}'
 DONE = f"echo '{OUTCOME}' > $0/outcome.json"
@@ -402,7 +402,7 @@ import sys, time
 from pathlib import Path
 from backend_fakes import Named
 from waitress import create_server
-from backend.app import create_app
+from backend.http.app import create_app
 from backend.services import start_watch
 from backend.settings import Settings
 folder, slow = Path(sys.argv[1]), sys.argv[2]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calico.checkpoints import registry as registry_module
+from calico.checkpoints.gate import Decision, Scores, Verdict, decide, folds, num_needed, paired_interval
+from calico.checkpoints.registry import Refused, Registry, Version
 from calico.errors import InputError
-from calico.versions import registry as registry_module
-from calico.versions.gate import Decision, Scores, Verdict, decide, folds, num_needed, paired_interval
-from calico.versions.registry import Refused, Registry, Version
 from scripts import versions as verb
 
 BASE = {f"base {i}": 0.7 for i in range(50)}

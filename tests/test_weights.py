@@ -32,13 +32,13 @@ from foreign_weights import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from calico.checkpoints.files import load_checkpoint, read_safetensors
+from calico.checkpoints.fingerprint import INDEX, checkpoint_version
 from calico.conversion import writer
 from calico.conversion.assemble import COVERAGE, NEW_BLOCKS, STARTING_POINT, places_of
 from calico.conversion.layouts import FAMILIES, transformers
 from calico.conversion.sources import open_source
 from calico.errors import CheckpointError, InputError
-from calico.fingerprint import INDEX, checkpoint_version
-from calico.model.checkpoint import load_checkpoint, read_safetensors
 from calico.model.config import calico_7b
 from scripts import weights
 

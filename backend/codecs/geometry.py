@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from calico.contours import simplified
+from calico.pictures.contours import simplified
 
 
 def fill_polygon(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from calico.data.loose_images import is_address
 from calico.errors import InputError
-from calico.grouping import is_address
 
 
 def task_of(addresses: Sequence[str], layout: str, *, name: str = "") -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from calico.contours import contours, simplified
 from calico.errors import InputError
 from calico.masks import compressed_rle, decode_rle, iou, tight_box_xyxy, union_rle
+from calico.pictures.contours import contours, simplified
 
 MIN_IOU = 0.98  # of a simplified outline with its mask; a coarser one is not written
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calico.checkpoints.files import CONFIG, TOKENIZER
 from calico.conversion.coverage import Coverage, Wanted, cover, read_place
 from calico.conversion.vocabulary import Vocabulary
 from calico.conversion.writer import Slot, shards_of, write_shards
 from calico.errors import CheckpointError
-from calico.folders import write_text
+from calico.files import write_text
 from calico.model.builder import build
 from calico.model.cem import CorrespondenceExtraction
-from calico.model.checkpoint import CONFIG, TOKENIZER
 from calico.model.config import CalicoConfig
 
 STARTING_POINT = "a starting point for training, not a usable model"

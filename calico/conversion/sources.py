@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from calico.checkpoints.fingerprint import fingerprint
 from calico.errors import CheckpointError, InputError
-from calico.fingerprint import fingerprint
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")

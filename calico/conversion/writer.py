@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from calico.checkpoints.files import write_safetensors
+from calico.checkpoints.fingerprint import INDEX, WEIGHTS
 from calico.errors import InputError
-from calico.fingerprint import INDEX, WEIGHTS
-from calico.folders import write_text
-from calico.model.checkpoint import write_safetensors
+from calico.files import write_text
 
 PLAN = "plan"
 """Key in a shard's metadata: a hash of all that decides its content."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from calico import drawings, sampler
+from calico import drawings
+from calico.data import groups as sampler
 from calico.drawings.chalk import render_chalk
 from calico.drawings.icons import GEOMETRY, LOOKS, render_icon
 from calico.drawings.pose import place

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from calico.data.groups import draw_batch, visible_parts
 from calico.metrics.strict import Answered, asked_kind, keyed
 from calico.mixedparts.index import MixedParts
-from calico.sampler import draw_batch, visible_parts
 from calico.values import CoSegmentation, NamedMask, SubTask, normalize_name
 
 USUAL = 0.5  # of the images of a class: parts that fewer show are not usual

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from calico.data.groups import evaluation_groups
 from calico.drawings import unseen
 from calico.errors import InputError
 from calico.mixedparts.index import MixedParts, target_of
-from calico.sampler import evaluation_groups
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, SubTask, truth_of
 
 log = logging.getLogger(__name__)

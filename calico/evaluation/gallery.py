@@ -11,7 +11,7 @@ from PIL import Image
 
 from calico.evaluation.cases import Case
 from calico.masks import resize_mask
-from calico.overlay import colours_of, draw_overlay
+from calico.pictures.overlay import colours_of, draw_overlay
 from calico.values import CoSegmentation
 
 NUM_SHOWN = 4

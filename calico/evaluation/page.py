@@ -10,7 +10,7 @@ from typing import Any
 from calico.evaluation.charts import charts
 from calico.evaluation.gallery import Gallery, Shown
 from calico.evaluation.paper_table import COLUMNS, digits, paper_rows
-from calico.pages import NOTHING, page, picture, save_page, table
+from calico.pictures.pages import NOTHING, page, picture, save_page, table
 
 Block = Mapping[str, Any]
 

@@ -11,12 +11,12 @@ import numpy as np
 from calico.evaluation.baseline import FrequentParts
 from calico.evaluation.cases import Case, drawing_cases
 from calico.evaluation.gallery import Gallery
+from calico.inference.reconcile import reconcile
+from calico.inference.segmenter import CoSegmenter
 from calico.masks import iou, next_click, tight_box_xyxy
 from calico.metrics.strict import Answered
 from calico.metrics.summary import Evaluation
 from calico.metrics.text_similarity import SentenceEncoder
-from calico.reconcile import reconcile
-from calico.segmenter import CoSegmenter
 
 MIN_CLICK_SHARE = 0.002  # of the image's area: smaller parts are not clicked on
 NUM_CLICKS = 3

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from calico.errors import InputError
-from calico.folders import locked, put_in_place, recover
+from calico.files import locked, put_in_place, recover
 from calico.mixedparts.classes import Overrides, comparable_pairs
 from calico.mixedparts.groups import Chosen, GroupRules, Pool, balanced, choose_samples, load_pools
 from calico.mixedparts.index import MANIFEST, SCHEMA_VERSION, SPLITS, SUB_TASKS, read_manifest

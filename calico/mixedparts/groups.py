@@ -20,10 +20,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from calico.data.groups import has_answer
 from calico.mixedparts.classes import ComparablePair
 from calico.mixedparts.index import SPLITS, TABLES
 from calico.mixedparts.tables import Table
-from calico.sampler import has_answer
 from calico.values import SubTask
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from calico.errors import InputError
 from calico.language.answers import render_answer
 from calico.mixedparts.index import MixedParts, target_of
 from calico.mixedparts.statistics import COLUMNS, table_rows
-from calico.overlay import draw_overlay
-from calico.pages import page, picture, table
+from calico.pictures.overlay import draw_overlay
+from calico.pictures.pages import page, picture, table
 from calico.values import Sample, SubTask
 
 _WIDTH = 480  # of a drawn picture, in pixels

@@ -1,6 +1,6 @@
 """The three image encoders behind one interface each, at full size (EVA-CLIP-g, DINOv2, SAM) and at tiny size.
 
-All take normalised pixels N x 3 x H x W of their own branch (`calico.preprocessing`). The global and the semantic
+All take normalised pixels N x 3 x H x W of their own branch (`calico.model.preprocessing`). The global and the semantic
 encoder give tokens N x T x D, the grounding encoder gives `GroundingFeatures`.
 """
 

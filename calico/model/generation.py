@@ -13,7 +13,7 @@ from torch import Tensor
 from calico.model.calico import CalicoModel, ImageFeatures, PromptBatch
 from calico.model.cam import ImageSlots
 from calico.model.kv_cache import RoomyCache
-from calico.out_of_memory import is_out_of_memory
+from calico.model.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, read_card
+from calico.checkpoints.registry import Registry
+from calico.data.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
 from calico.drawings import unseen
 from calico.errors import InputError
-from calico.features import image_features
-from calico.fingerprint import EMBEDDED, checkpoint_version, read_card
-from calico.folders import write_text
-from calico.segmenter import CoSegmenter
-from calico.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
+from calico.files import write_text
+from calico.inference.features import image_features
+from calico.inference.segmenter import CoSegmenter
 from calico.simulation.annotator import Correction, Habits, correct
 from calico.simulation.pool import PART_NAMES, DrawnGroup, held_out, pool_group
 from calico.snapshots.records import AnnotatedGroup, ImageReference
@@ -30,11 +31,10 @@ from calico.snapshots.store import Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.base_data import Item, base_items
 from calico.training.challenge import challenge
+from calico.training.depth_fit import refit
 from calico.training.finetune import FinetuneSettings, finetune
-from calico.training.reference import refit
 from calico.training.scoring import score
 from calico.values import CoSegmentation
-from calico.versions.registry import Registry
 
 logger = logging.getLogger(__name__)
 SETTINGS, BEFORE, CHOICES, ROUND = "settings.json", "before.json", "choices.json", "round.json"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from calico import drawings, sampler
+from calico import drawings
+from calico.data import groups as sampler
 from calico.drawings import unseen
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, truth_of
 

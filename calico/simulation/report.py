@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from calico.folders import write_text
+from calico.files import write_text
 
 Json = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from calico.pages import NOTHING, page, save_page, table
+from calico.pictures.pages import NOTHING, page, save_page, table
 from calico.snapshots.report import CHANGES
 
 _COLOURS = {

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from calico.errors import InputError
-from calico.folders import put_in_place, recover
+from calico.files import put_in_place, recover
 from calico.images import load_image
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import SPLITS, Shares, Splitter

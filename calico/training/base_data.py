@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from calico.data.groups import evaluation_groups
 from calico.errors import InputError
 from calico.mixedparts.index import MixedParts, target_of
 from calico.mixedparts.sources import image_folders
 from calico.model.config import CalicoConfig
-from calico.sampler import evaluation_groups
 from calico.training.batches import DRAWN, Vocabulary
 from calico.training.corrections import Replay, drawings
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, normalize_name, truth_of

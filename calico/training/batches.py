@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.drawings import CLASSES, PART_NAMES
 from calico.language.answers import render_answer
 from calico.language.questions import canonical_question, render_prompt, varied_question
@@ -20,8 +21,7 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.language.words import pseudo_word
 from calico.model.calico import Pixels, PromptBatch
 from calico.model.generation import Prompt, collate_prompts
-from calico.preprocessing import Preprocessor, fitted_part_map
-from calico.sampler import GroupPlan, choose_groups, draw_batch
+from calico.model.preprocessing import Preprocessor, fitted_part_map
 from calico.training.augmentation import distorted
 from calico.values import AnnotatedImage, Question, SubTask, truth_of
 

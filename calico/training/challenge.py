@@ -12,20 +12,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, read_card
+from calico.checkpoints.gate import NUM_FOLDS, Decision, Scores, Verdict, decide, folds
+from calico.checkpoints.registry import Refused, Registry
 from calico.errors import InputError
-from calico.fingerprint import EMBEDDED, checkpoint_version, read_card
-from calico.folders import write_text
+from calico.files import write_text
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import TEST
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import DRAWINGS, BaseData, base_data_of
+from calico.training.depth_fit import refit
 from calico.training.finetune import FinetuneResult, FinetuneSettings, Finisher, finetune
 from calico.training.processes import Processes
-from calico.training.reference import refit
 from calico.training.scoring import KeptScores, OnProgress, as_text, held_out_items
-from calico.training.start import seen_groups, start_config
-from calico.versions.gate import NUM_FOLDS, Decision, Scores, Verdict, decide, folds
-from calico.versions.registry import Refused, Registry
+from calico.training.starting_model import seen_groups, start_config
 
 logger = logging.getLogger(__name__)
 FOLD_LENGTH = 0.1  # of a finetune's, for each fold of a cross-validation

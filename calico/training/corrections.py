@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
-from calico.preprocessing import fitted_size_hw
-from calico.sampler import GroupPlan, choose_groups, draw_batch
+from calico.model.preprocessing import fitted_size_hw
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot

@@ -19,28 +19,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calico.checkpoints.adapter import load_trained, save_adapter, trained
 from calico.errors import CalicoError, InputError
-from calico.folders import write_text
+from calico.files import write_text
 from calico.language.tokenizer import CalicoTokenizer
-from calico.model.adapter import load_trained, save_adapter, trained
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 from calico.model.modes import train_mode
+from calico.model.out_of_memory import is_out_of_memory
 from calico.model.precision import uses_bf16
-from calico.out_of_memory import is_out_of_memory
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
-from calico.training.anchor import Anchor
 from calico.training.base_data import BaseData, base_data_of
 from calico.training.batches import TrainingBatch
-from calico.training.confusion import mistaken_names
 from calico.training.corrections import CorrectedGroup, CorrectionBatches, read_splits
 from calico.training.curves import plot_curves
 from calico.training.finetune_settings import FinetuneSettings
+from calico.training.mistaken_names import mistaken_names
 from calico.training.preflight import tell_memory
 from calico.training.processes import OutOfMemoryTogether, Processes
+from calico.training.retention import Anchor
 from calico.training.run_folder import LOG, FinetuneState, RunFolder, known_mean
-from calico.training.start import TRAINING, open_start, seen_groups, start_config
+from calico.training.starting_model import TRAINING, open_start, seen_groups, start_config
 from calico.training.step import TrainingStep
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ class FinetuneSettings:
     learning_rate: of LoRA. whole_share: of it, for what is held as a whole: it starts trained, LoRA starts at zero.
     bits, gradient_checkpointing: less memory, more time. On a GPU bits bring bfloat16 along.
     replay_share: of the images and questions of a batch, those of base data, against forgetting.
-    anchored: on base data alone, hold it to what its start would answer (`calico.training.anchor`), not to the truth.
+    anchored: on base data alone, hold it to what its start would answer (`calico.training.retention`), not to the
+    truth.
     accepted_as_is: weight of predictions that were submitted untouched. num_validations: how often in the run the
     validation split is looked at. patience: stop after so many looks without a better one.
     """

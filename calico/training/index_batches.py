@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from calico.data.groups import GroupPlan
 from calico.language.tokenizer import CalicoTokenizer
 from calico.mixedparts.index import MixedParts
-from calico.sampler import GroupPlan
 from calico.training.batches import BatchSettings, TrainingBatch, Vocabulary, build_batch
 
 

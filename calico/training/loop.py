@@ -20,13 +20,13 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast
 from torch.utils.data import DataLoader
 
+from calico.checkpoints.files import TOKENIZER, load_checkpoint, load_grown, save_checkpoint
+from calico.checkpoints.fingerprint import weights_version
 from calico.drawings import CLASSES, PART_NAMES, VERSION
-from calico.fingerprint import weights_version
 from calico.language.tokenizer import CalicoTokenizer
 from calico.mixedparts.index import MixedParts
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
-from calico.model.checkpoint import TOKENIZER, load_checkpoint, load_grown, save_checkpoint
 from calico.model.config import CalicoConfig
 from calico.model.modes import add_lora, merge_lora, set_mode, train_mode
 from calico.model.precision import uses_bf16

@@ -20,7 +20,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor, distributed
 
 from calico.errors import CalicoError, CheckpointError, InputError
-from calico.out_of_memory import is_out_of_memory
+from calico.model.out_of_memory import is_out_of_memory
 
 WAIT = timedelta(days=1)  # for the main process, while it scores; the launcher ends all when one dies
 T = TypeVar("T")

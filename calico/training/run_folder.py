@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from calico.errors import CheckpointError, InputError
-from calico.folders import write_text
+from calico.files import write_text
 
 logger = logging.getLogger(__name__)
 STATE, LOG, RUN = "state.pt", "log.jsonl", "run.json"

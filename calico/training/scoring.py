@@ -7,19 +7,19 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from calico.fingerprint import ADAPTER_CARD, is_adapter, read_card
-from calico.folders import write_text
+from calico.checkpoints.adapter import AdapterCard
+from calico.checkpoints.fingerprint import ADAPTER_CARD, is_adapter, read_card
+from calico.checkpoints.registry import Registry
+from calico.files import write_text
+from calico.inference.options import ServingOptions
+from calico.inference.reconcile import reconcile
+from calico.inference.segmenter import CoSegmenter
 from calico.metrics.strict import Answered, compare, keyed, strict_miou
 from calico.metrics.summary import Evaluation
-from calico.model.adapter import AdapterCard
-from calico.reconcile import reconcile
-from calico.segmenter import CoSegmenter
-from calico.serving import ServingOptions
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import Item
 from calico.training.processes import Processes
 from calico.values import CoSegmentation
-from calico.versions.registry import Registry
 
 FIGURE_NAMES = (
     "strict_miou", "strict_miou_parts", "strict_miou_objects", "name_precision", "name_recall", "occurrence_accuracy",

@@ -1,0 +1,1 @@
+"""COCO files and tasks of Label Studio, both ways."""

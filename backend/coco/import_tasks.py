@@ -1,0 +1,185 @@
+"""A COCO file of parts -> grouped Label Studio tasks with predictions or annotations, so that it can seed a project.
+
+Masks come out in the displayed frame. Other tools' files are of stored pixels: where an image file has an EXIF
+orientation, its masks are turned by it; our own export says that its masks are upright already.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from backend.codecs.config import task_images
+from backend.codecs.controls import LabelingConfig
+from backend.codecs.prediction import encode_prediction
+from backend.codecs.task_data import task_address
+from calico.coco.dataset import CocoDataset, CocoImage
+from calico.coco.grouping import ObjectGroup, cosegmentation_of, group_objects
+from calico.coco.orientation import Header, read_header
+from calico.data.loose_images import is_address
+from calico.errors import InputError
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the host finds an image, and the EXIF orientation that its masks must still be turned by."""
+
+    address: str
+    turn: int = 1
+
+
+@dataclass(frozen=True)
+class ImagePlaces:
+    """folder: of the image files; None takes the addresses in the file (`source`, `coco_url`).
+
+    prefix, document_root: as in `task_address`. With a prefix and no folder no image file is looked at.
+    """
+
+    folder: Path | None = None
+    prefix: str | None = None
+    document_root: Path | None = None
+
+    def place(self, image: CocoImage, *, is_upright: bool) -> Placed:
+        """Raises InputError where the image is missing, or is not the one that was annotated."""
+        if self.folder is None:
+            return Placed(self._address(image))
+        for path in (self.folder / image.file_name, self.folder / Path(image.file_name).name):
+            if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
+                turn = _turn(image.size_hw, read_header(path), is_upright)
+                return Placed(
+                    task_address(str(path), self.folder, prefix=self.prefix, document_root=self.document_root), turn
+                )
+        raise InputError("no such file in the folder of images")
+
+    def _address(self, image: CocoImage) -> str:
+        if self.prefix is not None:
+            return f"{self.prefix.rstrip('/')}/{quote(image.file_name)}"
+        for key in ("source", "coco_url", "flickr_url"):
+            address = image.row.get(key)
+            if isinstance(address, str) and is_address(address):
+                return address
+        raise InputError("the file gives no address of it; name the folder of images with --images")
+
+
+def _turn(size_hw: tuple[int, int], header: Header, is_upright: bool) -> int:
+    """The EXIF orientation by which masks of that size come into the displayed frame of an image file.
+
+    A size that fits both frames (square, or turned by 180 degrees) is taken for the stored one, which COCO tools read.
+    """
+    if not is_upright and size_hw == header.stored_size_hw:
+        return header.orientation
+    if size_hw == header.size_hw:
+        return 1
+    raise InputError(f"it is {header.size_hw}, the file says {size_hw} (height, width); was it scaled?")
+
+
+@dataclass
+class ImportCounts:
+    tasks: int = 0
+    images: int = 0
+    regions: int = 0
+    turned: list[str] = field(default_factory=list)
+
+
+class CocoImporter:
+    """One file: its `groups`, made of the images that are there, and their `tasks`. kind: what the tasks bring."""
+
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        places: ImagePlaces,
+        *,
+        group_size: int = 2,
+        only_with_parts: bool = False,
+        kind: Literal["predictions", "annotations"] = "predictions",
+        model_version: str = "coco",
+    ) -> None:
+        self._findings, self._kind, self._model_version = dataset.findings, kind, model_version
+        self.counts = ImportCounts()
+        self._places: dict[Any, Placed | None] = {}
+        objects = []
+        for item in dataset.objects:
+            if only_with_parts and all(part is None for part, _ in item.rows):
+                self._findings.add("object_without_parts", f"{item.object_name!r} of {item.image.file_name}")
+            elif self._place(item.image, places, dataset.is_upright):
+                objects.append(item)
+        self.groups = group_objects(replace(dataset, objects=tuple(objects)), group_size)
+
+    @property
+    def group_sizes(self) -> set[int]:
+        return {len(group.objects) for group in self.groups}
+
+    def _place(self, image: CocoImage, places: ImagePlaces, is_upright: bool) -> Placed | None:
+        if image.id not in self._places:
+            self._places[image.id] = None
+            try:
+                self._places[image.id] = placed = places.place(image, is_upright=is_upright)
+                if placed.turn != 1:
+                    self.counts.turned.append(image.file_name)
+            except InputError as error:
+                self._findings.add("missing_image", f"{image.file_name}: {error}")
+        return self._places[image.id]
+
+    def tasks(self, config: LabelingConfig) -> Iterator[dict[str, Any]]:
+        """One per group that has a region; those that do not fit are findings."""
+        for number, group in enumerate(self.groups, start=1):
+            try:
+                task = self._task(group, config, number)
+            except InputError as error:
+                self._findings.add("unusable_group", f"group {number} ({group.name}): {error}")
+                continue
+            self.counts.tasks += 1
+            self.counts.images += len(group.objects)
+            yield task
+
+    def _task(self, group: ObjectGroup, config: LabelingConfig, number: int) -> dict[str, Any]:
+        placed = [self._places[item.image.id] for item in group.objects]
+        assert all(placed)
+        turns = [place.turn for place in placed if place]
+        coseg = cosegmentation_of(group, self._findings, orientations=turns)
+        if not coseg.regions:
+            raise InputError("none of its masks can be read")
+        data = data_of(config, [place.address for place in placed if place], name=group.name)
+        encoded = encode_prediction(
+            coseg, config, model_version=self._model_version, task_id=f"{group.name} {number}", task_data=data
+        )
+        self._findings.add_all(encoded.problems, f"group {number} ({group.name}): ")
+        self.counts.regions += len(coseg.regions)
+        if self._kind == "predictions":
+            return {"data": data, "predictions": [encoded.prediction]}
+        rows = [{k: v for k, v in row.items() if k != "score"} for row in encoded.prediction["result"]]
+        rows = [{**row, "origin": "manual"} if "origin" in row else row for row in rows]
+        return {"data": data, "annotations": [{"result": rows}]}
+
+
+def data_of(config: LabelingConfig, addresses: Sequence[str], *, name: str = "") -> dict[str, Any]:
+    """A task's data under the keys that a config reads its images from; name goes under `group`."""
+    data: dict[str, Any] = {"group": name} if name else {}
+    if config.layout == "A":
+        data |= {item.source[1:]: address for item, address in zip(config.images, addresses, strict=False)}
+    else:
+        key = re.match(r"\$(\w+)", config.images[0].source)
+        data[key[1] if key else "images"] = list(addresses)
+    if task_images(config, data) != list(addresses):
+        raise InputError(f"the config reads its images from {config.images[0].source!r}; use one of `calico project`")
+    return data
+
+
+def write_tasks(path: Path, tasks: Iterator[dict[str, Any]], on_task: Callable[[], None] = lambda: None) -> None:
+    """A JSON list as the host imports it; the file appears whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with open(fresh, "w", encoding="utf-8", newline="\n") as file:
+            file.write("[")
+            for number, task in enumerate(tasks):
+                file.write((",\n" if number else "\n") + json.dumps(task, ensure_ascii=False))
+                on_task()
+            file.write("\n]\n")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

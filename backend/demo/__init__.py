@@ -1,0 +1,1 @@
+"""The demo's own Label Studio, backend and groups, as child processes."""

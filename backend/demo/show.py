@@ -1,0 +1,294 @@
+"""The demo: a real Label Studio and this backend on one machine, with projects of drawn groups, pre-annotated.
+
+All it makes is below one folder:
+
+    label-studio-venv/   Label Studio in its own environment
+    data/                Label Studio's database and the drawn images
+    backend/             the backend's inbox, media cache and training jobs
+    registry/            versions that "Start training" made
+    account.json         user, password, token and webhook secret, made once (mode 600)
+    state.json           what runs now; there only while the demo is ready (mode 600)
+    running.json         process ids, locked by the demo that runs
+    *.log
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from backend.codecs.config import write_config
+from backend.demo.label_studio import LABEL_STUDIO_VERSION, Account, LabelStudioHost, install, is_installed
+from backend.demo.processes import ChildProcess, ProcessError, SingleInstance, free_port
+from backend.project.client import HostError, LabelStudioClient
+from calico.errors import InputError
+from calico.values import AnnotatedImage
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKEND_TITLE = "CALICO"
+INSTRUCTION = (
+    "Every region has a name. Green parts are common: two or more images show them, and arrows join them. "
+    "Red parts are unique to one image. Correct masks, names and labels, then submit."
+)
+LATE_TIMEOUT_S = 180.0  # for groups that the backend goes on with after its time budget
+
+Note = Callable[[str], None]
+Step = Callable[[str], AbstractContextManager[Note]]
+"""A step to report: a context manager around the work, giving a function that says how far it is."""
+
+
+@dataclass(frozen=True)
+class DemoProject:
+    """num_groups groups of group_size images each, under `files/<folder>`."""
+
+    folder: str
+    title: str
+    group_size: int
+    num_groups: int
+
+
+PROJECTS = (
+    DemoProject("pairs", "Drawn pairs", group_size=2, num_groups=8),
+    DemoProject("triples", "Drawn triples", group_size=3, num_groups=6),
+)
+
+Groups = Callable[[DemoProject], Sequence[Sequence[AnnotatedImage]]]
+"""Draws a project's groups, always the same ones."""
+
+
+@dataclass
+class State:
+    """What other programs need to know of a running demo. backend_url: as registered, with the secret in its path."""
+
+    url: str
+    user: str
+    password: str
+    token: str
+    backend_url: str
+    project_ids: list[int] = field(default_factory=list)
+
+
+def write_private(path: Path, content: Any) -> None:
+    """JSON, whole or not at all, readable by its owner only from the first byte."""
+    partial = path.with_name(path.name + ".partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+    os.replace(partial, path)
+
+
+class Demo:
+    """One demo below `folder`. step: reports progress. groups: draws the images."""
+
+    backend_command = (sys.executable, "-m", "backend")
+
+    def __init__(self, folder: Path, *, step: Step, groups: Groups, projects: Sequence[DemoProject] = PROJECTS) -> None:
+        self.folder = folder.resolve()
+        self.step = step
+        self.groups = groups
+        self.projects = projects
+        self.children: list[ChildProcess] = []
+
+    # -- Label Studio's environment -----------------------------------------------------------------------------------
+
+    @property
+    def executable(self) -> Path:
+        """`label-studio`: of CALICO_LABEL_STUDIO where that is set, else of the demo's own environment."""
+        chosen = os.environ.get("CALICO_LABEL_STUDIO")
+        if chosen and not Path(chosen).is_file():
+            raise InputError(f"CALICO_LABEL_STUDIO={chosen}: no such file; expected a `label-studio` executable")
+        return Path(chosen).absolute() if chosen else self.folder / "label-studio-venv" / "bin" / "label-studio"
+
+    def install(self) -> None:
+        """Label Studio, where it is not there yet."""
+        venv = self.folder / "label-studio-venv"
+        if os.environ.get("CALICO_LABEL_STUDIO") or is_installed(venv):
+            return
+        with self.step(f"Installing Label Studio {LABEL_STUDIO_VERSION} in its own environment (1 GB)") as note:
+            install(venv, self.folder / "install.log", note)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def running(self, *, port: int = 8080, backend_port: int = 9090) -> Iterator[State]:
+        """Installs what is missing, starts both servers, fills the projects; stops both in the end.
+
+        port, backend_port: where to listen, or the next free ports above.
+        """
+        with self._instance() as instance:
+            self.install()
+            account, secret = self._account()
+            port, backend_port = self._free(port, "Label Studio"), self._free(backend_port, "the backend")
+            log = self.folder / "label-studio.log"
+            host = LabelStudioHost(self.folder / "data", self.executable, account=account, port=port, log=log)
+            backend_url = f"http://127.0.0.1:{backend_port}/k/{secret}"
+            try:
+                new = not (host.data_dir / "label_studio.sqlite3").exists()
+                where = f"Starting Label Studio on port {port} and the backend on port {backend_port}"
+                with self.step(where) as note:
+                    self.children.append(host.launch())
+                    self.children.append(backend := self._start_backend(backend_port, host.url, account, secret))
+                    instance.remember(self.children)
+                    host.wait(on_wait=lambda waited: note("making its database" if new else "waiting"))
+                    note("loading the model")
+                    backend.wait_until_ready(f"{backend_url}/health", timeout_s=120, ready=_model_is_ready)
+                state = State(host.url, account.user, account.password, account.token, backend_url)
+                with LabelStudioClient(host.url, account.token) as client:
+                    state.project_ids = [self._fill(client, host, project, backend_url) for project in self.projects]
+                write_private(self.folder / "state.json", asdict(state))
+                yield state
+            finally:
+                (self.folder / "state.json").unlink(missing_ok=True)
+                self.stop_children()
+
+    def check_alive(self) -> None:
+        """Raises ProcessError if a server has ended."""
+        for child in self.children:
+            if not child.running:
+                raise ProcessError(f"{child.name} has ended: {child.last_line()} (see {child.log})")
+
+    def stop_children(self) -> None:
+        while self.children:
+            self.children.pop().stop()
+
+    def _free(self, preferred: int, who: str) -> int:
+        port = free_port(preferred)
+        if port != preferred:
+            with self.step(f"Port {preferred} is taken by another program: {who} takes {port}"):
+                pass
+        return port
+
+    def _account(self) -> tuple[Account, str]:
+        path = self.folder / "account.json"
+        if not path.exists():
+            if (self.folder / "data").exists():
+                raise InputError(f"{path} is gone, but not {self.folder / 'data'}; `make demo-clean` removes both")
+            write_private(path, asdict(Account()) | {"webhook_secret": secrets.token_urlsafe(24)})
+        known = json.loads(path.read_text())
+        secret = known.pop("webhook_secret")
+        return Account(**known), secret
+
+    def _start_backend(self, port: int, host_url: str, account: Account, secret: str) -> ChildProcess:
+        foreign = ("LABEL_STUDIO_", "DATABASE_URL", "CALICO_BASIC_AUTH_", "CALICO_LABEL_STUDIO")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        env |= {
+            "CALICO_HOST": "127.0.0.1",
+            "CALICO_PORT": str(port),
+            "CALICO_DATA_DIR": str(self.folder / "backend"),
+            "CALICO_VERSIONS": str(self.folder / "registry"),
+            "CALICO_WEBHOOK_SECRET": secret,
+            "LABEL_STUDIO_URL": host_url,
+            "LABEL_STUDIO_API_KEY": account.token,
+        }
+        log = self.folder / "backend.log"
+        backend = ChildProcess("The backend", self.backend_command, log=log, env=env, cwd=ROOT)
+        backend.start()
+        return backend
+
+    # -- projects -----------------------------------------------------------------------------------------------------
+
+    def _fill(self, client: LabelStudioClient, host: LabelStudioHost, project: DemoProject, backend_url: str) -> int:
+        """The project's id, after its tasks, its backend and their predictions are there."""
+        found = next((item for item in client.projects() if item["title"] == project.title), None)
+        if found is None or client.num_tasks(found["id"]) < project.num_groups:
+            if found is not None:
+                client.delete_project(found["id"])  # left half made by an interrupted start
+            found = self._make(client, host, project)
+        number = int(found["id"])
+        with self.step(f"{project.title}: connecting the backend"):
+            for other in client.backends(number):
+                if other["title"] == BACKEND_TITLE and other["url"].rstrip("/") != backend_url:
+                    client.disconnect_backend(other["id"])  # of a start on other ports
+            client.connect_backend(number, backend_url, title=BACKEND_TITLE, is_interactive=True)
+        versions = httpx.get(f"{backend_url}/versions", timeout=30, trust_env=False).json()
+        self._predict(client, number, project, versions["versions"][0])
+        return number
+
+    def _make(self, client: LabelStudioClient, host: LabelStudioHost, project: DemoProject) -> dict[str, Any]:
+        with self.step(f"{project.title}: {project.num_groups} groups of {project.group_size} images") as note:
+            note("drawing")
+            folder = host.files_dir / project.folder
+            tasks = []
+            for g, group in enumerate(self.groups(project), start=1):
+                data = {}
+                for i, drawn in enumerate(group, start=1):
+                    path = folder / f"{g:02d}" / f"{i}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(drawn.image).save(path)
+                    data[f"image{i}"] = f"/data/local-files/?d={path.relative_to(host.files_dir).as_posix()}"
+                tasks.append({"data": data})
+            note("making the project")
+            made = client.create_project(
+                project.title,
+                write_config(project.group_size, layout="A", smart=True),
+                description="Groups of drawn objects, pre-annotated by CALICO",
+                expert_instruction=INSTRUCTION,
+                show_collab_predictions=True,
+            )
+            client.add_local_files(made["id"], str(folder), title=project.title)
+            client.import_tasks(made["id"], tasks)
+        return made
+
+    def _predict(self, client: LabelStudioClient, number: int, project: DemoProject, version: str) -> None:
+        """Has the host ask the backend, as its button "Batch predictions" does, and counts what it stored."""
+
+        def num_missing() -> int:
+            return total - client.model_versions(number).get(version, 0)
+
+        tasks = [int(task["id"]) for task in client.tasks(number)]
+        total = len(tasks)
+        if num_missing() > 0:
+            with self.step(f"{project.title}: CALICO segments {total} groups") as note:
+                for start in range(0, total, 2):  # the host leaves out tasks that have a prediction of this version
+                    note(f"{total - num_missing()} of {total} groups")
+                    self.check_alive()
+                    client.retrieve_predictions(number, tasks[start : start + 2])
+                deadline = time.monotonic() + LATE_TIMEOUT_S
+                while num_missing() > 0 and time.monotonic() < deadline:
+                    note(f"{total - num_missing()} of {total} groups; the backend goes on with the rest")
+                    self.check_alive()
+                    time.sleep(1)
+                if num_missing() > 0:
+                    raise HostError(
+                        f"{project.title}: {num_missing()} of {total} groups got no prediction; the reasons are in "
+                        f"{self.folder / 'backend.log'}"
+                    )
+        if client.project(number)["num_tasks_with_annotations"]:
+            return  # removing what an annotation started from would make the host forget it
+        for stale in client.model_versions(number).keys() - {version}:  # of another checkpoint
+            client.delete_predictions(number, model_version=stale)
+
+    # -- from another process -----------------------------------------------------------------------------------------
+
+    def _instance(self) -> SingleInstance:
+        path = self.folder / "running.json"
+        return SingleInstance(path, f"a demo runs already, see {self.folder}/state.json; `make demo-stop` ends it")
+
+    def stop(self) -> bool:
+        """Ends the demo that runs below the folder. Whether there was one."""
+        return self._instance().stop_other()
+
+    def clean(self) -> None:
+        """Stops it and removes the folder with all that the demo made."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _model_is_ready(health: httpx.Response) -> bool:
+    """From the backend's `/health`. Raises ProcessError with the reason once loading has failed."""
+    said = health.json()
+    if said.get("model") == "failed":
+        raise ProcessError(f"The backend cannot load the model: {said.get('error')}")
+    return bool(said.get("model") == "ready")

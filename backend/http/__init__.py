@@ -1,0 +1,1 @@
+"""Routes, who may ask, pages for people, metrics, and the server they run in."""

@@ -1,0 +1,188 @@
+"""The Flask app: Label Studio's requests in, answers out. `create_app` makes it, and starts loading the model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from backend.http.activity_page import jobs_page
+from backend.http.prometheus import Metrics
+from backend.http.security import guard
+from backend.learning.inbox import KNOWN_ACTIONS
+from backend.learning.scheduler import COMMAND, START
+from backend.prediction.champion import Load
+from backend.prediction.engine import NotReady
+from backend.prediction.lane import LaneFull
+from backend.prediction.predictor import describe
+from backend.prediction.protocol import Segmenter
+from backend.project.client import LabelStudioClient
+from backend.services import Services, build_services
+from backend.settings import Settings
+from calico.errors import CalicoError, InputError
+
+log = logging.getLogger("calico.backend")
+
+RETRY_AFTER_S = 5
+SPARE_THREADS = 3  # never taken by predictions, so that /health always answers
+
+
+def create_app(
+    settings: Settings,
+    *,
+    load: Callable[[], Segmenter] | None = None,
+    load_version: Load | None = None,
+    client: LabelStudioClient | None = None,
+    training_command: Sequence[str] = COMMAND,
+) -> Flask:
+    """load: makes the segmenter, in the background. load_version: makes one from a version's folder. client: a
+    connection to the host. training_command: what a training job runs, with its folder as the last argument. What is
+    not given is made from the settings.
+
+    Raises InputError for settings that cannot work.
+    """
+    services = build_services(
+        settings, load=load, load_version=load_version, client=client, training_command=training_command
+    )
+    app = Flask("calico-backend", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_request_mb * 1_000_000
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["calico"] = services
+    _observe(app, services.metrics)
+    guard(app, settings)
+    _routes(app, services)
+    return app
+
+
+def _observe(app: Flask, metrics: Metrics) -> None:
+    """Counts and times every request, and makes one line of JSON of every error."""
+
+    @app.before_request
+    def start() -> None:
+        g.started = time.perf_counter()
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "other"
+        metrics.requests.labels(route, str(response.status_code)).inc()
+        metrics.request_seconds.labels(route).observe(time.perf_counter() - g.started)
+        return response
+
+    @app.errorhandler(Exception)
+    def answer(error: Exception) -> tuple[Response, int, dict[str, str]]:
+        if isinstance(error, HTTPException):
+            return jsonify(error=error.name), error.code or 500, {}
+        if isinstance(error, (LaneFull, NotReady)):
+            return jsonify(error=str(error)), 503, {"Retry-After": str(RETRY_AFTER_S)}
+        log.warning("%s: %s", request.path, describe(error))
+        if isinstance(error, InputError):
+            return jsonify(error=str(error)), 400, {}
+        if isinstance(error, CalicoError):
+            return jsonify(error=str(error)), 503, {"Retry-After": str(RETRY_AFTER_S)}
+        return jsonify(error="internal error; the log says where"), 500, {}
+
+
+def _routes(app: Flask, services: Services) -> None:
+    settings, engine = services.settings, services.engine
+    predicting = threading.BoundedSemaphore(max(1, settings.threads - SPARE_THREADS))
+
+    @app.get("/health")
+    def health() -> tuple[Response, int]:
+        failure = engine.failure
+        if failure is not None:
+            return jsonify(status="DOWN", model="failed", error=describe(failure)), 503
+        return jsonify(services.health()), 200
+
+    @app.get("/")
+    def index() -> Response:
+        return jsonify(name="CALICO", model=engine.state, routes=sorted(rule.rule for rule in app.url_map.iter_rules()))
+
+    @app.post("/setup")
+    def setup() -> Response:
+        _body()
+        return jsonify(model_version=services.model_version())
+
+    @app.route("/versions", methods=["GET", "POST"])
+    def versions() -> Response:
+        return jsonify(versions=[services.model_version()])
+
+    @app.post("/predict")
+    def predict() -> Response:
+        with services.metrics.span("json"):
+            body = _body()
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
+            raise InputError('expected {"tasks": [{...}, ...], "label_config": "..."}; tasks is no list of objects')
+        label_config = body.get("label_config")
+        if not isinstance(label_config, str):
+            raise InputError("expected the labeling config as text in label_config; is the caller Label Studio?")
+        context = (body.get("params") or {}).get("context") if isinstance(body.get("params"), Mapping) else None
+        if engine.state == "failed":
+            engine.segmenter()  # raises why: better one clear error than a failure for every task
+        if not predicting.acquire(blocking=False):
+            raise LaneFull("too many predictions at once; try again later")
+        try:
+            if isinstance(context, Mapping) and context.get("result"):
+                if not tasks:
+                    raise InputError("interactive request: expected a task, got none")
+                results: list[Any] = [services.predictor.click(tasks[0], label_config, context)]
+            else:
+                results = services.predictor.predict(tasks, label_config, str(body.get("project", "")))
+        finally:
+            predicting.release()
+        with services.metrics.span("json"):
+            return jsonify(results=results)
+
+    @app.post("/webhook")
+    def webhook() -> tuple[Response, int]:
+        body = _body()
+        action = str(body.get("action"))
+        services.metrics.events.labels(action if action in KNOWN_ACTIONS else "other").inc()
+        event = services.inbox.put(body)
+        answer: dict[str, Any] = {"status": "stored", "event": event}
+        if action == START:
+            answer["training"] = services.start_training(event, body)
+        return jsonify(answer), 201
+
+    @app.get("/jobs")
+    def jobs() -> Response:
+        limit = request.args.get("limit", 200, type=int)
+        task, state = request.args.get("task", type=int), request.args.get("state")
+        groups = services.jobs.as_json(limit=max(0, limit), task=task, state=state)
+        training = None if services.training is None else services.training.as_json(limit=5)
+        if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+            shown = jobs_page(groups, training, str(services.health().get("version", engine.state)))
+            return Response(shown, content_type="text/html; charset=utf-8", headers={"Refresh": "5"})
+        return jsonify({**groups, "training": training})
+
+    @app.get("/jobs/training")
+    def training() -> Response:
+        limit, job = request.args.get("limit", 20, type=int), request.args.get("job", type=int)
+        return jsonify(jobs=services.training_or_error().as_json(limit=max(0, limit), job=job))
+
+    @app.post("/jobs/training/<int:number>/cancel")
+    def cancel(number: int) -> Response:
+        _body()
+        training = services.training_or_error()
+        training.cancel(number)
+        return jsonify(training.as_json(job=number)[0])
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(services.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _body() -> Mapping[str, Any]:
+    """JSON under its own content type only: a page in somebody's browser cannot send that to another site unasked."""
+    try:
+        body = request.get_json(silent=True)
+    except RecursionError:
+        body = None
+    if not isinstance(body, Mapping):
+        raise InputError("expected a JSON object as the request's body, with Content-Type: application/json")
+    return body

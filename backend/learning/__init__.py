@@ -1,0 +1,1 @@
+"""Events and corrections from the host, and training as jobs."""

@@ -1,0 +1,1 @@
+"""The images of tasks: fetched safely, kept on disk."""

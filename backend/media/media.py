@@ -1,0 +1,178 @@
+"""From what a task says of an image to the image: uploads, local files, web addresses, buckets, data URIs, paths."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from functools import cache
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
+
+import httpx
+import numpy as np
+
+from backend.http.prometheus import Metrics
+from backend.media.disk_cache import DiskCache
+from backend.media.fetching import Fetcher, same_origin, shown
+from backend.project.client import LabelStudioClient
+from backend.settings import Settings
+from calico.errors import InputError
+from calico.images import load_image
+
+log = logging.getLogger("calico.backend")
+
+BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob"})
+_HOST_PATHS = ("/data/upload/", "/data/local-files/", "/storage-data/", "/tasks/", "/projects/")
+
+
+class Media:
+    """Loads the images of tasks. Safe to share between threads.
+
+    client: for the token that the host wants; without one, what needs a token is refused by the host.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        client: LabelStudioClient | None = None,
+        fetcher: Fetcher | None = None,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._client = client
+        self._max_bytes = settings.max_image_mb * 1_000_000
+        self._fetcher = fetcher or Fetcher(
+            allowed_hosts=settings.allowed_hosts, timeout_s=settings.media_timeout_s, max_bytes=self._max_bytes
+        )
+        self._cache = DiskCache(
+            settings.data_dir.expanduser() / "media",
+            max_bytes=settings.media_cache_mb * 1_000_000,
+            max_age_s=settings.media_cache_age_s,
+        )
+
+    def load(self, source: str, *, task: int | None = None) -> np.ndarray:
+        """HxWx3 uint8 RGB, upright. source: as it stands in the task. task: its id, for the host's presign route.
+
+        Raises InputError of one line that holds no credential.
+        """
+        if not isinstance(source, str) or not source:
+            raise InputError(f"expected the address of an image in the task, got {type(source).__name__}")
+        scheme = source.partition(":")[0].lower() if "://" in source or source.startswith("data:") else ""
+        if scheme == "data":
+            return self._decode(self._data_uri(source), "data URI")
+        if scheme in ("http", "https"):
+            return self._download(self._seen_from_here(source))
+        if scheme in BUCKET_SCHEMES:
+            return self._download(self._presign_url(source, task), name=source.partition("?")[0])
+        if scheme == "file":
+            return self._file(unquote(urlsplit(source).path), self._settings.media_roots, "CALICO_MEDIA_ROOTS")
+        if scheme:
+            raise InputError(f"{scheme}://…: images of this kind are not supported; use http(s), s3, gs or azure-blob")
+        prefix = urlsplit(self._settings.label_studio_url or "").path  # of a host that is served below a path
+        if prefix and source.startswith(prefix + "/"):
+            source = source[len(prefix) :]
+        local_root = self._settings.local_files_root
+        if source.startswith("/data/local-files/") and local_root:
+            wanted = parse_qs(urlsplit(source).query).get("d", [""])[0]
+            return self._file(str(local_root / wanted.lstrip("/")), (local_root,), "CALICO_LOCAL_FILES_ROOT")
+        if source.startswith(_HOST_PATHS):
+            return self._download(self._host_url(source), name=source)
+        return self._file(source, self._settings.media_roots, "CALICO_MEDIA_ROOTS")
+
+    def _decode(self, data: bytes | Path, name: str) -> np.ndarray:
+        with self._metrics.span("decode"):
+            try:
+                return load_image(data, max_pixels=self._settings.max_image_megapixels * 1_000_000)
+            except InputError as error:
+                raise InputError(str(error) if isinstance(data, Path) else f"{name}: {error}") from None
+
+    def _data_uri(self, source: str) -> bytes:
+        header, _, body = source[5:].partition(",")
+        if len(body) > self._max_bytes * 3:  # percent-encoding triples, base64 adds a third
+            raise InputError("data URI: larger than CALICO_MAX_IMAGE_MB")
+        try:
+            data = (
+                base64.b64decode(unquote_to_bytes(body), validate=True)
+                if header.endswith(";base64")
+                else unquote_to_bytes(body)
+            )
+        except (binascii.Error, ValueError):
+            raise InputError("data URI: not base64; expected data:image/png;base64,…") from None
+        if len(data) > self._max_bytes:
+            raise InputError("data URI: larger than CALICO_MAX_IMAGE_MB")
+        return data
+
+    def _file(self, source: str, roots: tuple[Path, ...], variable: str) -> np.ndarray:
+        """A file below one of the roots, links followed first: neither `..` nor a link leads out."""
+        if "\0" in source:
+            raise InputError("an image path holds a NUL character")
+        for root in roots:
+            path = (root / source).resolve()  # an absolute source replaces the root
+            if path.is_relative_to(root.resolve()):
+                if not path.is_file():
+                    raise InputError(f"{source}: no such file below {variable}; put it back, or set that to its folder")
+                if path.stat().st_size > self._max_bytes:
+                    raise InputError(f"{source}: larger than CALICO_MAX_IMAGE_MB ({self._settings.max_image_mb} MB)")
+                return self._decode(path, source)
+        raise InputError(f"{source[:160]}: outside {variable}; set it to a folder that holds the images")
+
+    def _host_url(self, path: str) -> str:
+        if not self._settings.label_studio_url:
+            raise InputError(
+                f"{path.partition('?')[0]}: a file of Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY"
+            )
+        return self._settings.label_studio_url + path
+
+    def _seen_from_here(self, url: str) -> str:
+        """A file of the host under the name `localhost`, as the host calls itself: under its name here."""
+        base = self._settings.label_studio_url
+        try:
+            parsed = httpx.URL(url)
+        except (httpx.InvalidURL, UnicodeError):
+            return url  # refused later, by name
+        is_local = parsed.host in ("localhost", "127.0.0.1", "::1")
+        if base is None or not is_local or not parsed.path.startswith(_HOST_PATHS) or self._is_host(url):
+            return url
+        return base + parsed.raw_path.decode("ascii")
+
+    def _presign_url(self, source: str, task: int | None) -> str:
+        if task is None:
+            raise InputError(
+                f"{source.partition('?')[0]}: a bucket address needs the task's id, for the host's presign route"
+            )
+        encoded = base64.urlsafe_b64encode(source.encode()).decode()
+        return self._host_url(f"/tasks/{int(task)}/presign/?fileuri={encoded}")
+
+    def _download(self, url: str, *, name: str | None = None) -> np.ndarray:
+        name = name or shown(url)
+        data = self._cache.get(url)
+        self._metrics.cache.labels("media", "miss" if data is None else "hit").inc()
+        if data is not None:
+            return self._decode(data, name)
+        with self._metrics.span("fetch"):
+            headers = self._client.authorization_for(url) if self._client else {}
+            data = self._fetcher.get(url, headers=headers, trusted=self._is_host(url))
+        image = self._decode(data, name)
+        try:
+            self._cache.put(url, data)  # only what proved to be an image: a login page must not stick
+        except OSError as error:
+            _warn_not_kept(self._cache.folder, error.strerror or type(error).__name__)
+        return image
+
+    def _is_host(self, url: str) -> bool:
+        """Whether the address is Label Studio's own, which may be private: its operator named it."""
+        base = self._settings.label_studio_url
+        return base is not None and same_origin(url, base)
+
+
+@cache
+def _warn_not_kept(folder: Path, reason: str) -> None:
+    """Once per process: every image that follows has the same trouble."""
+    log.warning(
+        "%s: images cannot be kept there (%s), so each is fetched anew; make room or set CALICO_DATA_DIR "
+        "to a folder that can be written",
+        folder,
+        reason,
+    )

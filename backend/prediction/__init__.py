@@ -1,0 +1,1 @@
+"""One request to one prediction: the queue before the model, the engine, versions taking over."""

@@ -1,0 +1,299 @@
+"""One `/predict` request -> its answer: fetch, segment, encode, within a time budget; what is late is posted later."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from backend.codecs.config import LabelingConfig, read_config, task_images
+from backend.codecs.prediction import encode_prediction
+from backend.http.prometheus import Metrics
+from backend.media.media import Media
+from backend.prediction.activity import Job, Jobs, JobState
+from backend.prediction.engine import Engine, NotReady
+from backend.prediction.interactive import encode_mask, read_prompts
+from backend.prediction.lane import Lane, LaneFull, Priority
+from backend.project.client import LabelStudioClient
+from calico.errors import CalicoError, InputError
+from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, ImageGroup, Problem
+
+log = logging.getLogger("calico.backend")
+
+GROUPS_AT_ONCE = 4  # fetched and encoded side by side, so that the model never waits for the network; bounds memory too
+MAX_REMEMBERED = 100_000
+
+Prediction = dict[str, Any]
+
+
+class NothingToShow(CalicoError):
+    """No region of the group found a place in the prediction."""
+
+
+@dataclass(eq=False)
+class _Work:
+    """One task of one request. prediction and is_late change under the lock: the reply and the worker race for them."""
+
+    task: Mapping[str, Any]
+    label_config: str
+    job: Job
+    priority: Priority
+    future: Future[None] | None = None
+    started: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    prediction: Prediction | None = None
+    is_late: bool = False
+
+    @property
+    def task_id(self) -> int | None:
+        return self.job.task
+
+
+class Predictor:
+    """client: posts what was late; without one, late results wait in the engine's cache for the next request.
+
+    groups_at_once: that the model takes together; twice as many are fetched side by side, so that a batch waits ready.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        media: Media,
+        jobs: Jobs,
+        metrics: Metrics,
+        *,
+        client: LabelStudioClient | None = None,
+        queue_size: int = 2000,
+        time_budget_s: float = 50.0,
+        groups_at_once: int = 1,
+    ) -> None:
+        self._engine, self._media, self._jobs, self._metrics, self._client = engine, media, jobs, metrics, client
+        self._time_budget_s = time_budget_s
+        self._groups = Lane("groups", num_threads=max(GROUPS_AT_ONCE, 2 * groups_at_once), capacity=queue_size)
+        self._posts = Lane("posts", num_threads=1, capacity=queue_size)
+        self._given_at: OrderedDict[tuple[int, str], float] = (
+            OrderedDict()
+        )  # (task, version) -> last in a reply or post
+        self._opened: list[_Work] = []  # requests of one task that are not answered yet
+        self._lock = threading.Lock()
+        metrics.queue_depth.labels("groups").set_function(lambda: self._groups.depth)
+        metrics.queue_depth.labels("posts").set_function(lambda: self._posts.depth)
+
+    # -- groups -----------------------------------------------------------------------------------------------------
+
+    def predict(
+        self, tasks: Sequence[Mapping[str, Any]], label_config: str, project: str
+    ) -> list[Prediction | list[Any]]:
+        """One entry per task, in order: its prediction, or `[]` (which stores nothing) where it failed or is not ready.
+
+        Raises LaneFull where not even one task finds room.
+        """
+        deadline = time.monotonic() + self._time_budget_s
+        priority = Priority.WAITED_FOR if len(tasks) == 1 else Priority.BATCH
+        works = [
+            self._queued(_Work(task, label_config, self._jobs.add(_id(task), project), priority)) for task in tasks
+        ]
+        futures = [work.future for work in works if work.future]
+        if tasks and not futures:
+            raise LaneFull(f"{self._groups.capacity} tasks wait already; try again later")
+        opened = [work for work in works if work.priority is Priority.WAITED_FOR]
+        with self._lock:
+            self._opened.extend(opened)
+        try:
+            wait(futures, timeout=max(0.0, deadline - time.monotonic()))
+            results = [self._reply(work) for work in works]
+        finally:
+            with self._lock:
+                for work in opened:
+                    self._opened.remove(work)
+        seconds = time.monotonic() - deadline + self._time_budget_s
+        log.info("project %s: %d of %d tasks answered in %.1f s", project, sum(map(bool, results)), len(tasks), seconds)
+        return results
+
+    def _queued(self, work: _Work) -> _Work:
+        try:
+            work.future = self._groups.submit(lambda: self._run(work), work.priority)
+        except LaneFull as error:
+            self._jobs.update(work.job, JobState.REFUSED, str(error))
+            self._metrics.groups.labels("refused").inc()
+        return work
+
+    def _reply(self, work: _Work) -> Prediction | list[Any]:
+        with work.lock:
+            if work.prediction is None:
+                work.is_late = True
+                return []
+        if not self._claims(work, work.prediction, in_any_case=work.priority is Priority.WAITED_FOR):
+            self._metrics.groups.labels("late").inc()
+            self._has_already(work, work.prediction)
+            return []
+        self._metrics.groups.labels("answered").inc()
+        self._jobs.update(work.job, JobState.ANSWERED)
+        return work.prediction
+
+    def _claims(self, work: _Work, prediction: Prediction, *, in_any_case: bool = False) -> bool:
+        """Whether this request is to give the host the prediction, which would keep a second one beside it: not where
+        another gave it since this one began, or where one that opened the task is about to. in_any_case: it is."""
+        if work.task_id is None:
+            return True
+        given = work.task_id, prediction["model_version"]
+        with self._lock:
+            is_given = self._given_at.get(given, 0.0) > work.started
+            is_opened = any(other.task_id == work.task_id and other is not work for other in self._opened)
+            if not in_any_case and (is_given or is_opened):
+                return False
+            self._given_at[given] = time.monotonic()
+            self._given_at.move_to_end(given)
+            if len(self._given_at) > MAX_REMEMBERED:
+                self._given_at.popitem(last=False)
+        return True
+
+    def _has_already(self, work: _Work, prediction: Prediction) -> None:
+        self._jobs.update(
+            work.job, JobState.LATE, f"the host has a prediction of {prediction['model_version']} already"
+        )
+
+    def _run(self, work: _Work) -> None:
+        """On a worker thread. Never raises: what fails is this group's affair alone."""
+        self._jobs.update(work.job, JobState.RUNNING)
+        try:
+            prediction, problems = self._predicted(work)
+        except Exception as error:  # whatever it is, the other groups of the request go on
+            self._fail(work.job, error)
+            return
+        work.job.problems = [f"{problem.code}: {problem.message}" for problem in problems]
+        with work.lock:
+            work.prediction = prediction
+            is_late = work.is_late
+        if is_late:
+            self._deliver(work)
+
+    def _predicted(self, work: _Work) -> tuple[Prediction, list[Problem]]:
+        config, data = config_of(work.label_config), _data(work.task)
+        sources = task_images(config, data)
+        if not MIN_GROUP_SIZE <= len(sources) <= MAX_GROUP_SIZE:  # before anything is fetched
+            raise InputError(f"a group has {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE} images, the task has {len(sources)}")
+        group = ImageGroup(tuple(self._media.load(source, task=work.task_id) for source in sources))
+        call = self._engine.segment(group, config.candidates(data), work.priority)
+        result = call.result()
+        with self._metrics.span("encode"):
+            encoded = encode_prediction(
+                result, config, model_version=call.version, task_id=work.task_id, task_data=data
+            )
+        problems = [*result.problems, *encoded.problems]
+        for problem in problems:
+            self._metrics.problems.labels(problem.code).inc()
+        if not encoded.prediction["result"]:
+            said = "; ".join(problem.message for problem in problems) or "the model found nothing in common or unique"
+            raise NothingToShow(f"no region to show: {said}")
+        self._metrics.regions.inc(len(result.regions))
+        return encoded.prediction, problems
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        reason = describe(error)
+        log.warning("task %s of project %s: %s", job.task, job.project, reason)
+        self._jobs.update(job, JobState.FAILED, reason)
+        self._metrics.groups.labels("failed").inc()
+
+    # -- what comes too late for its reply ----------------------------------------------------------------------------
+
+    def _deliver(self, work: _Work) -> None:
+        self._metrics.groups.labels("late").inc()
+        if self._client is None or work.task_id is None:
+            self._jobs.update(
+                work.job, JobState.LATE, "ready after the reply, without LABEL_STUDIO_API_KEY to post it: ask again"
+            )
+            return
+        try:
+            self._posts.submit(lambda: self._post(work))
+        except LaneFull as error:
+            self._fail(work.job, error)
+
+    def _post(self, work: _Work) -> None:
+        """Through the host's API, unless the host has a prediction of this version, or is getting it in a reply."""
+        client, prediction = self._client, work.prediction
+        if client is None or prediction is None or work.task_id is None:
+            raise TypeError("only a finished prediction of a known task is posted, and only with a client")
+        version = prediction["model_version"]
+        if not self._claims(work, prediction):
+            self._has_already(work, prediction)
+            return
+        try:
+            if any(p.get("model_version") == version for p in client.predictions(task=work.task_id)):
+                self._has_already(work, prediction)
+                return
+            client.create_prediction(
+                work.task_id, prediction["result"], model_version=version, score=prediction["score"]
+            )
+        except Exception as error:
+            with self._lock:
+                self._given_at.pop((work.task_id, version), None)
+            self._fail(work.job, error)
+            return
+        self._jobs.update(work.job, JobState.POSTED)
+        self._metrics.groups.labels("posted").inc()
+
+    # -- clicks -------------------------------------------------------------------------------------------------------
+
+    def click(self, task: Mapping[str, Any], label_config: str, context: Mapping[str, Any]) -> Prediction:
+        """The answer to a smart keypoint or rectangle: a mask on the clicked image.
+
+        Raises InputError for what cannot be answered, NotReady or LaneFull for what cannot be answered now.
+        """
+        deadline = time.monotonic() + self._time_budget_s
+        config, data = config_of(label_config), _data(task)
+        prompts = read_prompts(context, config)
+        sources = task_images(config, data)
+        if prompts.image >= len(sources):
+            raise InputError(f"interactive request: image {prompts.image + 1} of a task that has {len(sources)}")
+        image = self._media.load(sources[prompts.image], task=_id(task))
+        height, width = image.shape[:2]
+        if prompts.size_wh not in (None, (width, height)):
+            sizes = f"{prompts.size_wh} in the editor, {(width, height)} in the file"
+            raise InputError(f"interactive request: image {prompts.image + 1} is {sizes} (width, height)")
+        try:
+            call = self._engine.segment_prompts(
+                image,
+                prompts.points_xy(height, width),
+                prompts.labels,
+                prompts.box_xyxy(height, width),
+                timeout_s=deadline - time.monotonic(),
+            )
+            mask, score = call.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            raise NotReady("the model is busy; try again in some seconds") from None
+        with self._metrics.span("encode"):
+            return encode_mask(mask, score, prompts, config, model_version=call.version, task_data=data)
+
+
+@lru_cache(maxsize=64)
+def config_of(label_config: str) -> LabelingConfig:
+    """A project sends the same text with every request."""
+    return read_config(label_config)
+
+
+def _id(task: Mapping[str, Any]) -> int | None:
+    return task["id"] if isinstance(task.get("id"), int) else None
+
+
+def _data(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = task.get("data")
+    if not isinstance(data, Mapping):
+        raise InputError(f"task {_id(task)}: expected an object as its data, got {type(data).__name__}")
+    return data
+
+
+def describe(error: BaseException) -> str:
+    """One line for logs and `/jobs`. Our own errors speak for themselves; of others, what, where, and little else."""
+    if isinstance(error, CalicoError):
+        return " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
+    return f"internal error {type(error).__name__}{where}: {' '.join(str(error).split())[:200]}"

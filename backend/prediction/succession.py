@@ -1,0 +1,156 @@
+"""Which model serves: the next version is loaded beside it, and takes over between two calls."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+from backend.http.prometheus import Metrics
+from backend.prediction.protocol import Segmenter
+
+log = logging.getLogger("calico.backend")
+
+RETRY_S = 60.0  # after a version that did not load: memory may be short only while something is trained
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A model that is to serve from now on. name: as people know it. load: makes it; seconds.
+
+    at_once: what serves until then must not answer any more (a rollback), so calls wait for this one.
+    """
+
+    name: str
+    load: Callable[[], Segmenter]
+    at_once: bool = False
+
+
+@dataclass(frozen=True)
+class NotLoaded:
+    """A model that was wanted and could not be loaded; `at` by the monotonic clock."""
+
+    wanted: Wanted
+    error: Exception
+    at: float
+
+
+class Succession:
+    """Holds the one that serves. Calls that have it go on with it; its memory is free when the last of them ends.
+
+    first: being loaded. follow: what is wanted, told once at each change, else None; cheap, for every call asks it.
+    """
+
+    def __init__(self, first: Future[Segmenter], follow: Callable[[], Wanted | None], metrics: Metrics) -> None:
+        self._serving = first
+        self._follow = follow
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._wanted: Wanted | None = None  # being loaded, or next to be
+        self._is_loading = False
+        self._before: Future[Segmenter] | None = None  # while calls wait: what serves again if nothing else loads
+        self._not_loaded: NotLoaded | None = None
+        first.add_done_callback(self._first_is_loaded)
+
+    @property
+    def serving(self) -> Future[Segmenter]:
+        """Looks first whether another one is wanted."""
+        self.look()
+        return self._serving
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """What is being loaded to take over."""
+        self.look()
+        return self._wanted
+
+    @property
+    def not_loaded(self) -> NotLoaded | None:
+        """What should serve and cannot; the one before it goes on."""
+        self.look()
+        return self._not_loaded
+
+    def look(self) -> None:
+        """Starts to load another one, if one is wanted."""
+        with self._lock:
+            wanted = self._follow() or self._again()
+            if wanted is None:
+                return
+            self._wanted = wanted
+            if wanted.at_once and self._before is None:
+                self._before, self._serving = self._serving, Future()
+            if self._is_loading:
+                return
+            self._is_loading = True
+        threading.Thread(target=self._load, name="next-model", daemon=True).start()
+
+    def _again(self) -> Wanted | None:
+        failed = self._not_loaded
+        if failed is None or self._wanted is not None or time.monotonic() - failed.at < RETRY_S:
+            return None
+        return replace(failed.wanted, at_once=False)
+
+    def _load(self) -> None:
+        """On a thread of its own, until what is wanted was tried. One at a time: two more may not fit into memory."""
+        while True:
+            with self._lock:
+                wanted = self._wanted
+                self._is_loading = wanted is not None
+            if wanted is None:
+                return
+            self._try(wanted)
+            gc.collect()  # a model holds itself by its hooks: nothing else would free the old one soon
+
+    def _try(self, wanted: Wanted) -> None:
+        log.info("loading %s beside the model that serves", wanted.name)
+        try:
+            fresh = wanted.load()
+        except Exception as error:
+            self._keep(wanted, error)
+            return
+        with self._lock:
+            if self._wanted is not wanted:  # meanwhile another one
+                return
+            if self._before is None:
+                self._serving = Future()
+            serving, self._before, self._wanted, self._not_loaded = self._serving, None, None, None
+            self._tell(fresh.version)
+        log.info("%s serves", fresh.version)
+        self._metrics.switches.labels("done").inc()
+        serving.set_result(fresh)
+
+    def _keep(self, wanted: Wanted, error: Exception) -> None:
+        """The model before goes on, also for calls that wait for another."""
+        with self._lock:
+            if self._wanted is not wanted:
+                return
+            self._wanted, self._not_loaded = None, NotLoaded(wanted, error, time.monotonic())
+            waited_for, before = self._serving, self._before
+            if before is not None:
+                self._serving, self._before = before, None
+        log.error("%s does not load, the model before it goes on: %s", wanted.name, " ".join(str(error).split()))
+        self._metrics.switches.labels("failed").inc()
+        if before is not None:
+            before.add_done_callback(lambda done: _pass_on(done, waited_for))
+
+    def _first_is_loaded(self, first: Future[Segmenter]) -> None:
+        with self._lock:
+            if first is self._serving and first.exception() is None:
+                self._tell(first.result().version)
+
+    def _tell(self, version: str) -> None:
+        self._metrics.model_ready.set(1)
+        self._metrics.model_info.clear()
+        self._metrics.model_info.labels(version).set(1)
+
+
+def _pass_on(done: Future[Segmenter], to: Future[Segmenter]) -> None:
+    error = done.exception()
+    if error is None:
+        to.set_result(done.result())
+    else:
+        to.set_exception(error)

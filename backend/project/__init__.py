@@ -1,0 +1,1 @@
+"""A whole project through the host's API."""

@@ -1,1 +1,0 @@
-"""What `calico benchmark` measures; times in seconds, memory in bytes, each report with what it ran on."""

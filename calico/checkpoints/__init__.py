@@ -1,0 +1,1 @@
+"""Checkpoint files, adapters, versions of the model, and the gate between them."""

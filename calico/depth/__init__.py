@@ -1,0 +1,1 @@
+"""How unlike all that a checkpoint knows a picture is."""

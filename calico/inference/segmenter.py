@@ -1,0 +1,291 @@
+"""A group of images in, a co-segmentation out: three questions over one encoding, safe under threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+
+from calico.checkpoints.adapter import load_adapted
+from calico.checkpoints.files import load_checkpoint
+from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, is_adapter
+from calico.depth.reference import SCORE_CAP, Reference, load_reference, problem_of
+from calico.errors import InputError
+from calico.inference.answered_masks import Asked, MaskWriter, restored_mask
+from calico.inference.encodings import EncodingCache, ImageEncoder
+from calico.inference.options import ServingOptions
+from calico.inference.reconcile import AnsweredMasks, reconcile
+from calico.language.constraint import AnswerConstraint
+from calico.language.questions import canonical_question, render_prompt
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.calico import CalicoModel, ImageFeatures
+from calico.model.config import CalicoConfig
+from calico.model.generation import AllowedTokens, Answer, LanguageSteps, Prompt, generate
+from calico.model.out_of_memory import in_halves
+from calico.model.precision import check_bits, check_device, quantise_llm
+from calico.model.preprocessing import Preprocessor, fitted_points
+from calico.values import CoSegmentation, ImageGroup, Problem, SubTask, image_digest
+
+DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class PromptedMask(NamedTuple):
+    """mask: HxW bool at the image's own size. score: the mask decoder's estimate of its IoU, 0 to 1."""
+
+    mask: np.ndarray
+    score: float
+
+
+class CoSegmenter:
+    """Holds one model; its methods may be called from any thread, one runs at a time.
+
+    version: as predictions carry it; preset and a hash of the weights, or a registry's id.
+    """
+
+    def __init__(
+        self,
+        model: CalicoModel,
+        config: CalicoConfig,
+        tokenizer: CalicoTokenizer,
+        *,
+        version: str = "unsaved",
+        options: ServingOptions | None = None,
+        reference: Reference | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.version = version
+        self.reference = reference
+        self.options = options = options or ServingOptions()
+        self.steps = LanguageSteps(model, compiled=options.compiled)
+        self._lock = threading.Lock()
+        host_bytes = 0 if model.device.type == "cpu" else options.host_encoding_bytes
+        self._encodings = EncodingCache(options.encoding_bytes, host_bytes)
+        self._encode = ImageEncoder(model, Preprocessor.from_config(config), self._encodings, options.images_at_once)
+        longest = config.grounding_encoder.image_size
+        self._write_masks = MaskWriter(model, tokenizer, longest, options.mask_bytes_on(model.device.type))
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path | None = None,
+        device: str | None = None,
+        *,
+        base: str | Path | None = None,
+        options: ServingOptions | None = None,
+    ) -> Self:
+        """path: a checkpoint's folder, or that of an adapter; None: the embedded default. device None: a GPU where
+        there is one. base: the checkpoint that an adapter was made on; None: see
+        `calico.checkpoints.adapter.find_base`.
+
+        Raises `CheckpointError`, and `InputError` for options that this device cannot serve.
+        """
+        options = options or ServingOptions()
+        folder = EMBEDDED if path is None else Path(path)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        check_device(device)
+        check_bits(options.llm_bits, device)
+        if options.dtype not in DTYPES:
+            raise InputError(f"dtype {options.dtype!r}: expected float32 or bfloat16")
+        places = device, DTYPES[options.dtype], None if options.llm_bits is None else "cpu"
+        if is_adapter(folder):
+            model, config, tokenizer = load_adapted(folder, None if base is None else Path(base), *places)
+        else:
+            model, config, tokenizer = load_checkpoint(folder, *places)
+        if options.llm_bits is not None:
+            quantise_llm(model, options.llm_bits, device)
+        version, reference = checkpoint_version(folder), load_reference(folder)
+        return cls(model, config, tokenizer, version=version, options=options, reference=reference)
+
+    def warm_up(self) -> None:
+        """The first group pays for allocations and compiled code; here a blank one does. Nothing of it is kept."""
+        blank = np.zeros((64, 64, 3), np.uint8)
+        with self._lock, torch.inference_mode():
+            features, places = self._encode([blank, ~blank], ["blank", "white"])
+            self._encodings.forget("blank", "white")
+            group = ImageGroup((blank, ~blank))
+            asked = [Asked(0, sub_task, places, group.sizes_hw) for sub_task in SubTask]
+            answers = self._generate(asked, features, [()] * 3, [None] * 3, limit=4)
+            states = torch.cat([answer.states[:1] for answer in answers])
+            self.model.segment(features.grounding, states, torch.zeros(len(states), dtype=torch.long))
+
+    def forget_encodings(self) -> None:
+        """As a new segmenter has none."""
+        with self._lock:
+            self._encodings.clear()
+
+    def segment(self, group: ImageGroup, *, candidates: Sequence[str] | None = None) -> CoSegmentation:
+        """All three sub-tasks, reconciled by the rule of `calico.inference.reconcile`.
+
+        candidates: a fixed vocabulary of object and part names; decoding is then constrained to it. A region's score is
+        the probability of its name times the mask decoder's IoU estimate: an estimate of its true IoU, wrong names 0.
+        An image that is out of depth (`calico.depth.reference`) is a problem, and its scores are scaled to `SCORE_CAP`
+        at most.
+        """
+        return self.segment_many([group], candidates=[candidates])[0]
+
+    def segment_many(
+        self, groups: Sequence[ImageGroup], *, candidates: Sequence[Sequence[str] | None] | None = None
+    ) -> list[CoSegmentation]:
+        """Of each group what `segment` gives, in order; images, questions and masks go through the model together.
+
+        candidates: for each group its own, or None. What did not fit into memory at once is a problem `out_of_memory`
+        of the groups concerned; raises `OutOfMemory` where half of it does not fit either.
+        """
+        candidates = [None] * len(groups) if candidates is None else list(candidates)
+        results: list[CoSegmentation] = []
+        for start in range(0, len(groups), self.options.groups_at_once):
+            some = slice(start, start + self.options.groups_at_once)
+            notices: list[str] = []
+            depths: list[list[float]] = []
+            answered = self.answer_many(groups[some], candidates=candidates[some], notices=notices, depths=depths)
+            problems = tuple(Problem("out_of_memory", notice) for notice in notices)
+            for group, answers, own in zip(groups[some], answered, depths, strict=True):
+                result = reconcile(group.sizes_hw, answers)
+                strange = (problem_of(image, depth) for image, depth in enumerate(own) if depth > 1)
+                results.append(replace(result, problems=(*result.problems, *problems, *strange)))
+        return results
+
+    def answer(
+        self,
+        group: ImageGroup,
+        sub_tasks: Sequence[SubTask] = tuple(SubTask),
+        *,
+        candidates: Sequence[str] | None = None,
+        constrained: bool | None = None,
+    ) -> Mapping[SubTask, AnsweredMasks]:
+        """Each question's own answer and masks. constrained: hold the grammar; None: where candidates are given."""
+        return self.answer_many([group], sub_tasks, candidates=[candidates], constrained=constrained)[0]
+
+    def answer_many(
+        self,
+        groups: Sequence[ImageGroup],
+        sub_tasks: Sequence[SubTask] = tuple(SubTask),
+        *,
+        candidates: Sequence[Sequence[str] | None] | None = None,
+        constrained: bool | None = None,
+        notices: list[str] | None = None,
+        depths: list[list[float]] | None = None,
+    ) -> list[Mapping[SubTask, AnsweredMasks]]:
+        """Each question's own answer and masks, of all groups as one batch. candidates: for each group, or None.
+
+        notices: is told of what did not fit into memory at once. depths: is given `distances` of each group's images.
+        """
+        notices = [] if notices is None else notices
+        names = [None if c is None else tuple(c) for c in candidates or [None] * len(groups)]
+        images = [image for group in groups for image in group.images]
+        digests = [digest for group in groups for digest in group.digests]
+        results: list[dict[SubTask, AnsweredMasks]] = [{} for _ in groups]
+        with self._lock, torch.inference_mode():
+            features, places = self._encode(images, digests, notices)
+            distances = self.distances(features)
+            asked = []
+            for number, group in enumerate(groups):
+                own, places = places[: len(group)], places[len(group) :]
+                if depths is not None:
+                    depths.append([distances[place] for place in own])
+                asked += [Asked(number, sub_task, own, group.sizes_hw) for sub_task in sub_tasks]
+
+            def answers_of(some: Sequence[Asked]) -> list[Answer]:
+                constraints = [
+                    AnswerConstraint(self.tokenizer, one.sub_task, len(one.images), names[one.group]).allowed
+                    if (names[one.group] is not None if constrained is None else constrained)
+                    else None
+                    for one in some
+                ]
+                return self._generate(some, features, [names[one.group] or () for one in some], constraints)
+
+            answers = in_halves(answers_of, asked, "questions", notices)
+            found = self._write_masks(asked, answers, features.grounding, notices)
+        for one, masks in zip(asked, found, strict=True):
+            strange = {m.seg_index for m in masks.parsed.mentions if distances[one.images[m.image]] > 1}
+            scores = [score * SCORE_CAP if n in strange else score for n, score in enumerate(masks.scores)]
+            results[one.group][one.sub_task] = replace(masks, scores=scores)
+        return list(results)
+
+    def depth_of(self, image: np.ndarray) -> float:
+        """The distance of one HxWx3 uint8 image, beyond 1 out of depth."""
+        with self._lock, torch.inference_mode():
+            return self.distances(self._encode([image], [image_digest(image)])[0])[0]
+
+    def distances(self, features: ImageFeatures) -> list[float]:
+        """How far each encoded image is from what the checkpoint knows, beyond 1 out of depth; 0 without a measure."""
+        if self.reference is None:
+            return [0.0] * len(features.image_tokens)
+        return [float(distance) for distance in self.reference.distance(features)]
+
+    def segment_prompts(
+        self,
+        image: np.ndarray,
+        points_xy: Sequence[tuple[float, float]] = (),
+        labels: Sequence[bool] = (),
+        box_xyxy: tuple[float, float, float, float] | None = None,
+    ) -> PromptedMask:
+        """A mask from clicks or a box on one image (HxWx3 uint8), in its own pixels. labels: True in, False out.
+
+        A click means the part under it, a box what it is tight around. Where both are given they are used together.
+        """
+        if len(points_xy) != len(labels) or (not len(points_xy) and box_xyxy is None):
+            raise InputError(
+                f"expected one label per point, or a box; got {len(points_xy)} points, {len(labels)} labels, "
+                f"box {box_xyxy}"
+            )
+        size_hw = (image.shape[0], image.shape[1])
+        longest = self.config.grounding_encoder.image_size
+        decoder, device = self.model.pixel_decoder, self.model.device
+        with self._lock, torch.inference_mode():
+            features, _ = self._encode([image], [image_digest(image)])
+            box = points = None
+            if box_xyxy is not None:
+                corners = fitted_points(np.array(box_xyxy, np.float32).reshape(2, 2), size_hw, longest)
+                box = torch.from_numpy(corners).reshape(1, 1, 4).to(device)
+            if len(points_xy):
+                points = torch.from_numpy(fitted_points(np.array(points_xy, np.float32), size_hw, longest))[
+                    None, None
+                ].to(device)
+            marks = None if points is None else torch.tensor([[[int(label) for label in labels]]], device=device)
+            masks = None
+            for seen in range(1 if decoder.mask_prompt and len(points_xy) else len(points_xy), len(points_xy) + 1):
+                if points is None or marks is None:
+                    sparse, _ = decoder.prompt_encoder(None, None, box, None)
+                else:
+                    sparse, _ = decoder.prompt_encoder(points[:, :, :seen], marks[:, :, :seen], box, None)
+                masks = decoder(features.grounding, sparse[:, 0], decoder.seen(masks))
+            assert masks is not None
+            mask = restored_mask(masks.logits[0], size_hw, longest)
+            scale = SCORE_CAP if self.distances(features)[0] > 1 else 1.0
+            return PromptedMask(mask, float(masks.iou[0].clamp(0, 1)) * scale)
+
+    def _prompt(self, sub_task: SubTask, num_images: int, candidates: Sequence[str]) -> Prompt:
+        question = canonical_question(sub_task, num_images, candidates)
+        encoded = self.tokenizer.encode_prompt(render_prompt(question.text, num_images), self.config.num_queries)
+        return Prompt(encoded.ids, encoded.image_positions, range(num_images))
+
+    def _generate(
+        self,
+        asked: Sequence[Asked],
+        features: ImageFeatures,
+        candidates: Sequence[Sequence[str]],
+        constraints: Sequence[AllowedTokens | None],
+        limit: int | None = None,
+    ) -> list[Answer]:
+        """limit: of new tokens, by the number of images where None."""
+        return generate(
+            self.model,
+            features,
+            [
+                self._prompt(one.sub_task, len(one.images), names)._replace(images=one.images)
+                for one, names in zip(asked, candidates, strict=True)
+            ],
+            eos_id=self.tokenizer.eos_id,
+            pad_id=self.tokenizer.pad_id,
+            max_new_tokens=[512 + 256 * (len(one.images) - 2) if limit is None else limit for one in asked],
+            constraints=constraints,
+            steps=self.steps,
+        )

@@ -1,0 +1,1 @@
+"""Everything people look at: overlays, name plates, pages."""
