@@ -20,6 +20,7 @@ from calico.inference.answered_masks import Asked, MaskWriter, restored_mask
 from calico.inference.encodings import EncodingCache, ImageEncoder
 from calico.inference.options import ServingOptions
 from calico.inference.reconcile import AnsweredMasks, reconcile
+from calico.inference.windows import merge, part_of, windows
 from calico.language.constraint import AnswerConstraint
 from calico.language.questions import canonical_question, render_prompt
 from calico.language.tokenizer import CalicoTokenizer
@@ -135,10 +136,25 @@ class CoSegmenter:
     ) -> list[CoSegmentation]:
         """Of each group what `segment` gives, in order; images, questions and masks go through the model together.
 
+        Groups of more than four images are asked about in windows (`calico.inference.windows`).
+
         candidates: for each group its own, or None. What did not fit into memory at once is a problem `out_of_memory`
         of the groups concerned; raises `OutOfMemory` where half of it does not fit either.
         """
         candidates = [None] * len(groups) if candidates is None else list(candidates)
+        shown = [windows(len(group)) for group in groups]
+        parts = [part_of(group, images) for group, own in zip(groups, shown, strict=True) for images in own]
+        names = [own for own, ranges in zip(candidates, shown, strict=True) for _ in ranges]
+        found = self._segment_windows(parts, names)
+        results: list[CoSegmentation] = []
+        for group, own in zip(groups, shown, strict=True):
+            results.append(merge(group.sizes_hw, own, found[: len(own)]))
+            found = found[len(own) :]
+        return results
+
+    def _segment_windows(
+        self, groups: Sequence[ImageGroup], candidates: Sequence[Sequence[str] | None]
+    ) -> list[CoSegmentation]:
         results: list[CoSegmentation] = []
         for start in range(0, len(groups), self.options.groups_at_once):
             some = slice(start, start + self.options.groups_at_once)
