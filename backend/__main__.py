@@ -9,7 +9,7 @@ import sys
 
 from backend.http.app import create_app
 from backend.http.server import configure_logging, serve
-from backend.services import start_reconcile, start_watch
+from backend.services import start_watch
 from backend.settings import Settings
 from calico.errors import CalicoError
 
@@ -23,9 +23,14 @@ def main() -> int:
     except CalicoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    start_reconcile(app.extensions["calico"])
-    start_watch(app.extensions["calico"])
-    return serve(app, settings)
+    services = app.extensions["calico"]
+    if services.reconciler is not None:
+        services.reconciler.start()
+    start_watch(services)
+    try:
+        return serve(app, settings)
+    finally:
+        services.inbox.close()
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from backend.http.prometheus import Metrics
-from backend.learning.inbox import Inbox, reconcile
+from backend.learning.inbox import Inbox, InboxUnavailable
+from backend.learning.job_folders import NO_TOKEN
+from backend.learning.reconcile import Reconciler
 from backend.learning.scheduler import COMMAND, Training
 from backend.media.media import Media
 from backend.prediction.activity import Jobs
@@ -26,8 +29,8 @@ from calico.inference.options import ServingOptions
 
 log = logging.getLogger("calico.backend")
 
-RECONCILE_PAUSE_S = 15.0
 WATCH_S = 2.0  # between looks at the registry and at jobs
+PRUNE_EVERY_S = 3600.0
 SETUP_WAIT_S = 1.0  # the host gives `/setup` three seconds
 
 
@@ -42,6 +45,7 @@ class Services:
     jobs: Jobs
     predictor: Predictor
     inbox: Inbox
+    reconciler: Reconciler | None
     training: Training | None
     client: LabelStudioClient | None
     version_of_files: Callable[[], str]
@@ -69,6 +73,8 @@ class Services:
             told["loading"] = wanted.name
         if (failed := models.not_loaded) is not None:
             told["problem"] = f"{failed.wanted.name} does not load: {describe(failed.error)}"
+        if self.inbox.problem is not None:
+            told["inbox"] = self.inbox.problem
         return told
 
     def training_or_error(self) -> Training:
@@ -77,12 +83,25 @@ class Services:
             raise InputError("nothing is trained here: set CALICO_VERSIONS to the folder where versions go")
         return self.training
 
+    def store(self, body: Mapping[str, Any]) -> int:
+        """The number of the stored event. Raises InboxUnavailable; the host is then asked for it later."""
+        try:
+            return self.inbox.put(body)
+        except InboxUnavailable:
+            if self.reconciler is not None:
+                self.reconciler.wake()
+            raise
+
     def start_training(self, event: int, body: Mapping[str, Any]) -> dict[str, Any]:
         """Deals with a stored START_TRAINING; what became of it."""
         if self.training is None:
             log.warning("Start training: CALICO_VERSIONS names no registry of versions, so nothing is trained")
             self.inbox.mark_handled(event)
             return {"state": "refused", "reason": "CALICO_VERSIONS is not set"}
+        if self.client is None:
+            log.warning("Start training: %s", NO_TOKEN)
+            self.inbox.mark_handled(event)
+            return {"state": "refused", "reason": NO_TOKEN}
         project = body.get("project")
         number = project.get("id") if isinstance(project, Mapping) else None
         job = self.training.take(event, number if isinstance(number, int) else None)
@@ -149,6 +168,7 @@ def build_services(
         cache_bytes=settings.result_cache_mb * 1_000_000,
         groups_at_once=settings.batch_groups,
     )
+    reconciler = None if client is None else Reconciler(inbox, client)
     media = Media(settings, metrics, client)
     predictor = Predictor(
         engine,
@@ -166,47 +186,37 @@ def build_services(
             raise CheckpointError("its version is not known yet")
         return champion.version_of_files()
 
-    return Services(settings, metrics, engine, media, jobs, predictor, inbox, training, client, version_of_files)
-
-
-def start_reconcile(services: Services) -> threading.Thread | None:
-    """Looks once for events that were missed while the backend was down, in the background.
-
-    Tries again, less and less often, until it succeeds: the host may start after the backend.
-    """
-    client = services.client
-    if client is None:
-        return None
-
-    def run() -> None:
-        pause_s = RECONCILE_PAUSE_S
-        while True:
-            try:
-                log.info("reconcile: %d annotations had been missed", reconcile(services.inbox, client))
-                return
-            except Exception as error:
-                log.warning("reconcile: %s; trying again in %.0f s", describe(error), pause_s)
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 3600)
-
-    thread = threading.Thread(target=run, name="reconcile", daemon=True)
-    thread.start()
-    return thread
+    return Services(
+        settings, metrics, engine, media, jobs, predictor, inbox, reconciler, training, client, version_of_files
+    )
 
 
 def start_watch(services: Services, until: threading.Event | None = None) -> threading.Thread:
-    """Has new versions loaded before the next request comes, and training started, followed and ended."""
+    """Has new versions loaded before the next request comes, training started and followed, old events removed."""
     ended = until or threading.Event()
 
     def run() -> None:
+        pruned_at = -PRUNE_EVERY_S
         while not ended.wait(WATCH_S):
             try:
                 if services.training is not None:
                     services.training.tick()
                 services.engine.models.look()
+                if time.monotonic() - pruned_at >= PRUNE_EVERY_S:
+                    pruned_at = time.monotonic()
+                    prune(services)
             except Exception as error:
-                log.warning("versions and training: %s", describe(error))
+                log.warning("versions, training and events: %s", describe(error))
 
     thread = threading.Thread(target=run, name="watch", daemon=True)
     thread.start()
     return thread
+
+
+def prune(services: Services) -> None:
+    """Removes events older than CALICO_EVENTS_DAYS, none where that is 0."""
+    settings = services.settings
+    if settings.events_days:
+        days = max(settings.events_days, settings.train_after_hours / 24)  # which looks back that far
+        num_removed = services.inbox.prune(datetime.now(UTC) - timedelta(days=days))
+        log.debug("%d events of more than %.0f days ago removed", num_removed, days)

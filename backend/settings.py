@@ -218,6 +218,9 @@ class Settings:
         "SQLite in CALICO_DATA_DIR", secret=True,
     )  # fmt: skip
 
+    events_days: float = _setting(
+        "CALICO_EVENTS_DAYS", 90.0, _number(float, 0, 10_000), "days that events are kept, 0 for ever, e.g. 90"
+    )
     training_minutes: float = _setting(
         "CALICO_TRAINING_MINUTES", 8.0, _number(float, 0.05, 10_000), "minutes from 0.05 to 10000, e.g. 8"
     )
@@ -258,6 +261,12 @@ class Settings:
             raise InputError(
                 "CALICO_TRAIN_AFTER_GROUPS and CALICO_TRAIN_AFTER_HOURS need CALICO_VERSIONS: set it to the folder "
                 "where the trained versions go, e.g. /var/lib/calico/registry"
+            )
+
+        if (self.train_after_groups or self.train_after_hours) and not self.label_studio_api_key:
+            raise InputError(
+                "CALICO_TRAIN_AFTER_GROUPS and CALICO_TRAIN_AFTER_HOURS need LABEL_STUDIO_URL and "
+                "LABEL_STUDIO_API_KEY: training reads the corrections from Label Studio"
             )
 
     @classmethod

@@ -1,6 +1,6 @@
 """Turn annotations into a snapshot: groups with their masks, provenance and splits, ready to train on.
 
-    calico feedback (--project ID | --export FILE.json --labeling-config FILE.xml | --inbox) --out DIR [--report]
+    calico feedback (--project ID | --export FILE.json --labeling-config FILE.xml) --out DIR [--report]
 
 The host is LABEL_STUDIO_URL, its token LABEL_STUDIO_API_KEY; pictures of an export come from there, from
 CALICO_LOCAL_FILES_ROOT or from CALICO_MEDIA_ROOTS. A run that was killed goes on where it stopped. A snapshot already
@@ -22,7 +22,6 @@ def build_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--project", type=int, metavar="ID", help="the annotated tasks of a project, from the host")
     source.add_argument("--export", type=Path, metavar="FILE", help="a Label Studio JSON export")
-    source.add_argument("--inbox", action="store_true", help="the events that the backend has stored")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the snapshot's folder")
     parser.add_argument(
         "--labeling-config", type=Path, metavar="FILE", help="the project's config, which no export holds"
@@ -45,9 +44,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.purge_annotator or args.purge_task:
         return purge(args)
-    if args.project is None and args.export is None and not args.inbox:
+    if args.project is None and args.export is None:
         if not args.report:
-            raise InputError("nothing to read: give --project ID, --export FILE or --inbox (or --report alone)")
+            raise InputError("nothing to read: give --project ID or --export FILE (or --report alone)")
         snapshot, num_tasks = Snapshot(args.out), None
     else:
         snapshot, num_tasks = collect(args)

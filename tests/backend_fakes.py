@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 from PIL import Image
 
+from backend.learning.inbox import Inbox
+from backend.learning.schema import events
 from calico.errors import CheckpointError
 from calico.values import CoSegmentation, ImageGroup, NamedMask, Problem
 
@@ -117,6 +120,12 @@ def picture(seed: int, *, size_hw: tuple[int, int] = (24, 32), first: tuple[int,
     image[top : top + height // 2, left : left + width // 2] = (200, 200, rng.integers(0, 255))
     image[0, 0] = first
     return image
+
+
+def stored_events(inbox: Inbox) -> list[sa.Row]:
+    """All of them, oldest first."""
+    with inbox._engine.connect() as connection:
+        return list(connection.execute(sa.select(events).order_by(events.c.id)))
 
 
 def png(image: np.ndarray) -> bytes:

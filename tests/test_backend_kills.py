@@ -25,7 +25,8 @@ import sqlalchemy as sa
 from conftest import ROOT, is_required, require
 
 from backend.demo.processes import free_port
-from backend.learning.inbox import RECONCILED, Inbox, events
+from backend.learning.inbox import RECONCILED, Inbox
+from backend.learning.schema import events
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version
 from calico.checkpoints.registry import Registry
 
@@ -209,7 +210,7 @@ def test_ten_kills_during_a_switch_lose_nothing(tmp_path: Path) -> None:
         with backend(tmp_path, host, annotators) as health:
             wait_for(lambda: health().get("version") == served(tmp_path))
             inbox = Inbox(f"sqlite:///{tmp_path / 'state' / 'inbox.db'}")
-            wait_for(lambda: all(inbox.knows(number, UPDATED_AT) for number in range(1, host.num_annotations + 1)))
+            wait_for(lambda: {(n, UPDATED_AT) for n in range(1, host.num_annotations + 1)} <= inbox.states(PROJECT))
             counts = inbox.counts()
             inbox.close()
     check(tmp_path, annotators.answered)

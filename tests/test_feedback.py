@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 from backend_fakes import PAIR_XML, picture, png
 from conftest import ROOT
-from test_inbox import fake_host
 
 from backend.codecs.brush_rle import encode
 from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
 from backend.learning.feedback import Collector, annotator_hash, choose_annotation
-from backend.learning.feedback_sources import AnnotatedTask, export_tasks, inbox_tasks, project_tasks
-from backend.learning.inbox import Inbox, reconcile
+from backend.learning.feedback_sources import AnnotatedTask, export_tasks, project_tasks
 from backend.project.client import LabelStudioClient
 from calico.errors import InputError
 from calico.snapshots.report import feedback_report
@@ -347,81 +345,6 @@ def test_a_project_resumes_where_it_was_killed_and_gives_the_same_bytes(tmp_path
     whole = collect(tmp_path / "b", tasks.values(), load_image=None)
     assert resumed.content_sha256 == whole.content_sha256
     assert resumed.manifest == whole.manifest
-
-
-def test_the_inbox_gives_the_last_state_of_what_was_not_deleted(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'inbox.db'}"
-    inbox, rows = Inbox(url), rows_of()
-    project = {"id": 3, "label_config": PAIR_XML}
-
-    def event(action: str, task: int, annotation: dict[str, Any]) -> None:
-        known = {"id": task, "data": task_of(task)["data"]}
-        owned = {**annotation, "task": task, "project": 3}
-        inbox.put({"action": action, "annotation": owned, "task": known, "project": project})
-
-    event("ANNOTATION_CREATED", 2, annotation_of(21, rows))
-    event("ANNOTATION_CREATED", 1, annotation_of(11, rows))
-    event("ANNOTATION_UPDATED", 1, annotation_of(11, edited(rows, arm="handle"), parent_prediction=501))
-    event("ANNOTATION_CREATED", 3, annotation_of(31, rows))
-    inbox.put({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 31}], "project": project})
-    inbox.put({"action": "START_TRAINING", "project": project})
-    inbox.close()
-    asked = []
-
-    def predictions_of(task: int) -> list[Any]:
-        asked.append(task)
-        return [{"id": 501, "model_version": "v1", "result": rows}]
-
-    found = list(inbox_tasks(url, predictions_of=predictions_of))
-    assert [item.task["id"] for item in found] == [1, 2]
-    assert (asked, found[0].label_config) == ([1], PAIR_XML)
-    assert list(inbox_tasks(url, 99)) == []
-    with SnapshotWriter(tmp_path / "s") as writer:
-        Collector(writer, load).run(found)
-        snapshot = writer.finish()
-    first = next(group for group in snapshot.groups() if group.id == "3/1")
-    assert first.target.by_key[RegionKey(1, "part", "handle")].object_name == "chair"
-    assert [row["change"] for row in first.changes or ()].count("relabelled") == 1
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Iterator[Inbox]:
-    inbox = Inbox(f"sqlite:///{tmp_path / 'inbox.db'}")
-    yield inbox
-    inbox.close()
-
-
-def test_the_inbox_leaves_out_tasks_that_were_deleted(tmp_path: Path, inbox: Inbox) -> None:
-    project = {"id": 3, "label_config": PAIR_XML}
-    for task in (1, 2, 3):
-        owned = annotation_of(10 + task, rows_of(), task=task, project=3)
-        known = {"id": task, "data": task_of(task)["data"]}
-        inbox.put({"action": "ANNOTATION_CREATED", "annotation": owned, "task": known, "project": project})
-    inbox.put({"action": "TASKS_DELETED", "tasks": [{"id": 1}, {"id": 3}], "project": project})
-    url = f"sqlite:///{tmp_path / 'inbox.db'}"
-    assert [item.task["id"] for item in inbox_tasks(url)] == [2]
-
-
-def test_the_inbox_gives_what_was_created_from_predictions(tmp_path: Path, inbox: Inbox) -> None:
-    owned = [annotation_of(10 + n, rows_of(), task=task, project=3) for n, task in enumerate((2, 1, 2))]
-    tasks = [{"id": item["task"], "data": task_of(item["task"])["data"]} for item in owned]
-    project = {"id": 3, "label_config": PAIR_XML}
-    inbox.put({"action": "ANNOTATIONS_CREATED", "annotation": owned, "task": tasks, "project": project})
-    found = list(inbox_tasks(f"sqlite:///{tmp_path / 'inbox.db'}", 3))
-    told = [(item.task["id"], [annotation["id"] for annotation in item.task["annotations"]]) for item in found]
-    assert told == [(1, [11]), (2, [10, 12])]
-    assert [item.task["data"] for item in found] == [task_of(1)["data"], task_of(2)["data"]]
-
-
-def test_a_task_known_only_from_reconcile_has_its_labeling_config(tmp_path: Path, inbox: Inbox) -> None:
-    task = task_of(1, annotation_of(11, rows_of()))
-    with fake_host([3], {3: [{"title": "CALICO"}]}, {3: [task]}, label_config=PAIR_XML) as host:
-        assert reconcile(inbox, host) == 1
-    with SnapshotWriter(tmp_path / "s") as writer:
-        Collector(writer, load).run(inbox_tasks(f"sqlite:///{tmp_path / 'inbox.db'}"))
-        snapshot = writer.finish()
-    assert [group.id for group in snapshot.groups()] == ["3/1"]
-    assert list(snapshot.skipped()) == []
 
 
 # -- the verb ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend_fakes import FakeSegmenter, picture
+from backend_fakes import FakeSegmenter, picture, stored_events
 from live_backend import LiveBackend, make_project
 
 from backend.codecs.annotation import decode_annotation
@@ -20,6 +20,7 @@ from backend.codecs.brush_rle import decode
 from backend.codecs.config import read_config, write_config
 from backend.codecs.prediction import encode_prediction
 from backend.demo.label_studio import LabelStudioHost
+from backend.learning.reconcile import reconcile
 from backend.project.client import HostError, LabelStudioClient
 from calico.checkpoints.registry import Registry
 from calico.data.groups import evaluation_groups
@@ -176,26 +177,24 @@ def test_annotations_reach_the_inbox_with_their_prediction(
     (prediction,) = client.predictions(task=tasks[0])
     made = client.create_annotation(tasks[0], prediction["result"], parent_prediction=prediction["id"])
 
-    def event(action: str) -> dict[str, Any] | None:
-        stored = backend.services.inbox.pending(limit=1000)
-        return next((item for item in stored if item["action"] == action and made["id"] in annotations_of(item)), None)
+    def event(action: str) -> Any:
+        stored = reversed(stored_events(backend.services.inbox))
+        return next((item for item in stored if item.action == action and item.annotation in (made["id"], None)), None)
 
     created = eventually(lambda: event("ANNOTATION_CREATED"))
-    assert created["task"] == tasks[0]
-    assert created["body"]["annotation"]["parent_prediction"] == prediction["id"]
-    pulled = decode_annotation(created["body"]["annotation"], read_config(config)).cosegmentation
+    [annotation] = client.annotations(tasks[0])
+    assert (created.task, created.annotation_updated_at) == (tasks[0], annotation["updated_at"])
+    assert reconcile(backend.services.inbox, client) == 0
+    assert annotation["parent_prediction"] == prediction["id"]
+    pulled = decode_annotation(annotation, read_config(config)).cosegmentation
     for i, image in enumerate(PAIRS[0]):
         (whole,) = [region for region in pulled.regions if region.image == i and region.kind == "object"]
         assert np.array_equal(whole.mask, image[..., 1] > 127)
 
     client.update_annotation(made["id"], prediction["result"][:1])
-    assert eventually(lambda: event("ANNOTATION_UPDATED"))["annotation"] == made["id"]
+    assert eventually(lambda: event("ANNOTATION_UPDATED")).annotation == made["id"]
     client.delete_annotation(made["id"])
     assert eventually(lambda: event("ANNOTATIONS_DELETED"))
-
-
-def annotations_of(event: dict[str, Any]) -> list[int]:
-    return [event["annotation"], *(item["id"] for item in event["body"].get("annotations", []))]
 
 
 def test_a_click_is_answered_on_the_clicked_image(client: LabelStudioClient, pairs: tuple[int, list[int], str]) -> None:

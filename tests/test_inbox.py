@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import pytest
+import sqlalchemy as sa
+from backend_fakes import stored_events
 
-from backend.learning.inbox import RECONCILED, Inbox, reconcile
+from backend.learning.inbox import NUM_WRITERS, RECONCILED, Inbox, InboxUnavailable
+from backend.learning.reconcile import Reconciler, reconcile
 from backend.project.client import HostError, LabelStudioClient
-from backend.services import start_reconcile
 from calico.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -42,28 +45,37 @@ def annotation_event(annotation: int = 5, updated_at: str = "2026-01-01T00:00:00
     }
 
 
-def test_an_event_is_kept_as_it_came_but_for_secrets(inbox, tmp_path):
-    number = inbox.put(annotation_event())
-    (event,) = inbox.pending()
-    assert (event["id"], event["action"], event["project"], event["task"], event["annotation"]) == (
-        number,
-        "ANNOTATION_CREATED",
-        2,
-        3,
-        5,
-    )
-    assert event["body"]["task"]["data"] == {"image1": "é.png"}
-    assert event["body"]["project"] == {"id": 2}
+def test_an_event_is_kept_by_its_ids_and_times_and_nothing_else(inbox, tmp_path):
+    body = annotation_event()
+    body["annotation"]["result"] = [{"value": {"rle": [1, 2, 3], "text": ["a secret part"]}}]
+    number = inbox.put(body)
+    (event,) = stored_events(inbox)
+    assert (event.id, event.action, event.project, event.task, event.annotation, event.annotation_updated_at) == (
+        number, "ANNOTATION_CREATED", 2, 3, 5, "2026-01-01T00:00:00Z",
+    )  # fmt: skip
     inbox.close()
-    assert b"s3cret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert not [word for word in (b"s3cret", b"a secret part", b"image1") if word in content]
 
 
-def test_events_are_handled_in_order_once(inbox):
-    numbers = [inbox.put(annotation_event(i)) for i in range(4)]
-    assert [event["id"] for event in inbox.pending(limit=3)] == numbers[:3]
+def test_requests_to_train_are_handled_in_order_once(inbox):
+    numbers = [inbox.put({"action": "START_TRAINING", "project": {"id": i}}) for i in range(4)]
+    inbox.put(annotation_event())
+    assert [event["id"] for event in inbox.pending("START_TRAINING", limit=3)] == numbers[:3]
     inbox.mark_handled(numbers[0])
     inbox.mark_handled(numbers[2])
-    assert [event["id"] for event in inbox.pending()] == [numbers[1], numbers[3]]
+    assert [event["id"] for event in inbox.pending("START_TRAINING")] == [numbers[1], numbers[3]]
+    assert inbox.pending("ANNOTATION_CREATED") == []
+
+
+def test_looking_for_requests_to_train_reads_an_index_and_not_every_event(inbox, tmp_path):
+    inbox.put(annotation_event())
+    inbox.close()
+    query = "SELECT id FROM events WHERE action = 'START_TRAINING' AND handled_at IS NULL ORDER BY id LIMIT 100"
+    connection = sqlite3.connect(tmp_path / "inbox.db")
+    [plan] = connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+    connection.close()
+    assert "SEARCH events USING" in plan[3]
 
 
 def listed_event(annotations: list, tasks: object) -> dict:
@@ -85,39 +97,30 @@ def bulk_annotation(annotation: int, task: int | None) -> dict:
         ([None, 4, 3], [3, 3, 4]),
     ],
 )
-def test_listed_annotations_are_an_event_each_with_their_task(inbox, tmp_path, given, tasks):
+def test_listed_annotations_are_an_event_each_with_their_task(inbox, given, tasks):
     annotations = [bulk_annotation(5 + place, task) for place, task in enumerate(given)]
     number = inbox.put(listed_event(annotations, [{"id": task, "data": {"image1": f"{task}.png"}} for task in tasks]))
-    stored = inbox.pending()
-    assert [event["id"] for event in stored] == [number - 2, number - 1, number]
-    told = [(event["project"], event["task"], event["annotation"], event["annotation_updated_at"]) for event in stored]
-    assert told == [(2, 3, 5, "t5"), (2, 4, 6, "t6"), (2, 3, 7, "t7")]
-    assert [event["body"]["annotation"] for event in stored] == annotations
-    assert [event["body"]["task"]["data"]["image1"] for event in stored] == ["3.png", "4.png", "3.png"]
-    assert {json.dumps(event["body"]["project"]) for event in stored} == {'{"id": 2, "label_config": "<View/>"}'}
-    assert inbox.knows(7, "t7")
+    rows = [(event.id, event.project, event.task, event.annotation) for event in stored_events(inbox)]
+    assert rows == [(number - 2, 2, 3, 5), (number - 1, 2, 4, 6), (number, 2, 3, 7)]
+    assert inbox.states(2) == {(5, "t5"), (6, "t6"), (7, "t7")}
     assert inbox.annotated_since(2, 0).num_tasks == 2
-    inbox.close()
-    assert b"s3cret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("annotations", "tasks", "says"),
     [
-        ([bulk_annotation(5, 3), bulk_annotation(6, 9)], [{"id": 3}, {"id": 4}], "entry 1 of `annotation` belongs to"),
         ([bulk_annotation(5, None)], [{"id": 3}, {"id": 4}], "entry 0 of `annotation` belongs to no entry of `task`"),
         ([bulk_annotation(5, None)], ["no object"], "entry 0 of `annotation` belongs to no entry of `task`"),
+        ([bulk_annotation(5, None)], None, "entry 0 of `annotation` belongs to no entry of `task`"),
         ([bulk_annotation(5, 3), {"task": 3}], [{"id": 3}, {"id": 3}], "entry 1 of `annotation` has no id"),
         ([7], [{"id": 3}], "entry 0 of `annotation` has no id"),
-        ([bulk_annotation(5, 3)], {"id": 3}, "`task` must be one, got dict"),
-        ([bulk_annotation(5, 3)], None, "`task` must be one, got NoneType"),
     ],
 )
-def test_listed_annotations_without_their_tasks_are_kept_as_they_came_and_told(inbox, caplog, annotations, tasks, says):
-    number = inbox.put(listed_event(annotations, tasks))
-    (event,) = inbox.pending()
-    assert event["id"] == number
-    assert (event["body"]["annotation"], event["body"]["task"]) == (annotations, tasks)
+def test_listed_annotations_without_their_tasks_are_left_to_the_host_and_told(inbox, caplog, annotations, tasks, says):
+    inbox.put(listed_event(annotations, tasks))
+    (event,) = stored_events(inbox)
+    assert (event.project, event.task, event.annotation) == (2, None, None)
+    assert inbox.states(2) == set()  # so that `reconcile` finds them
     assert says in caplog.text
     assert "LABEL_STUDIO_API_KEY" in caplog.text
 
@@ -132,13 +135,19 @@ def test_listed_annotations_without_their_tasks_are_kept_as_they_came_and_told(i
         {"action": "START_TRAINING", "project": {"id": 1}},
         {"action": "A" * 500, "project": "no object", "annotation": [], "task": 7},
         {"action": "X", "project": {"id": 10**30}, "annotation": {"id": "7"}, "task": {"id": True}},
+        {"action": "X", "project": {"id": float("nan")}, "annotation": {"id": 1, "updated_at": float("inf")}},
     ],
 )
 def test_any_object_is_an_event(inbox, body):
     inbox.put(body)
-    (event,) = inbox.pending()
-    assert event["action"] == str(body.get("action") or "")[:64]
-    assert event["body"].keys() == body.keys()
+    (event,) = stored_events(inbox)
+    assert event.action == str(body.get("action") or "")[:64]
+
+
+def test_text_that_no_database_takes_or_that_forges_a_log_line_is_made_harmless(inbox):
+    inbox.put({"action": "A\x00B\ud800C\nD", "annotation": {"id": 1, "updated_at": "\x1b[2J"}})
+    (event,) = stored_events(inbox)
+    assert (event.action, event.annotation_updated_at) == ("A?B?C?D", "?[2J")
 
 
 def test_every_recorded_request_is_stored(inbox):
@@ -147,9 +156,9 @@ def test_every_recorded_request_is_stored(inbox):
     events = [r for r in json.loads(RECORDED.read_text()) if r["path"].startswith("/webhook")]
     for event in events:
         inbox.put(event["body"])
-    stored = inbox.pending()
-    assert [event["action"] for event in stored] == [event["action"] for event in events]
-    assert {event["project"] for event in stored} == {1}
+    stored = stored_events(inbox)
+    assert [event.action for event in stored] == [event["action"] for event in events]
+    assert {event.project for event in stored} == {1}
     assert inbox.counts()["ANNOTATION_CREATED"] == 1
 
 
@@ -159,8 +168,93 @@ def test_it_survives_a_kill(url):
     code = f"import os; from backend.learning.inbox import Inbox; {put}; os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 9
     inbox = Inbox(url)
-    assert [event["annotation"] for event in inbox.pending()] == [5]
+    assert [event.annotation for event in stored_events(inbox)] == [5]
     inbox.close()
+
+
+def test_after_a_clean_stop_the_file_alone_is_the_whole_inbox(url, inbox, tmp_path):
+    inbox.put(annotation_event())
+    inbox.close()
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "inbox.db", tmp_path / "copy")
+    copy = Inbox(f"sqlite:///{tmp_path / 'copy' / 'inbox.db'}")
+    assert [event.annotation for event in stored_events(copy)] == [5]
+    copy.close()
+
+
+OLD_SCHEMA = """
+CREATE TABLE events (id INTEGER NOT NULL, received_at DATETIME NOT NULL, action VARCHAR(64) NOT NULL, project INTEGER,
+    task INTEGER, annotation INTEGER, annotation_updated_at VARCHAR(40), body JSON NOT NULL, handled_at DATETIME,
+    PRIMARY KEY (id));
+CREATE INDEX ix_events_project ON events (project);
+CREATE INDEX ix_events_annotation ON events (annotation);
+CREATE INDEX ix_events_handled_at ON events (handled_at);
+INSERT INTO events VALUES
+    (1, '2026-01-01 00:00:00.000000', 'ANNOTATION_CREATED', 2, 3, 5, 't1', '{"what": "was annotated"}', NULL),
+    (2, '2026-01-01 00:00:00.000000', 'START_TRAINING', 2, NULL, NULL, NULL, '{}', NULL);
+"""
+
+
+def test_a_database_of_an_earlier_release_opens_and_loses_what_was_annotated(url, tmp_path):
+    connection = sqlite3.connect(tmp_path / "inbox.db")
+    connection.executescript(OLD_SCHEMA)
+    connection.close()
+    for _ in range(2):
+        inbox = Inbox(url)
+        assert inbox.states(2) == {(5, "t1")}
+        assert [event["id"] for event in inbox.pending("START_TRAINING")] == [2]
+        assert inbox.annotated_since(2, 0).num_tasks == 1
+        inbox.close()
+        assert b"was annotated" not in (tmp_path / "inbox.db").read_bytes()
+    inbox = Inbox(url)
+    assert inbox.put(annotation_event(6)) == 3
+    inbox.close()
+
+
+def test_old_events_are_pruned_but_for_the_last_state_of_each_annotation(inbox):
+    for annotation, updated_at in ((5, "t1"), (5, "t2"), (6, "t1")):
+        inbox.put(annotation_event(annotation, updated_at))
+    inbox.put({"action": "START_TRAINING", "project": {"id": 2}})
+    for _ in range(2):
+        inbox.put({"action": "PROJECT_UPDATED", "project": {"id": 2}})
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    assert inbox.prune(soon - timedelta(days=1)) == 0
+    assert inbox.prune(soon) == 2
+    assert [event.id for event in stored_events(inbox)] == [2, 3, 4, 6]  # 6: ids only grow
+    assert inbox.states(2) == {(5, "t2"), (6, "t1")}
+
+
+def test_an_event_that_the_database_does_not_take_is_refused_and_said(inbox, tmp_path):
+    inbox.put(annotation_event(1))
+    with inbox._engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE events RENAME TO away"))
+    with pytest.raises(InboxUnavailable, match="no such table"):
+        inbox.put(annotation_event(2))
+    assert "does not store events" in inbox.problem
+    with inbox._engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE away RENAME TO events"))
+    inbox.put(annotation_event(2))
+    assert inbox.problem is None
+    (tmp_path / "inbox.db").unlink()
+    with pytest.raises(InboxUnavailable, match=r"inbox\.db was removed; start the backend again"):
+        inbox.put(annotation_event(3))
+
+
+def test_a_database_that_hangs_holds_a_few_threads_only(inbox, monkeypatch):
+    monkeypatch.setattr("backend.learning.inbox.ROOM_WAIT_S", 0.01)
+    inbox._write.acquire()
+    threads = [threading.Thread(target=inbox.put, args=(annotation_event(n),)) for n in range(NUM_WRITERS)]
+    for thread in threads:
+        thread.start()
+    while inbox._room.acquire(blocking=False):  # until all of them wait
+        inbox._room.release()
+        time.sleep(0.01)
+    with pytest.raises(InboxUnavailable, match="busy"):
+        inbox.put(annotation_event(99))
+    inbox._write.release()
+    for thread in threads:
+        thread.join()
+    assert inbox.counts() == {"ANNOTATION_CREATED": NUM_WRITERS}
 
 
 def test_sqlite_is_in_wal_mode_and_takes_writers_side_by_side(inbox, tmp_path):
@@ -197,7 +291,8 @@ def test_a_database_that_cannot_be_opened_is_said_in_a_line(url):
 
 
 def fake_host(projects, backends, tasks, label_config="<View/>"):
-    """A Label Studio that knows these, as far as `reconcile` asks."""
+    """A Label Studio that knows these, as far as `reconcile` asks. It has `asked_since`: the times it was asked for."""
+    asked_since = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         path, query = request.url.path, request.url.params
@@ -207,12 +302,15 @@ def fake_host(projects, backends, tasks, label_config="<View/>"):
         if path == "/api/ml/":
             return httpx.Response(200, json=backends.get(int(query["project"]), []))
         if path == "/api/tasks/":
-            after = json.loads(query["query"])["filters"]["items"][0]["value"]
-            found = [task for task in tasks.get(int(query["project"]), []) if task["id"] > after]
+            after, *filters = json.loads(query["query"])["filters"]["items"]
+            asked_since.extend(item["value"] for item in filters if item["filter"] == "filter:tasks:updated_at")
+            found = [task for task in tasks.get(int(query["project"]), []) if task["id"] > after["value"]]
             return httpx.Response(200, json={"tasks": found[: int(query["page_size"])]})
         return httpx.Response(404)
 
-    return LabelStudioClient("http://studio", "0" * 40, transport=httpx.MockTransport(answer))
+    client = LabelStudioClient("http://studio", "0" * 40, transport=httpx.MockTransport(answer))
+    client.asked_since = asked_since
+    return client
 
 
 def test_reconcile_finds_what_never_came_and_nothing_twice(inbox):
@@ -229,15 +327,16 @@ def test_reconcile_finds_what_never_came_and_nothing_twice(inbox):
         assert reconcile(inbox, host) == 0
         task["annotations"][0]["updated_at"] = "t2"
         assert reconcile(inbox, host) == 1
-    added = [(e["project"], e["task"], e["annotation"], e["annotation_updated_at"]) for e in inbox.pending()[1:]]
+        assert host.asked_since == []
+        reconcile(inbox, host, since=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    added = [(e.project, e.task, e.annotation, e.annotation_updated_at) for e in stored_events(inbox)[1:]]
     assert added == [(2, 3, 6, "t1"), (4, 9, 8, "t1"), (2, 3, 5, "t2")]
     assert inbox.counts() == {"ANNOTATION_CREATED": 1, RECONCILED: 3}
-    told = [event["body"]["project"] for event in inbox.pending()[1:]]
-    assert told == [{"id": number, "label_config": "<View/>"} for number in (2, 4, 2)]
+    assert set(host.asked_since) == {"2026-01-02T03:04:05.000Z"}
 
 
 def test_reconcile_waits_for_a_host_that_starts_later(inbox, monkeypatch, caplog):
-    monkeypatch.setattr("backend.services.RECONCILE_PAUSE_S", 0.01)
+    monkeypatch.setattr("backend.learning.reconcile.PAUSE_S", 0.01)
     host = fake_host([4], {4: [{"title": "CALICO"}]}, {4: [{"id": 1, "annotations": [{"id": 2, "updated_at": "t"}]}]})
     tries = []
 
@@ -249,8 +348,32 @@ def test_reconcile_waits_for_a_host_that_starts_later(inbox, monkeypatch, caplog
 
     monkeypatch.setattr(host, "projects", projects)
     with host:
-        start_reconcile(SimpleNamespace(client=host, inbox=inbox)).join(10)
+        reconciler = Reconciler(inbox, host).start()
+        eventually(lambda: inbox.counts() == {RECONCILED: 1})
+        reconciler.stop(10)
     assert len(tries) == 3
-    assert inbox.counts() == {RECONCILED: 1}
     assert "not reachable; trying again" in caplog.text
-    assert start_reconcile(SimpleNamespace(client=None, inbox=inbox)) is None
+
+
+def test_a_refused_event_is_looked_for_soon_and_a_missed_one_by_and_by(inbox, monkeypatch):
+    monkeypatch.setattr("backend.learning.reconcile.PAUSE_S", 0.01)
+    annotations = []
+    host = fake_host([4], {4: [{"title": "CALICO"}]}, {4: [{"id": 1, "annotations": annotations}]})
+    with host:
+        reconciler = Reconciler(inbox, host).start()
+        annotations.append({"id": 2, "updated_at": "t"})
+        reconciler.wake()
+        eventually(lambda: inbox.states(4) == {(2, "t")})
+        monkeypatch.setattr("backend.learning.reconcile.EVERY_S", 0.01)
+        reconciler.wake()
+        annotations.append({"id": 3, "updated_at": "t"})
+        eventually(lambda: len(inbox.states(4)) == 2)
+        reconciler.stop(10)
+    assert host.asked_since  # only the first look is at everything
+
+
+def eventually(condition, timeout_s=10.0):
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.005)

@@ -8,7 +8,7 @@ import types
 from typing import ClassVar
 
 import pytest
-from backend_fakes import PAIR_XML, FakeSegmenter, pair_task
+from backend_fakes import PAIR_XML, FakeSegmenter, pair_task, stored_events
 from flask import Flask, jsonify, request
 
 from backend.services import build_services
@@ -115,7 +115,7 @@ def test_events_are_stored_however_fit_is_called(adapter):
     model.fit((), event="ANNOTATION_UPDATED", data=body, job_id="1", workdir=None)
     if adapter.LabelStudioMLBase is BaseOf1:
         model.process_event("PROJECT_UPDATED", body, "2", {"workdir": "."})
-    stored = [(event["action"], event["project"], event["annotation"]) for event in adapter.inbox().pending()]
+    stored = [(event.action, event.project, event.annotation) for event in stored_events(adapter.inbox())]
     assert stored[:2] == [("ANNOTATION_CREATED", 4, 5), ("ANNOTATION_UPDATED", 4, 5)]
     assert len(stored) == (3 if adapter.LabelStudioMLBase is BaseOf1 else 2)
 

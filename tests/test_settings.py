@@ -115,6 +115,8 @@ def test_documented_defaults_are_the_defaults():
 def test_a_checkpoint_of_ones_own_leaves_the_registry_and_its_training_out(tmp_path):
     environment = {
         "CALICO_VERSIONS": str(tmp_path),
+        "LABEL_STUDIO_URL": "http://h",
+        "LABEL_STUDIO_API_KEY": "t",
         "CALICO_TRAIN_AFTER_GROUPS": "40",
         "CALICO_TRAIN_AFTER_HOURS": "24",
     }

@@ -19,9 +19,11 @@ from test_inbox import annotation_event
 from test_succession import publish, registry  # noqa: F401  registry is a fixture
 
 from backend.demo.processes import started_at
-from backend.learning.inbox import Inbox, events
-from backend.learning.job_folders import TrainingState, TrainingStore
+from backend.learning import job
+from backend.learning.inbox import Inbox
+from backend.learning.job_folders import NO_TOKEN, TrainingJob, TrainingState, TrainingStore
 from backend.learning.scheduler import Training, visible_devices
+from backend.learning.schema import events
 from backend.settings import Settings
 from calico.checkpoints.registry import Registry
 from calico.errors import InputError
@@ -30,6 +32,7 @@ OUTCOME = '{"version": "v-1", "published": true, "reason": "better by 0.1"}'
 DONE = f"echo '{OUTCOME}' > $0/outcome.json"
 HANG = "echo working; exec sleep 60"
 TOKEN = "t0ken-of-the-host"
+HOST = {"label_studio_url": "http://h", "label_studio_api_key": TOKEN}
 
 
 class Clock:
@@ -47,8 +50,7 @@ def start(tmp_path):
 
     def start(line=DONE, clock=time.time, **settings):
         values = {
-            "versions": tmp_path / "registry", "data_dir": tmp_path / "state", "label_studio_url": "http://h",
-            "label_studio_api_key": TOKEN, **settings,
+            "versions": tmp_path / "registry", "data_dir": tmp_path / "state", **HOST, **settings,
         }  # fmt: skip
         training = Training(Settings(**values), inbox, command=["sh", "-c", line], clock=clock)
         made.append(training)
@@ -265,7 +267,7 @@ def test_a_request_that_was_stored_and_not_dealt_with_is_not_lost(start):
     training = start()
     training.tick()
     assert shown(training)["trigger"] == "Start training"
-    assert start.inbox.pending() == []
+    assert start.inbox.pending("START_TRAINING") == []
     run_to_the_end(training)
     training.tick()
     assert len(training.as_json()) == 1
@@ -287,7 +289,7 @@ def test_a_stale_or_nameless_request_is_left(start):
     training = start(clock=lambda: time.time() + 25 * 3600)
     training.tick()
     assert training.as_json() == []
-    assert start.inbox.pending() == []
+    assert start.inbox.pending("START_TRAINING") == []
 
 
 def correct(inbox, clock, task, project=2):
@@ -354,6 +356,8 @@ def test_nothing_starts_by_itself_unless_it_was_asked_for(start):
     assert due(training, clock, 1e6) == 0
     with pytest.raises(InputError, match="CALICO_VERSIONS"):
         Settings(train_after_groups=3)
+    with pytest.raises(InputError, match="LABEL_STUDIO_API_KEY"):
+        Settings(train_after_groups=3, versions=Path("registry"))
 
 
 # -- over HTTP --------------------------------------------------------------------------------------------------------
@@ -361,7 +365,7 @@ def test_nothing_starts_by_itself_unless_it_was_asked_for(start):
 
 def test_the_routes_start_show_and_cancel(make, tmp_path):  # noqa: F811
     given = {"training_command": ["sh", "-c", f"echo '<b>'; {HANG}"]}
-    client = make(given=given, versions=tmp_path / "registry")
+    client = make(given=given, versions=tmp_path / "registry", **HOST)
     training = client.application.extensions["calico"].training
     try:
         answer = client.post("/webhook", json=started()).get_json()
@@ -397,6 +401,19 @@ def test_without_a_registry_the_button_is_answered_and_refused(make, caplog):  #
     assert "Off:" in client.get("/jobs", headers={"Accept": "text/html"}).get_data(as_text=True)
 
 
+def test_without_a_token_nothing_is_trained_and_the_line_says_what_to_set(make, tmp_path, monkeypatch):  # noqa: F811
+    client = make(versions=tmp_path / "registry")
+    assert client.post("/webhook", json=started()).get_json()["training"] == {"state": "refused", "reason": NO_TOKEN}
+    client.application.extensions["calico"].training.close()
+    store = TrainingStore(tmp_path / "training")
+    store.save(TrainingJob(1, project=3, trigger="Start training", requested_at=0.0))
+    for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CALICO_VERSIONS", str(tmp_path / "registry"))
+    assert job.main([str(store.folder_of(1))]) == 1
+    assert store.told(1, "outcome.json") == {"error": NO_TOKEN}
+
+
 BACKEND = """
 import sys, time
 from pathlib import Path
@@ -411,7 +428,9 @@ def load_version(path):
         (folder / "is-loading").touch()
         time.sleep(60)
     return Named(path)
-settings = Settings(versions=folder / "registry", data_dir=folder / "state")
+settings = Settings(
+    versions=folder / "registry", data_dir=folder / "state", label_studio_url="http://h", label_studio_api_key="t"
+)
 app = create_app(settings, load_version=load_version, training_command=["sh", "-c", "exec sleep 60"])
 start_watch(app.extensions["calico"])
 server = create_server(app, host="127.0.0.1", port=0)

@@ -15,7 +15,8 @@ from backend.http.activity_page import jobs_page
 from backend.http.prometheus import Metrics
 from backend.http.security import guard
 from backend.learning.inbox import KNOWN_ACTIONS
-from backend.learning.scheduler import COMMAND, START
+from backend.learning.scheduler import COMMAND
+from backend.learning.schema import START
 from backend.prediction.champion import Load
 from backend.prediction.engine import NotReady
 from backend.prediction.lane import LaneFull
@@ -143,7 +144,7 @@ def _routes(app: Flask, services: Services) -> None:
         body = _body()
         action = str(body.get("action"))
         services.metrics.events.labels(action if action in KNOWN_ACTIONS else "other").inc()
-        event = services.inbox.put(body)
+        event = services.store(body)
         answer: dict[str, Any] = {"status": "stored", "event": event}
         if action == START:
             answer["training"] = services.start_training(event, body)

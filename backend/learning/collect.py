@@ -1,4 +1,4 @@
-"""Annotated tasks -> a snapshot: from a project, an export or the inbox, for `calico feedback` and for training."""
+"""Annotated tasks -> a snapshot: from a project or an export, for `calico feedback` and for training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from backend.codecs.config import read_config
 from backend.http.prometheus import Metrics
 from backend.learning.feedback import Collector
-from backend.learning.feedback_sources import AnnotatedTask, export_tasks, inbox_tasks, project_tasks
+from backend.learning.feedback_sources import AnnotatedTask, export_tasks, project_tasks
 from backend.media.media import Media
 from backend.project.client import LabelStudioClient
 from backend.settings import Settings
@@ -25,15 +25,13 @@ OnProgress = Callable[[int, str], None]  # tasks seen, a note
 
 @dataclass(frozen=True)
 class Source:
-    """Where tasks come from: of a project on the host, in an export's file, or (neither) stored events.
+    """Where tasks come from: of a project on the host, or in an export's file.
 
-    of_project: the stored events of this project only. label_config: for tasks that do not tell it. holdout: as given
-    to `calico prelabel`.
+    label_config: the project's, which an export does not hold. holdout: as given to `calico prelabel`.
     """
 
     project: int | None = None
     export: Path | None = None
-    of_project: int | None = None
     label_config: str | None = None
     with_images: bool = True
     holdout: float = 0.0
@@ -65,20 +63,15 @@ def collect(
         raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
     media = Media(settings, Metrics(), client) if source.with_images else None
     file = source.export.stat() if source.export is not None and source.export.exists() else None
-    told: list[Any] = [source.project, str(source.export), file and [file.st_size, file.st_mtime_ns], source.of_project]
+    told: list[Any] = [source.project, str(source.export), file and [file.st_size, file.st_mtime_ns]]
     told += [source.with_images, source.holdout, source.label_config, settings.label_studio_url, run]
 
     def tasks(position: dict[str, int]) -> Iterator[AnnotatedTask]:
         if source.project is not None and client is not None:
             return project_tasks(client, source.project, after=position["task"])
-        if source.export is not None:
-            found = export_tasks(source.export, source.label_config or "")
-        else:
-            ask = None if client is None else lambda task: client.predictions(task=task)
-            found = inbox_tasks(
-                settings.inbox_url, source.of_project, label_config=source.label_config, predictions_of=ask
-            )
-        return islice(found, position["num_tasks"], None)
+        if source.export is None:
+            raise InputError("nothing to read: expected a project or an export")
+        return islice(export_tasks(source.export, source.label_config or ""), position["num_tasks"], None)
 
     try:
         with SnapshotWriter(out, shares=shares, previous=previous, run=told) as writer:

@@ -1,51 +1,55 @@
-"""Every event that the host sends, kept until it was dealt with.
+"""A log of what the host told us: which annotation changed, and when. What was annotated stays with the host.
 
 The host sends an event once, within the annotator's Submit, and never again: it is stored before it is answered, and
-what never came is found by asking (`reconcile`). SQLAlchemy Core and one URL: SQLite by default, PostgreSQL likewise.
+what never came is found by asking (`backend/learning/reconcile.py`). SQLAlchemy Core and one URL: SQLite by default,
+PostgreSQL likewise.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from backend.project.client import LabelStudioClient
-from calico.errors import InputError
+from backend.learning.schema import START, events, prepare
+from calico.errors import CalicoError, InputError
 
 log = logging.getLogger("calico.backend")
 
 KNOWN_ACTIONS = frozenset(
     {
         "ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "PROJECT_CREATED",
-        "PROJECT_UPDATED", "PROJECT_DELETED", "TASKS_CREATED", "TASKS_DELETED", "START_TRAINING",
+        "PROJECT_UPDATED", "PROJECT_DELETED", "TASKS_CREATED", "TASKS_DELETED", START,
     }
 )  # fmt: skip
 RECONCILED = "RECONCILED"  # our own: an annotation whose event never came
 
-_ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
-_SECRET_KEYS = frozenset({"token", "access_token", "task_data_login", "task_data_password", "password"})
+NUM_WRITERS = 8  # requests that may wait for a database that hangs; the threads beyond them stay free
+ROOM_WAIT_S = 0.5  # the host gives an event a second
 
 Json = Mapping[str, Any]
 
-metadata = sa.MetaData()
-events = sa.Table(
-    "events",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
-    sa.Column("action", sa.String(64), nullable=False),
-    sa.Column("project", sa.Integer, index=True),
-    sa.Column("task", sa.Integer),
-    sa.Column("annotation", sa.Integer, index=True),
-    sa.Column("annotation_updated_at", sa.String(40)),
-    sa.Column("body", sa.JSON, nullable=False),
-    sa.Column("handled_at", sa.DateTime(timezone=True), index=True),
-)
+
+class InboxUnavailable(CalicoError):
+    """The database does not take the event; the host is asked for it later."""
+
+
+class Trigger(NamedTuple):
+    """What an event says. Ids are the host's; updated_at: the annotation's, as the host writes it."""
+
+    action: str
+    project: int | None = None
+    task: int | None = None
+    annotation: int | None = None
+    updated_at: str | None = None
 
 
 class Corrections(NamedTuple):
@@ -57,51 +61,125 @@ class Corrections(NamedTuple):
 
 
 class Inbox:
-    """Safe to share between threads and processes. Raises InputError where the database cannot be opened."""
+    """Safe to share between threads and processes. Raises InputError where the database cannot be opened.
+
+    problem: why the last event was refused; None once one was stored again.
+    """
 
     def __init__(self, url: str) -> None:
-        self._write = threading.Lock()  # SQLite lets writers try their luck; here they queue
+        self._room = threading.BoundedSemaphore(NUM_WRITERS)
+        self.problem: str | None = None
         try:
             address = sa.make_url(url)
             is_sqlite = address.get_backend_name() == "sqlite"
+            # SQLite lets writers try their luck; here they queue.
+            self._write: Any = threading.Lock() if is_sqlite else nullcontext()
             # The host gives up after a second, but an event that is stored later than that is still stored.
-            waiting = {"timeout": 30} if is_sqlite else {"connect_timeout": 10}
+            waiting = {"timeout": 30} if is_sqlite else {"connect_timeout": 10, "options": "-c statement_timeout=30000"}
             self._engine = sa.create_engine(address, connect_args=waiting, pool_pre_ping=not is_sqlite)
             if is_sqlite:
                 sa.event.listen(self._engine, "connect", _use_wal)
-            metadata.create_all(self._engine)
+            prepare(self._engine)
+            self._file = Path(address.database) if is_sqlite and address.database else None
+            self._inode = _inode(self._file)
         except (sa.exc.SQLAlchemyError, ImportError) as error:
-            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise InputError(
-                f"DATABASE_URL: cannot open the database ({reason}); expected for example "
+                f"DATABASE_URL: cannot open the database ({_reason(error)}); expected for example "
                 "sqlite:////var/lib/calico/inbox.db in a folder that can be written, or postgresql+psycopg://…"
             ) from None
 
     def close(self) -> None:
+        """With all of it in the database's own file, so that a copy of that file is whole."""
+        if self._file is not None:
+            with suppress(sa.exc.SQLAlchemyError), self._engine.connect() as connection:
+                connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
         self._engine.dispose()
 
+    # -- writing ------------------------------------------------------------------------------------------------------
+
     def put(self, body: Json) -> int:
-        """Stores an event and returns its id; it is durable by then. Any JSON object is one; secrets are left out.
+        """Stores what an event says and returns its id; it is durable by then. Any JSON object is an event.
 
-        One that lists annotations becomes an event for each of them, all or none; the id is the last one's.
+        One that lists annotations is stored once for each of them, all or none; the id is the last one's.
+        Raises InboxUnavailable where the database does not take it.
         """
-        received_at = datetime.now(UTC)
-        rows = [{"received_at": received_at, **_row(single)} for single in _singly(_without_secrets(body))]
-        insert = sa.insert(events).returning(events.c.id)
-        with self._write, self._engine.begin() as connection:
-            return [connection.execute(insert.values(row)).scalar_one() for row in rows][-1]
+        return self.add(triggers_of(body))
 
-    def pending(self, *, limit: int = 100, action: str | None = None) -> list[dict[str, Any]]:
-        """Events (of one action) nobody has dealt with yet, oldest first."""
-        query = sa.select(events).where(events.c.handled_at.is_(None)).order_by(events.c.id).limit(limit)
-        if action is not None:
-            query = query.where(events.c.action == action)
-        with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+    def add(self, triggers: Sequence[Trigger]) -> int:
+        """Stores them, all or none; the id of the last one. Raises InboxUnavailable."""
+        now = datetime.now(UTC)
+        rows = [
+            {
+                "received_at": now,
+                "action": trigger.action,
+                "project": trigger.project,
+                "task": trigger.task,
+                "annotation": trigger.annotation,
+                "annotation_updated_at": trigger.updated_at,
+                "handled_at": None if trigger.action == START else now,  # nothing else has to be done about the rest
+            }
+            for trigger in triggers
+        ]
+        insert = sa.insert(events).returning(events.c.id)
+        with self._written() as connection:
+            return [connection.execute(insert.values(row)).scalar_one() for row in rows][-1]
 
     def mark_handled(self, event: int) -> None:
         with self._write, self._engine.begin() as connection:
             connection.execute(sa.update(events).where(events.c.id == event).values(handled_at=datetime.now(UTC)))
+
+    def prune(self, before: datetime) -> int:
+        """Removes handled events that came before a time; returns how many.
+
+        The last one of every annotation stays, since `states` needs it, and so does the newest of all: ids only grow.
+        """
+        newer = events.alias()
+        is_superseded = (
+            sa.select(newer.c.id).where(newer.c.annotation == events.c.annotation, newer.c.id > events.c.id).exists()
+        )
+        newest = sa.select(sa.func.max(newer.c.id)).scalar_subquery()
+        old = sa.delete(events).where(
+            events.c.received_at < before,
+            events.c.handled_at.is_not(None),
+            events.c.id < newest,
+            sa.or_(events.c.annotation.is_(None), is_superseded),
+        )
+        with self._write, self._engine.begin() as connection:
+            return connection.execute(old).rowcount
+
+    @contextmanager
+    def _written(self) -> Iterator[sa.Connection]:
+        """A transaction. Raises InboxUnavailable where it cannot be had or does not end well."""
+        try:
+            if not self._room.acquire(timeout=ROOM_WAIT_S):
+                raise InboxUnavailable(f"the inbox is busy: {NUM_WRITERS} events wait for the database")
+            try:
+                if _inode(self._file) != self._inode:
+                    raise InboxUnavailable(f"the inbox is gone: {self._file} was removed; start the backend again")
+                with self._write, self._engine.begin() as connection:
+                    yield connection
+            finally:
+                self._room.release()
+        except sa.exc.SQLAlchemyError as error:
+            self.problem = f"the inbox does not store events ({_reason(error)})"
+            raise InboxUnavailable(self.problem) from None
+        except InboxUnavailable as error:
+            self.problem = str(error)
+            raise
+        self.problem = None
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def pending(self, action: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """Events of an action that nobody has dealt with yet, oldest first."""
+        query = (
+            sa.select(events)
+            .where(events.c.action == action, events.c.handled_at.is_(None))
+            .order_by(events.c.id)
+            .limit(limit)
+        )
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     def counts(self) -> dict[str, int]:
         """How many events of each action are stored."""
@@ -130,106 +208,73 @@ class Inbox:
         with self._engine.connect() as connection:
             return [project for (project,) in connection.execute(query)]
 
-    def knows(self, annotation: int, updated_at: str) -> bool:
-        """Whether this state of an annotation has been stored."""
-        query = sa.select(events.c.id).where(
-            events.c.annotation == annotation, events.c.annotation_updated_at == updated_at
+    def states(self, project: int) -> set[tuple[int, str | None]]:
+        """(annotation, updated_at) of all that a project's events told."""
+        columns = events.c
+        query = sa.select(columns.annotation, columns.annotation_updated_at).where(
+            columns.project == project, columns.annotation.is_not(None)
         )
         with self._engine.connect() as connection:
-            return connection.execute(query.limit(1)).first() is not None
+            return {(annotation, updated_at) for annotation, updated_at in connection.execute(query)}
 
 
-def reconcile(inbox: Inbox, client: LabelStudioClient) -> int:
-    """Asks the host for what the inbox missed: annotations of the connected projects in a state it has never seen.
-
-    Returns how many were added, each as an event `RECONCILED`. A project belongs to us if its backend URL has been seen
-    here, that is if it ever sent an event, or if one of its backends is titled CALICO.
-    """
-    added = 0
-    for project in _connected_projects(inbox, client):
-        for task in client.tasks(project["id"], full=True, page_size=20, filters=[_ANNOTATED]):
-            for annotation in task.pop("annotations", ()):
-                if inbox.knows(annotation["id"], str(annotation.get("updated_at"))):
-                    continue
-                bare = {"id": task["id"], "data": task.get("data"), "project": project["id"]}
-                inbox.put({"action": RECONCILED, "annotation": annotation, "task": bare, "project": project})
-                added += 1
-    return added
+# -- what an event says ----------------------------------------------------------------------------------------------
 
 
-def _connected_projects(inbox: Inbox, client: LabelStudioClient) -> Iterator[Json]:
-    """Each with its `id` and `label_config`, as the host's own events have them."""
-    known = set(inbox.projects())
-    for project in client.projects():
-        number = int(project["id"])
-        if number in known or any(backend.get("title") == "CALICO" for backend in client.backends(number)):
-            yield {"id": number, "label_config": project.get("label_config")}
-
-
-def _singly(body: Json) -> list[Json]:
-    """The event once for each annotation that it lists, with the task of that one; as it came where none can be told.
+def triggers_of(body: Json) -> list[Trigger]:
+    """One for each annotation that the event lists, with the task of that one; else one.
 
     The host lists what was made at once (`ANNOTATIONS_CREATED`), and a task as often as it got an annotation.
     """
     annotations = body.get("annotation")
     if not isinstance(annotations, list) or not annotations:
-        return [body]
+        return [_trigger(body, _mapping(annotations), _mapping(body.get("task")))]
     try:
         tasks = _tasks_of(annotations, body.get("task"))
     except InputError as error:
         log.warning(
-            "%s: %s; stored as it came, which no snapshot reads: start the backend again with LABEL_STUDIO_API_KEY, "
-            "and it asks the host for these annotations",
-            str(body.get("action"))[:64],
+            "%s: %s; the host is asked for these annotations by and by, if LABEL_STUDIO_API_KEY is set",
+            _text(body.get("action"), 64),
             error,
         )
-        return [body]
-    return [{**body, "annotation": one, "task": task} for one, task in zip(annotations, tasks, strict=True)]
+        return [_trigger(body, {}, {})]
+    return [_trigger(body, annotation, {"id": task}) for annotation, task in zip(annotations, tasks, strict=True)]
 
 
-def _tasks_of(annotations: list[Any], tasks: Any) -> list[Json]:
-    """The task of each annotation: that of the id it gives, else that in its place. InputError where one has none."""
-    if not isinstance(tasks, list):
-        raise InputError(f"`annotation` is a list, so `task` must be one, got {type(tasks).__name__}")
-    by_id: dict[int | None, Json] = {number: task for task in tasks if (number := _id_of(task)) is not None}
-    found = []
+def trigger_of(action: str, project: int, task: Any, annotation: Json) -> Trigger:
+    """That of an annotation as the host's API gives it."""
+    return _trigger({"action": action, "project": {"id": project}}, annotation, {"id": task})
+
+
+def _trigger(body: Json, annotation: Json, task: Json) -> Trigger:
+    return Trigger(
+        _text(body.get("action"), 64),
+        _number(_mapping(body.get("project")).get("id", annotation.get("project"))),
+        _number(task.get("id", annotation.get("task"))),
+        _number(annotation.get("id")),
+        _text(annotation.get("updated_at"), 40) or None,
+    )
+
+
+def _tasks_of(annotations: list[Any], tasks: Any) -> list[int]:
+    """The task of each annotation: the one it names, else that in its place. InputError where one has none."""
+    by_place = [_id_of(task) for task in tasks] if isinstance(tasks, list) and len(tasks) == len(annotations) else []
+    numbers = []
     for place, annotation in enumerate(annotations):
         if _id_of(annotation) is None:
             raise InputError(f"entry {place} of `annotation` has no id")
-        given = annotation.get("task")
-        if given is None and len(tasks) == len(annotations):
-            given = _id_of(tasks[place])
-        task = by_id.get(_number(given))
-        if task is None:
+        number = _number(annotation.get("task"))
+        if number is None and by_place:
+            number = by_place[place]
+        if number is None:
             raise InputError(f"entry {place} of `annotation` belongs to no entry of `task`")
-        found.append(task)
-    return found
+        numbers.append(number)
+    return numbers
 
 
-def _row(body: Json) -> dict[str, Any]:
-    """The columns of an event without its secrets."""
-    annotation = _mapping(body.get("annotation"))
-    return {
-        "action": str(body.get("action") or "")[:64],
-        "project": _number(_mapping(body.get("project")).get("id", annotation.get("project"))),
-        "task": _number(_mapping(body.get("task")).get("id", annotation.get("task"))),
-        "annotation": _number(annotation.get("id")),
-        "annotation_updated_at": str(annotation.get("updated_at") or "")[:40] or None,
-        "body": body,
-    }
-
-
-def _use_wal(connection: Any, _: Any) -> None:
-    """Readers do not block the writer; a commit is safe against a crash of the process."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-def _seconds(at: datetime | None) -> float:
-    """SQLite gives times back without their zone, which is UTC."""
-    return 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+def _text(value: Any, length: int) -> str:
+    """Letters that every database takes and no log breaks at."""
+    return re.sub(r"[^\x20-\x7e]", "?", str(value or "")[:length])
 
 
 def _mapping(value: Any) -> Json:
@@ -244,10 +289,30 @@ def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else None
 
 
-def _without_secrets(value: Any) -> Any:
-    """The host's events carry the project's token: it is not ours to keep."""
-    if isinstance(value, Mapping):
-        return {key: _without_secrets(item) for key, item in value.items() if key not in _SECRET_KEYS}
-    if isinstance(value, list) and value and isinstance(value[0], (Mapping, list)):
-        return [_without_secrets(item) for item in value]
-    return value
+# -- the database ----------------------------------------------------------------------------------------------------
+
+
+def _use_wal(connection: Any, _: Any) -> None:
+    """Readers do not block the writer; a commit is safe against a crash of the process."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _inode(file: Path | None) -> int | None:
+    """Another one, or none, once the file was removed under us: SQLite would go on writing into nothing."""
+    if file is None:
+        return None
+    with suppress(OSError):
+        return os.stat(file).st_ino
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0][:300]
+
+
+def _seconds(at: datetime | None) -> float:
+    """SQLite gives times back without their zone, which is UTC."""
+    return 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

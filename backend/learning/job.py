@@ -17,7 +17,7 @@ from typing import Any
 from backend.http.security import blanked
 from backend.http.server import configure_logging
 from backend.learning.collect import Source, collect
-from backend.learning.job_folders import JOB, OUTCOME, PROGRESS, RUN, TrainingStore, write_json
+from backend.learning.job_folders import JOB, NO_TOKEN, OUTCOME, PROGRESS, RUN, TrainingStore, write_json
 from backend.prediction.predictor import describe
 from backend.settings import Settings
 from calico.errors import CalicoError, InputError
@@ -60,12 +60,11 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
         )
     store = TrainingStore(folder.parent.parent)
     number, project = int(folder.name), int((store.told(int(folder.name), JOB) or {})["project"])
-    can_ask = settings.label_studio_url and settings.label_studio_api_key
-    source = Source(project=project) if can_ask else Source(of_project=project)
-    log.info("corrections of project %d, from %s", project, "the host" if can_ask else "stored events")
+    if not settings.label_studio_api_key:
+        raise InputError(NO_TOKEN)
     snapshot, num_tasks = collect(
         settings,
-        source,
+        Source(project=project),
         store.snapshot_of(project),
         run=number,
         on_progress=lambda done, note: progress("gathering corrections", 0.0, f"{done} tasks: {note}"),

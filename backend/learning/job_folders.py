@@ -23,6 +23,10 @@ from backend.http.security import blanked
 from calico.errors import InputError
 
 JOB, PROGRESS, OUTCOME, LOG, RUN = "job.json", "progress.json", "outcome.json", "log.txt", "run"
+NO_TOKEN = (
+    "training reads the corrections from Label Studio: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to its address "
+    "and a token of it"
+)
 TAIL_BYTES, TAIL_LINES = 16_384, 20
 
 

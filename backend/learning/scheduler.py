@@ -18,6 +18,7 @@ from typing import Any
 from backend.demo.processes import started_at
 from backend.learning.inbox import Inbox
 from backend.learning.job_folders import LOG, OPEN, OUTCOME, PROGRESS, TrainingJob, TrainingState, TrainingStore
+from backend.learning.schema import START
 from backend.settings import Settings
 from calico.checkpoints.registry import Registry
 from calico.errors import InputError
@@ -25,7 +26,6 @@ from calico.files import locked
 
 log = logging.getLogger("calico.backend")
 
-START = "START_TRAINING"
 COMMAND = (sys.executable, "-m", "backend.learning.job")
 NICENESS = 10  # predictions go first
 STOP_S = 10.0  # from a polite end to a forced one
@@ -136,7 +136,7 @@ class Training:
 
     def _take_missed(self) -> None:
         """Requests that were stored, and the backend ended before it dealt with them."""
-        for event in self._inbox.pending(action=START):
+        for event in self._inbox.pending(START):
             at = event["received_at"]
             age_s = self._clock() - (at.timestamp() if at.tzinfo else at.replace(tzinfo=UTC).timestamp())
             if age_s > STALE_S:
