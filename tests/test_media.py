@@ -481,6 +481,14 @@ def test_the_disk_cache_is_bounded_whole_and_ages(tmp_path):
     assert DiskCache(tmp_path / "cache", max_bytes=1000, max_age_s=-1).get("a") is None
 
 
+def test_the_disk_cache_is_not_kept_for_ever_by_a_clock_set_back(tmp_path):
+    cache = DiskCache(tmp_path, max_bytes=1000, max_age_s=100)
+    cache.put("a", b"a")
+    [path] = tmp_path.glob("*.bin")
+    os.utime(path, (time.time() + 86400, time.time() + 86400))
+    assert cache.get("a") is None
+
+
 def test_a_full_disk_costs_the_cache_and_not_the_image(make, tmp_path, monkeypatch, caplog):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some.part")

@@ -53,9 +53,9 @@ class HostImages(Media):
         self.load(address, task=task)
         return self._found
 
-    def _decode(self, data: bytes | Path, name: str) -> np.ndarray:
+    def _decode(self, data: bytes, name: str) -> np.ndarray:
         read_header(data)  # what is no picture must not get into the cache
-        self._found = data.read_bytes() if isinstance(data, Path) else data
+        self._found = data
         return _NO_PIXELS
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+CLOCK_SKEW_S = 60.0  # a file from further in the future was written by another clock
 ABANDONED_S = 3600.0  # a file half written for longer is of a process that was killed
 
 
@@ -30,7 +31,7 @@ class DiskCache:
         path = self._path(key)
         try:
             stat = path.stat()
-            if time.time() - stat.st_mtime > self._max_age_s:
+            if not -CLOCK_SKEW_S <= time.time() - stat.st_mtime <= self._max_age_s:  # the clock may have been set back
                 return None
             data = path.read_bytes()
             os.utime(path, (time.time(), stat.st_mtime))  # its access time says when it was last of use

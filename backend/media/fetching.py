@@ -7,14 +7,19 @@ again; a token goes to the first address alone, if at all.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
+import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 
 import httpx
 
+from backend.media.addresses import is_public, port_of, same_origin, shown
+from backend.media.deadline import BoundedTransport
 from calico.errors import InputError
+
+__all__ = ["Fetcher", "is_public", "resolve", "same_origin", "shown"]
 
 MAX_REDIRECTS = 5
 _HOST_REMEDIES = {  # of Label Studio itself
@@ -27,40 +32,6 @@ _REMEDIES = {
     403: "the link may have expired, or it needs credentials",
     404: "no such file there; check the address in the task",
 }
-
-
-def shown(url: str) -> str:
-    """An address as messages and logs show it: without user, password and query, where credentials stand."""
-    try:
-        parts = httpx.URL(url)
-    except (httpx.InvalidURL, UnicodeError):
-        return "an address that is no URL"
-    return f"{parts.scheme}://{parts.host}{f':{parts.port}' if parts.port else ''}{parts.path}"[:160]
-
-
-def same_origin(first: str, second: str) -> bool:
-    """Whether two addresses have one scheme, host and port, as the connection is made: by one parser."""
-    try:
-        origins = [(url.scheme, url.host, _port(url)) for url in (httpx.URL(first), httpx.URL(second))]
-    except (httpx.InvalidURL, UnicodeError):
-        return False
-    return origins[0] == origins[1]
-
-
-def _port(url: httpx.URL) -> int:
-    return url.port or (443 if url.scheme == "https" else 80)
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the open internet: not private, loopback, link-local (metadata) or reserved."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if embedded is None and ip in ipaddress.ip_network("64:ff9b::/96"):
-            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if embedded is not None:
-            return is_public(str(embedded))
-    return ip.is_global and not ip.is_multicast
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -99,14 +70,11 @@ class Fetcher:
         self._allowed = frozenset(allowed_hosts)
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
-        # A kept connection is reused by address and port, whatever name its certificate was checked for: keep none.
-        self._transport = transport or httpx.HTTPTransport(
-            limits=httpx.Limits(max_keepalive_connections=0), trust_env=False
-        )
+        self._transport = transport or BoundedTransport()
         self._resolve = resolver
 
     def get(self, url: str, *, headers: Mapping[str, str] | None = None, trusted: bool = False) -> bytes:
-        """The body of a 200 answer.
+        """The body of a 200 answer. `timeout_s` holds for all of it: look-ups, redirects, headers and body.
 
         headers and `trusted` (Label Studio itself: any address will do) hold for `url` itself, never for where it
         redirects to.
@@ -115,7 +83,7 @@ class Fetcher:
         deadline = time.monotonic() + self._timeout_s
         for hop in range(MAX_REDIRECTS + 1):
             target = self._parsed(url)
-            addresses = self._checked(target, trusted=trusted and hop == 0)
+            addresses = self._checked(target, deadline, trusted=trusted and hop == 0)
             response = self._send(target, addresses, dict(headers or {}) if hop == 0 else {}, deadline)
             try:
                 location = response.headers.get("location")
@@ -143,8 +111,8 @@ class Fetcher:
             raise InputError(f"{shown(url)}: expected an http or https address with a host")
         return target
 
-    def _checked(self, target: httpx.URL, *, trusted: bool) -> list[str]:
-        addresses = self._resolve(_name(target), _port(target))
+    def _checked(self, target: httpx.URL, deadline: float, *, trusted: bool) -> list[str]:
+        addresses = self._resolved(target, deadline)
         if not trusted and _name(target) not in self._allowed:
             refused = next((address for address in addresses if not is_public(address)), None)
             if refused is not None:
@@ -154,8 +122,27 @@ class Fetcher:
                 )
         return addresses
 
+    def _resolved(self, target: httpx.URL, deadline: float) -> list[str]:
+        """On a thread of its own, since a look-up has no time limit: whoever owns a name may let it wait."""
+        answer: Future[list[str]] = Future()
+
+        def look_up() -> None:
+            try:
+                answer.set_result(self._resolve(_name(target), port_of(target)))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=look_up, name="look-up", daemon=True).start()
+        try:
+            return answer.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            raise self._too_slow(str(target)) from None
+
+    def _too_slow(self, url: str) -> InputError:
+        return InputError(f"{shown(url)}: slower than {self._timeout_s:g} s; raise CALICO_MEDIA_TIMEOUT_SECONDS")
+
     def _send(
-        self, target: httpx.URL, addresses: Iterable[str], headers: dict[str, str], deadline: float
+        self, target: httpx.URL, addresses: Sequence[str], headers: dict[str, str], deadline: float
     ) -> httpx.Response:
         headers = {
             "Host": target.netloc.decode("ascii"),
@@ -164,36 +151,53 @@ class Fetcher:
             **headers,
         }
         reason = "no address"
-        for address in addresses:
+        for number, address in enumerate(addresses):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 break
+            timeout = httpx.Timeout(left_s, connect=left_s / (len(addresses) - number))
             request = httpx.Request(
                 "GET",
                 target.copy_with(host=address, userinfo=b""),
                 headers=headers,
-                extensions={"sni_hostname": _name(target), "timeout": httpx.Timeout(left_s).as_dict()},
+                extensions={
+                    "sni_hostname": _name(target),
+                    "timeout": timeout.as_dict(),
+                    "deadline": deadline,
+                    "max_bytes": self._max_bytes,
+                },
             )
             try:
                 return self._transport.handle_request(request)
             except httpx.TransportError as error:
                 reason = type(error).__name__
+        if time.monotonic() >= deadline:
+            raise self._too_slow(str(target))
         raise InputError(
             f"{shown(str(target))}: not reachable ({reason}); is it up, and reachable from the backend's machine?"
         )
 
     def _body(self, response: httpx.Response, url: str, deadline: float) -> bytes:
+        """As it came over the wire: what it would become if it was unpacked has no bound, so nothing packed is read."""
+        encoding = ", ".join(response.headers.get_list("content-encoding")).strip().lower()
+        if encoding not in ("", "identity"):
+            raise InputError(
+                f"{shown(url)}: sent with Content-Encoding {encoding[:40]!r}, which was not asked for; have its server "
+                "send the image file as it is"
+            )
+        if not isinstance(response.stream, httpx.SyncByteStream):
+            raise TypeError("a transport of this kind answers with a stream that is read here")
         body = bytearray()
         try:
-            for chunk in response.iter_bytes():
+            for chunk in response.stream:
                 body += chunk
                 if len(body) > self._max_bytes:
                     limit = f"{self._max_bytes / 1e6:g} MB"
                     raise InputError(f"{shown(url)}: larger than {limit}; raise CALICO_MAX_IMAGE_MB if that is right")
                 if time.monotonic() > deadline:
-                    raise InputError(
-                        f"{shown(url)}: slower than {self._timeout_s:g} s; raise CALICO_MEDIA_TIMEOUT_SECONDS"
-                    )
+                    raise self._too_slow(url)
         except httpx.HTTPError as error:
+            if time.monotonic() >= deadline:
+                raise self._too_slow(url) from None
             raise InputError(f"{shown(url)}: the download broke off ({type(error).__name__})") from None
         return bytes(body)

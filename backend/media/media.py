@@ -15,6 +15,8 @@ import numpy as np
 from backend.http.prometheus import Metrics
 from backend.media.disk_cache import DiskCache
 from backend.media.fetching import Fetcher, same_origin, shown
+from backend.media.host_files import HOST_PATHS, is_file_of_host, path_below
+from backend.media.local_files import Outside, read_below
 from backend.project.client import LabelStudioClient
 from backend.settings import Settings
 from calico.errors import InputError
@@ -22,8 +24,8 @@ from calico.images import load_image
 
 log = logging.getLogger("calico.backend")
 
+MAX_ADDRESS = 8192  # characters; signed ones have one or two thousand
 BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob"})
-_HOST_PATHS = ("/data/upload/", "/data/local-files/", "/storage-data/", "/tasks/", "/projects/")
 
 
 class Media:
@@ -59,13 +61,14 @@ class Media:
         """
         if not isinstance(source, str) or not source:
             raise InputError(f"expected the address of an image in the task, got {type(source).__name__}")
+        _check_text(source)
         scheme = source.partition(":")[0].lower() if "://" in source or source.startswith("data:") else ""
         if scheme == "data":
             return self._decode(self._data_uri(source), "data URI")
         if scheme in ("http", "https"):
-            return self._download(self._seen_from_here(source))
+            return self._download(self._seen_from_here(source), task=task)
         if scheme in BUCKET_SCHEMES:
-            return self._download(self._presign_url(source, task), name=source.partition("?")[0])
+            return self._download(self._presign_url(source, task), task=task, name=source.partition("?")[0])
         if scheme == "file":
             return self._file(unquote(urlsplit(source).path), self._settings.media_roots, "CALICO_MEDIA_ROOTS")
         if scheme:
@@ -77,16 +80,16 @@ class Media:
         if source.startswith("/data/local-files/") and local_root:
             wanted = parse_qs(urlsplit(source).query).get("d", [""])[0]
             return self._file(str(local_root / wanted.lstrip("/")), (local_root,), "CALICO_LOCAL_FILES_ROOT")
-        if source.startswith(_HOST_PATHS):
-            return self._download(self._host_url(source), name=source)
+        if source.startswith(HOST_PATHS):
+            return self._download(self._host_url(source, task), task=task, name=source.partition("?")[0])
         return self._file(source, self._settings.media_roots, "CALICO_MEDIA_ROOTS")
 
-    def _decode(self, data: bytes | Path, name: str) -> np.ndarray:
+    def _decode(self, data: bytes, name: str) -> np.ndarray:
         with self._metrics.span("decode"):
             try:
                 return load_image(data, max_pixels=self._settings.max_image_megapixels * 1_000_000)
             except InputError as error:
-                raise InputError(str(error) if isinstance(data, Path) else f"{name}: {error}") from None
+                raise InputError(f"{name}: {error}") from None
 
     def _data_uri(self, source: str) -> bytes:
         header, _, body = source[5:].partition(",")
@@ -105,25 +108,30 @@ class Media:
         return data
 
     def _file(self, source: str, roots: tuple[Path, ...], variable: str) -> np.ndarray:
-        """A file below one of the roots, links followed first: neither `..` nor a link leads out."""
+        """A file below one of the roots: neither `..` nor a link leads out, nor one that changes meanwhile."""
         if "\0" in source:
             raise InputError("an image path holds a NUL character")
         for root in roots:
-            path = (root / source).resolve()  # an absolute source replaces the root
-            if path.is_relative_to(root.resolve()):
-                if not path.is_file():
-                    raise InputError(f"{source}: no such file below {variable}; put it back, or set that to its folder")
-                if path.stat().st_size > self._max_bytes:
-                    raise InputError(f"{source}: larger than CALICO_MAX_IMAGE_MB ({self._settings.max_image_mb} MB)")
-                return self._decode(path, source)
-        raise InputError(f"{source[:160]}: outside {variable}; set it to a folder that holds the images")
+            try:
+                content = read_below(root, source, self._max_bytes)
+            except Outside:
+                continue
+            except InputError as error:
+                told = f"{error} below {variable}; put it back, or set that to its folder"
+                raise InputError(f"{_short(source)}: {told if 'no such' in str(error) else error}") from None
+            return self._decode(content, _short(source))
+        raise InputError(f"{_short(source)}: outside {variable}; set it to a folder that holds the images")
 
-    def _host_url(self, path: str) -> str:
-        if not self._settings.label_studio_url:
+    def _host_url(self, path: str, task: int | None) -> str:
+        base, shown_path = self._settings.label_studio_url, _short(path.partition("?")[0])
+        if not base:
+            raise InputError(f"{shown_path}: a file of Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+        if not self._is_host_file(base + path, task):
             raise InputError(
-                f"{path.partition('?')[0]}: a file of Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY"
+                f"{shown_path}: not the address of a file of this task on Label Studio; expected for example "
+                "/data/upload/1/image.jpg"
             )
-        return self._settings.label_studio_url + path
+        return base + path
 
     def _seen_from_here(self, url: str) -> str:
         """A file of the host under the name `localhost`, as the host calls itself: under its name here."""
@@ -133,7 +141,7 @@ class Media:
         except (httpx.InvalidURL, UnicodeError):
             return url  # refused later, by name
         is_local = parsed.host in ("localhost", "127.0.0.1", "::1")
-        if base is None or not is_local or not parsed.path.startswith(_HOST_PATHS) or self._is_host(url):
+        if base is None or not is_local or not parsed.path.startswith(HOST_PATHS) or self._is_host(url):
             return url
         return base + parsed.raw_path.decode("ascii")
 
@@ -143,28 +151,52 @@ class Media:
                 f"{source.partition('?')[0]}: a bucket address needs the task's id, for the host's presign route"
             )
         encoded = base64.urlsafe_b64encode(source.encode()).decode()
-        return self._host_url(f"/tasks/{int(task)}/presign/?fileuri={encoded}")
+        return self._host_url(f"/tasks/{int(task)}/presign/?fileuri={encoded}", task)
 
-    def _download(self, url: str, *, name: str | None = None) -> np.ndarray:
-        name = name or shown(url)
-        data = self._cache.get(url)
+    def _download(self, url: str, *, task: int | None, name: str | None = None) -> np.ndarray:
+        name = _short(name or shown(url))
+        is_file = self._is_host_file(url, task)
+        key = f"host {url}" if is_file else url  # what the token brought is for who may use it
+        data = self._cache.get(key)
         self._metrics.cache.labels("media", "miss" if data is None else "hit").inc()
         if data is not None:
             return self._decode(data, name)
         with self._metrics.span("fetch"):
-            headers = self._client.authorization_for(url) if self._client else {}
-            data = self._fetcher.get(url, headers=headers, trusted=self._is_host(url))
+            headers = self._client.authorization_for(url) if self._client and is_file else {}
+            data = self._fetcher.get(url, headers=headers, trusted=is_file)
         image = self._decode(data, name)
         try:
-            self._cache.put(url, data)  # only what proved to be an image: a login page must not stick
+            self._cache.put(key, data)  # only what proved to be an image: a login page must not stick
         except OSError as error:
             _warn_not_kept(self._cache.folder, error.strerror or type(error).__name__)
         return image
 
     def _is_host(self, url: str) -> bool:
-        """Whether the address is Label Studio's own, which may be private: its operator named it."""
+        """Whether the address is Label Studio's own."""
         base = self._settings.label_studio_url
         return base is not None and same_origin(url, base)
+
+    def _is_host_file(self, url: str, task: int | None) -> bool:
+        """Whether it is a task's file on Label Studio: it gets the token, and may be private, as its operator named it.
+        Any other address on that host is one like others."""
+        base = self._settings.label_studio_url
+        if base is None or not self._is_host(url):
+            return False
+        path = path_below(url, base)
+        return path is not None and is_file_of_host(path, task)
+
+
+def _check_text(source: str) -> None:
+    """Refuses what no address can be before anything tries to encode it, look it up or open it."""
+    if len(source) > MAX_ADDRESS and not source.startswith("data:"):
+        raise InputError(f"{_short(source)}…: an address of {len(source):,} characters; the limit is {MAX_ADDRESS:,}")
+    if not source.isascii() and any("\ud800" <= char <= "\udfff" for char in source):
+        raise InputError(f"{_short(source)}: an address with half a character (a lone surrogate); import it again")
+
+
+def _short(name: str) -> str:
+    """A name from a task as messages show it: one that has no end, or cannot be written, is somebody's attempt."""
+    return name[:160].encode("utf-8", "replace").decode()
 
 
 @cache

@@ -113,7 +113,8 @@ class HostConnection:
             other = httpx.URL(url)
         except httpx.InvalidURL:
             return False
-        below = other.path.startswith(self._base.path) and ".." not in other.path
+        climbs = "\\" in other.path or not {".", ".."}.isdisjoint(other.path.split("/"))
+        below = other.path.startswith(self._base.path) and not climbs
         return _origin(other) == _origin(self._base) and not other.userinfo and below
 
     def authorization_for(self, url: str) -> dict[str, str]:
