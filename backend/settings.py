@@ -191,6 +191,9 @@ class Settings:
         _number(int, 1, MAX_PIXELS // 10**6),
         "megapixels from 1 to 50, which masks are limited to, e.g. 50",
     )
+    max_megapixels_in_flight: int = _setting(
+        "CALICO_MAX_MEGAPIXELS_IN_FLIGHT", 200, _number(int, 1, 10**5), "megapixels decoded at once, e.g. 200"
+    )
     media_cache_mb: int = _setting(
         "CALICO_MEDIA_CACHE_MB", 2048, _number(int, 0, 10**7), "megabytes, 0 for none, e.g. 2048"
     )

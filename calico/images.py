@@ -6,7 +6,7 @@ The one place that decodes images: every caller gets the same pixels, and the sa
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,26 @@ from calico.errors import InputError
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, ImageGroup
 
 MAX_PIXELS = 50_000_000
+_BAND_PIXELS = 1 << 18  # converted at a time
 _TOO_LARGE = "over the limit of {:,} pixels; scale it down"
 
 # Pillow hands these to an outside program (Ghostscript) or to the host's renderer: not for files of unknown origin.
 _REFUSED_FORMATS = frozenset({"EPS", "WMF"})
 
 
-def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def load_image(
+    source: str | Path | bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    reserve: Callable[[int], None] = lambda num_pixels: None,
+) -> np.ndarray:
     """HxWx3 uint8 RGB, upright (EXIF orientation applied), of a file (path) or of a file's content (bytes).
 
     Any picture Pillow opens; the first frame of an animation. What is transparent is laid on white. 16-bit grey is
     divided by 257 (0..65535 -> 0..255), whatever its content. 32-bit integer and float pixels, whose range no header
     states, keep 0..255, and are scaled from 0..1 (float), 0..65535 (integer) or else from their own least and greatest.
+
+    reserve: told the number of pixels before memory is taken for them; it may wait.
 
     Raises InputError, naming the file and the remedy, for what is missing, empty, truncated or no picture, and, from
     the header alone, before any pixel is decoded, for more than `max_pixels` pixels.
@@ -39,6 +47,7 @@ def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> n
             _check_size(image, name, max_pixels)
             if image.format in _REFUSED_FORMATS:
                 raise InputError(f"{name}: {image.format} files are not read; convert it to PNG or JPEG")
+            reserve(image.width * image.height)
             image.load()
             _check_size(image, name, max_pixels)  # an icon's header may say less than the picture in it
             return _to_rgb(ImageOps.exif_transpose(image))
@@ -85,30 +94,44 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """HxWx3 uint8 of a decoded picture of any mode."""
+    """HxWx3 uint8 of a decoded picture of any mode, band by band: no second picture of its size is made on the way."""
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // width)
+    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    pixels = np.empty((height, width, 3), np.uint8)
     if image.mode == "F" or image.mode == "I" or image.mode.startswith("I;"):
-        grey = _grey_to_uint8(np.asarray(image), sixteen_bit=image.mode.startswith("I;16"))
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        paper.alpha_composite(image)
-        image = paper
-    return np.array(image.convert("RGB"))
+        is_16_bit = image.mode.startswith("I;16")
+        scale, offset = (1 / 257, 0.0) if is_16_bit else _scale_of(image, bands)
+        for band in bands:
+            grey = _numbers(image, band)
+            grey -= offset
+            grey *= scale
+            pixels[band[1] : band[3]] = np.rint(np.clip(grey, 0, 255)).astype(np.uint8)[:, :, None]
+        return pixels
+    is_transparent = image.has_transparency_data
+    for band in bands:
+        part = image.crop(band)
+        if is_transparent:
+            paper = Image.new("RGBA", part.size, "white")
+            paper.alpha_composite(part.convert("RGBA"))
+            part = paper
+        pixels[band[1] : band[3]] = np.asarray(part.convert("RGB"))
+    return pixels
 
 
-def _grey_to_uint8(values: np.ndarray, *, sixteen_bit: bool) -> np.ndarray:
-    """HxW grey of more than 8 bits -> HxW uint8, by the rules of `load_image`; values that are no number become 0."""
-    grey = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = grey.min(), grey.max()
-    if sixteen_bit:
-        grey /= 257.0
-    elif low >= 0 and values.dtype.kind == "f" and high <= 1:
-        grey *= 255.0
-    elif low >= 0 and high <= 255:
-        pass
-    elif low >= 0 and values.dtype.kind != "f" and high <= 65535:
-        grey /= 257.0
-    else:
-        grey = (grey - low) * (255.0 / (high - low)) if high > low else np.zeros_like(grey)
-    return np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
+def _numbers(image: Image.Image, band: tuple[int, int, int, int]) -> np.ndarray:
+    """Rows of a grey picture of more than 8 bits as float64; what is no number is 0."""
+    return np.nan_to_num(np.asarray(image.crop(band)).astype(np.float64), posinf=0.0, neginf=0.0)
+
+
+def _scale_of(image: Image.Image, bands: Sequence[tuple[int, int, int, int]]) -> tuple[float, float]:
+    """(factor, what is taken off before it) from a grey picture's numbers to 0..255, by the rules of `load_image`."""
+    ends = [(float(grey.min()), float(grey.max())) for grey in (_numbers(image, band) for band in bands)]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    if low >= 0 and image.mode == "F" and high <= 1:
+        return 255.0, 0.0
+    if low >= 0 and high <= 255:
+        return 1.0, 0.0
+    if low >= 0 and image.mode != "F" and high <= 65535:
+        return 1 / 257, 0.0
+    return (255.0 / (high - low), low) if high > low else (0.0, low)

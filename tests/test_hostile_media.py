@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from backend_fakes import picture, png
+from PIL import Image
 from test_media import PNG, PUBLIC, TOKEN, Web
 
 from backend.http.prometheus import Metrics
@@ -23,6 +25,7 @@ from backend.media.fetching import Fetcher
 from backend.media.host_files import is_file_of_host
 from backend.media.local_files import Outside, read_below
 from backend.media.media import Media
+from backend.media.pixels import PixelBudget
 from backend.project.client import LabelStudioClient
 from backend.settings import Settings
 from calico.errors import InputError
@@ -376,3 +379,67 @@ def test_a_local_picture_is_what_it_was(tmp_path):
     (tmp_path / "a.png").write_bytes(png(image))
     media = Media(Settings(media_roots=(tmp_path,), data_dir=tmp_path / "state"), Metrics())
     assert np.array_equal(media.load("a.png"), image)
+
+
+# -- pixels in flight --------------------------------------------------------------------------------------------------
+
+
+def test_pixels_of_many_groups_stay_within_the_budget():
+    budget, most, lock, ended = PixelBudget(100), [0], threading.Lock(), []
+
+    def group(size):
+        with budget.holder() as holder:
+            for _ in range(8):
+                holder.take(size)
+                with lock:
+                    most[0] = max(most[0], budget.num_held)
+                time.sleep(0.001)
+        ended.append(size)
+
+    threads = [threading.Thread(target=group, args=(size,)) for size in [10, 3, 10, 1, 40, 10, 2, 10, 40, 3] * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(ended) == 30  # none waits for ever
+    assert budget.num_held == 0
+    assert most[0] <= 100 + 8 * 40
+
+
+def test_decoding_waits_for_the_budget(tmp_path):
+    """Four tasks of eight pictures, with room for two of them: at most those and one group's are there at once."""
+    buffer = io.BytesIO()
+    Image.new("1", (700, 700)).save(buffer, "PNG")
+    for i in range(8):
+        (tmp_path / f"{i}.png").write_bytes(buffer.getvalue())
+    media = Media(Settings(media_roots=(tmp_path,), data_dir=tmp_path / "state", max_megapixels_in_flight=1), Metrics())
+    together, most = [0], [0]
+    lock, load = threading.Lock(), media.load
+
+    def counted(source, **options):
+        image = load(source, **options)
+        with lock:
+            together[0] += 1
+            most[0] = max(most[0], together[0])
+        return image
+
+    media.load = counted
+
+    def task():
+        with media.group([f"{i}.png" for i in range(8)]) as images:
+            assert len(images) == 8
+            with lock:
+                together[0] -= 8
+
+    threads = [threading.Thread(target=task) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert together == [0]
+    assert most[0] <= 2 + 8
+    with pytest.raises(InputError), media.group(["0.png", "missing.png"]):
+        pass
+    with media.single("0.png") as image:
+        assert image.shape == (700, 700, 3)
+    assert media._pixels_of_groups.num_held == media._pixels_of_clicks.num_held == 0

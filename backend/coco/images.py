@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backend.coco.task_files import file_name_of
-from backend.media.media import Media
+from backend.media.media import Media, Reserve
 from calico.coco.orientation import Header, read_header
 from calico.errors import InputError
 from calico.images import load_image
@@ -53,7 +53,7 @@ class HostImages(Media):
         self.load(address, task=task)
         return self._found
 
-    def _decode(self, data: bytes, name: str) -> np.ndarray:
+    def _decode(self, data: bytes, name: str, reserve: Reserve) -> np.ndarray:
         read_header(data)  # what is no picture must not get into the cache
         self._found = data
         return _NO_PIXELS

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
 import httpx
@@ -17,6 +20,7 @@ from backend.media.disk_cache import DiskCache
 from backend.media.fetching import Fetcher, same_origin, shown
 from backend.media.host_files import HOST_PATHS, is_file_of_host, path_below
 from backend.media.local_files import Outside, read_below
+from backend.media.pixels import PixelBudget
 from backend.project.client import LabelStudioClient
 from backend.settings import Settings
 from calico.errors import InputError
@@ -26,6 +30,16 @@ log = logging.getLogger("calico.backend")
 
 MAX_ADDRESS = 8192  # characters; signed ones have one or two thousand
 BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob"})
+
+Reserve = Callable[[int], None]
+
+
+class _Found(NamedTuple):
+    """An image file. name: for messages. key: under which it is to be kept, None where it is at hand anyway."""
+
+    content: bytes
+    name: str
+    key: str | None = None
 
 
 class Media:
@@ -54,17 +68,44 @@ class Media:
             max_age_s=settings.media_cache_age_s,
         )
 
-    def load(self, source: str, *, task: int | None = None) -> np.ndarray:
+        limit = settings.max_megapixels_in_flight * 1_000_000
+        self._pixels_of_groups, self._pixels_of_clicks = PixelBudget(limit), PixelBudget(limit // 2)
+
+    def load(self, source: str, *, task: int | None = None, reserve: Reserve = lambda num_pixels: None) -> np.ndarray:
         """HxWx3 uint8 RGB, upright. source: as it stands in the task. task: its id, for the host's presign route.
+        reserve: told the number of pixels before they are decoded; it may wait.
 
         Raises InputError of one line that holds no credential.
         """
+        found = self._find(source, task)
+        image = self._decode(found.content, found.name, reserve)
+        if found.key is not None:
+            try:
+                self._cache.put(found.key, found.content)  # only what proved to be an image: no login page may stick
+            except OSError as error:
+                _warn_not_kept(self._cache.folder, error.strerror or type(error).__name__)
+        return image
+
+    @contextmanager
+    def group(self, sources: Sequence[str], *, task: int | None = None) -> Iterator[tuple[np.ndarray, ...]]:
+        """The images of a task, as `load` gives them, while they are needed: pixels in memory are counted over all
+        tasks, and those of one that comes when too many are there wait. Let go of them inside."""
+        with self._pixels_of_groups.holder() as holder:
+            yield tuple(self.load(source, task=task, reserve=holder.take) for source in sources)
+
+    @contextmanager
+    def single(self, source: str, *, task: int | None = None) -> Iterator[np.ndarray]:
+        """One image, for a click: its pixels are counted apart, so that clicks do not wait for batches."""
+        with self._pixels_of_clicks.holder() as holder:
+            yield self.load(source, task=task, reserve=holder.take)
+
+    def _find(self, source: str, task: int | None) -> _Found:
         if not isinstance(source, str) or not source:
             raise InputError(f"expected the address of an image in the task, got {type(source).__name__}")
         _check_text(source)
         scheme = source.partition(":")[0].lower() if "://" in source or source.startswith("data:") else ""
         if scheme == "data":
-            return self._decode(self._data_uri(source), "data URI")
+            return _Found(self._data_uri(source), "data URI")
         if scheme in ("http", "https"):
             return self._download(self._seen_from_here(source), task=task)
         if scheme in BUCKET_SCHEMES:
@@ -84,10 +125,10 @@ class Media:
             return self._download(self._host_url(source, task), task=task, name=source.partition("?")[0])
         return self._file(source, self._settings.media_roots, "CALICO_MEDIA_ROOTS")
 
-    def _decode(self, data: bytes, name: str) -> np.ndarray:
+    def _decode(self, data: bytes, name: str, reserve: Reserve) -> np.ndarray:
         with self._metrics.span("decode"):
             try:
-                return load_image(data, max_pixels=self._settings.max_image_megapixels * 1_000_000)
+                return load_image(data, max_pixels=self._settings.max_image_megapixels * 1_000_000, reserve=reserve)
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
 
@@ -107,7 +148,7 @@ class Media:
             raise InputError("data URI: larger than CALICO_MAX_IMAGE_MB")
         return data
 
-    def _file(self, source: str, roots: tuple[Path, ...], variable: str) -> np.ndarray:
+    def _file(self, source: str, roots: tuple[Path, ...], variable: str) -> _Found:
         """A file below one of the roots: neither `..` nor a link leads out, nor one that changes meanwhile."""
         if "\0" in source:
             raise InputError("an image path holds a NUL character")
@@ -119,7 +160,7 @@ class Media:
             except InputError as error:
                 told = f"{error} below {variable}; put it back, or set that to its folder"
                 raise InputError(f"{_short(source)}: {told if 'no such' in str(error) else error}") from None
-            return self._decode(content, _short(source))
+            return _Found(content, _short(source))
         raise InputError(f"{_short(source)}: outside {variable}; set it to a folder that holds the images")
 
     def _host_url(self, path: str, task: int | None) -> str:
@@ -153,23 +194,17 @@ class Media:
         encoded = base64.urlsafe_b64encode(source.encode()).decode()
         return self._host_url(f"/tasks/{int(task)}/presign/?fileuri={encoded}", task)
 
-    def _download(self, url: str, *, task: int | None, name: str | None = None) -> np.ndarray:
+    def _download(self, url: str, *, task: int | None, name: str | None = None) -> _Found:
         name = _short(name or shown(url))
         is_file = self._is_host_file(url, task)
         key = f"host {url}" if is_file else url  # what the token brought is for who may use it
         data = self._cache.get(key)
         self._metrics.cache.labels("media", "miss" if data is None else "hit").inc()
         if data is not None:
-            return self._decode(data, name)
+            return _Found(data, name)
         with self._metrics.span("fetch"):
             headers = self._client.authorization_for(url) if self._client and is_file else {}
-            data = self._fetcher.get(url, headers=headers, trusted=is_file)
-        image = self._decode(data, name)
-        try:
-            self._cache.put(key, data)  # only what proved to be an image: a login page must not stick
-        except OSError as error:
-            _warn_not_kept(self._cache.folder, error.strerror or type(error).__name__)
-        return image
+            return _Found(self._fetcher.get(url, headers=headers, trusted=is_file), name, key)
 
     def _is_host(self, url: str) -> bool:
         """Whether the address is Label Studio's own."""
