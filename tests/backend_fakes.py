@@ -85,6 +85,11 @@ class FakeSegmenter:
         finally:
             self.num_running -= 1
 
+    def segment_many(
+        self, groups: Sequence[ImageGroup], *, candidates: Sequence[Sequence[str] | None]
+    ) -> list[CoSegmentation]:
+        return [self.segment(group, candidates=names) for group, names in zip(groups, candidates, strict=True)]
+
     def segment_prompts(self, image, points_xy=(), labels=(), box_xyxy=None):
         self._enter()
         try:

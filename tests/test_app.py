@@ -306,7 +306,7 @@ class Host:
 
 def test_a_large_batch_answers_what_is_ready_and_posts_the_rest_once(make, tmp_path):
     host, segmenter = Host(), FakeSegmenter(hold_after=3)
-    client = make(segmenter, client=host.client(), time_budget_s=1.0)
+    client = make(segmenter, client=host.client(), time_budget_s=1.0, batch_groups=1)
     tasks = [pair_task(tmp_path, task) for task in range(10)]
     results = predict(client, tasks).get_json()["results"]
     answered = [task["id"] for task, entry in zip(tasks, results, strict=True) if entry]
@@ -395,6 +395,26 @@ def test_predictions_leave_threads_for_the_rest(make, tmp_path):
     gate.set()
     first.join(10)
     assert predict(client, [pair_task(tmp_path, 2)]).status_code == 200
+
+
+def test_a_click_finds_room_beside_all_the_predictions_that_may_wait(make, tmp_path):
+    segmenter = FakeSegmenter(hold_after=0)
+    client = make(segmenter, threads=10)
+    tasks = [pair_task(tmp_path, task) for task in range(8)]
+    waiting = [threading.Thread(target=predict, args=(client, [task])) for task in tasks[:6]]
+    for thread in waiting:
+        thread.start()
+    wait_for(lambda: jobs_of(client)["counts"] == {"running": 6})
+    assert predict(client, [tasks[6]]).status_code == 503
+    statuses = []
+    context = {"result": [keypoint(50, 50)]}
+    click = threading.Thread(target=lambda: statuses.append(predict(client, [tasks[7]], context=context).status_code))
+    click.start()
+    wait_for(lambda: client.application.extensions["calico"].engine.depth == 6)  # five groups and the click
+    segmenter.gate.set()
+    for thread in (click, *waiting):
+        thread.join(10)
+    assert statuses == [200]
 
 
 # -- clicks -----------------------------------------------------------------------------------------------------------

@@ -220,17 +220,16 @@ def test_jobs_keep_the_open_ones_and_the_latest_that_ended():
 
 
 class BatchSegmenter(FakeSegmenter):
+    """Waits for the gate with the first group. sizes: groups of each call."""
+
     def __init__(self, gate: threading.Event) -> None:
         super().__init__()
         self.start, self.sizes = gate, []
 
-    def segment(self, group, *, candidates=None):
-        self.start.wait(10)
-        return super().segment(group, candidates=candidates)
-
     def segment_many(self, groups, *, candidates):
+        self.start.wait(10)
         self.sizes.append(len(groups))
-        return [super(BatchSegmenter, self).segment(g, candidates=c) for g, c in zip(groups, candidates, strict=True)]
+        return super().segment_many(groups, candidates=candidates)
 
 
 def queued(groups_at_once: int, seeds: range, **options) -> tuple[BatchSegmenter, list]:
@@ -239,7 +238,7 @@ def queued(groups_at_once: int, seeds: range, **options) -> tuple[BatchSegmenter
     segmenter = BatchSegmenter(gate)
     engine = Engine(lambda: segmenter, Metrics(), groups_at_once=groups_at_once)
     calls = [engine.segment(group(100))]
-    while engine._lane.depth:  # until the first one runs
+    while engine.depth:  # until the first one runs
         gate.wait(0.01)
     calls += [engine.segment(group(seed), **options) for seed in seeds]
     gate.set()
@@ -250,7 +249,7 @@ def test_groups_that_wait_are_answered_together_each_its_own():
     segmenter, calls = queued(3, range(4))
     for call, seed in zip(calls, (100, 0, 1, 2, 3), strict=True):
         assert np.array_equal(call.result(10).regions[0].mask, group(seed).images[0][..., 1] > 127)
-    assert segmenter.sizes == [3]
+    assert segmenter.sizes == [1, 3, 1]
     assert segmenter.num_groups == 5
 
 
@@ -259,7 +258,7 @@ def test_one_group_that_fails_spoils_no_other():
     segmenter = BatchSegmenter(gate)
     engine = Engine(lambda: segmenter, Metrics(), groups_at_once=4)
     first = engine.segment(group(100))
-    while engine._lane.depth:
+    while engine.depth:
         gate.wait(0.01)
     bad = ImageGroup((picture(1, first=(255, 0, 0)), picture(2)))
     calls = [engine.segment(g) for g in (group(1), bad, group(2))]
@@ -269,8 +268,8 @@ def test_one_group_that_fails_spoils_no_other():
     assert calls[2].result(10).regions
     with pytest.raises(RuntimeError, match="out of memory"):
         calls[1].result(10)
-    assert not engine._gathering._waiting
-    assert not engine._gathering._ready
+    assert segmenter.sizes == [1, 3, 1, 1, 1]
+    assert not engine._worker._calls
 
 
 def test_who_waits_before_a_screen_is_not_put_into_a_batch():
@@ -278,5 +277,71 @@ def test_who_waits_before_a_screen_is_not_put_into_a_batch():
     segmenter_alone, opened = queued(4, range(2), priority=Priority.WAITED_FOR)
     for call in (*calls, *opened):
         call.result(10)
-    assert segmenter.sizes == [2]
-    assert segmenter_alone.sizes == []
+    assert segmenter.sizes == [1, 2]
+    assert segmenter_alone.sizes == [1, 1, 1]
+
+
+def held_engine(**options) -> tuple[BatchSegmenter, Engine]:
+    """An engine whose model is busy with a group until `segmenter.start` is set."""
+    segmenter = BatchSegmenter(threading.Event())
+    engine = Engine(lambda: segmenter, Metrics(), **options)
+    engine.segment(group(100))
+    while engine.depth:
+        segmenter.start.wait(0.01)
+    return segmenter, engine
+
+
+def test_calls_run_by_priority_then_by_arrival():
+    segmenter, engine = held_engine()
+    calls = [engine.segment(group(1)), engine.segment(group(2))]
+    calls.append(engine.segment_prompts(picture(9), [(3.0, 3.0)], [True], None))
+    calls.append(engine.segment(group(3), priority=Priority.WAITED_FOR))
+    order: list[int] = []
+    for place, call in enumerate(calls):
+        call.future.add_done_callback(lambda _, place=place: order.append(place))
+    segmenter.start.set()
+    for call in calls:
+        call.result(10)
+    assert order == [2, 3, 0, 1]
+
+
+def test_a_full_queue_of_groups_refuses_groups_and_no_click():
+    segmenter, engine = held_engine(queue_size=2)
+    calls = [engine.segment(group(seed)) for seed in range(2)]
+    with pytest.raises(LaneFull, match="2 calls wait"):
+        engine.segment(group(2))
+    engine.segment(group(0))  # the same again needs no room
+    calls.append(engine.segment_prompts(picture(9), [(3.0, 3.0)], [True], None))
+    segmenter.start.set()
+    for call in calls:
+        call.result(10)
+    assert engine.segment(group(2)).result(10).regions
+
+
+def test_a_group_that_somebody_opens_moves_up_from_the_batch_that_it_waits_in():
+    segmenter, engine = held_engine(groups_at_once=2)
+    batch = [engine.segment(group(seed)) for seed in range(4)]
+    opened = engine.segment(group(3), priority=Priority.WAITED_FOR)
+    assert opened.future is batch[3].future
+    segmenter.start.set()
+    for call in batch:
+        call.result(10)
+    assert segmenter.sizes == [1, 1, 2, 1]
+
+
+def test_a_click_that_nobody_waits_for_any_more_does_not_run():
+    segmenter, engine = held_engine()
+    late = engine.segment_prompts(picture(9), [(3.0, 3.0)], [True], None)
+    with pytest.raises(TimeoutError):
+        late.result(0.01)
+    late.cancel()
+    segmenter.start.set()
+    engine.segment_prompts(picture(9), [(4.0, 4.0)], [True], None).result(10)
+    assert [points for _, points, _, _ in segmenter.prompts] == [((4.0, 4.0),)]
+
+
+def test_a_model_that_gives_too_few_answers_fails_the_group():
+    segmenter = FakeSegmenter()
+    segmenter.segment_many = lambda groups, *, candidates: []
+    with pytest.raises(ValueError, match="zip"):
+        Engine(lambda: segmenter, Metrics()).segment(group(1)).result(10)

@@ -30,7 +30,8 @@ from calico.errors import CalicoError, InputError
 log = logging.getLogger("calico.backend")
 
 RETRY_AFTER_S = 5
-SPARE_THREADS = 3  # never taken by predictions, so that /health always answers
+SPARE_THREADS = 3  # taken by no prediction and no click, so that /health always answers
+MAX_CLICK_THREADS = 4  # taken by no prediction, so that a click finds room beside any number of them
 
 
 def create_app(
@@ -90,7 +91,9 @@ def _observe(app: Flask, metrics: Metrics) -> None:
 
 def _routes(app: Flask, services: Services) -> None:
     settings, engine = services.settings, services.engine
-    predicting = threading.BoundedSemaphore(max(1, settings.threads - SPARE_THREADS))
+    num_clicks = max(1, min(MAX_CLICK_THREADS, settings.threads // 8))
+    clicking = threading.BoundedSemaphore(num_clicks)
+    predicting = threading.BoundedSemaphore(max(1, settings.threads - SPARE_THREADS - num_clicks))
 
     @app.get("/health")
     def health() -> tuple[Response, int]:
@@ -125,17 +128,19 @@ def _routes(app: Flask, services: Services) -> None:
         context = (body.get("params") or {}).get("context") if isinstance(body.get("params"), Mapping) else None
         if engine.state == "failed":
             engine.segmenter()  # raises why: better one clear error than a failure for every task
-        if not predicting.acquire(blocking=False):
-            raise LaneFull("too many predictions at once; try again later")
+        is_click = isinstance(context, Mapping) and bool(context.get("result"))
+        room = clicking if is_click else predicting
+        if not room.acquire(blocking=False):
+            raise LaneFull(f"too many {'clicks' if is_click else 'predictions'} at once; try again later")
         try:
-            if isinstance(context, Mapping) and context.get("result"):
+            if is_click:
                 if not tasks:
                     raise InputError("interactive request: expected a task, got none")
                 results: list[Any] = [services.predictor.click(tasks[0], label_config, context)]
             else:
                 results = services.predictor.predict(tasks, label_config, str(body.get("project", "")))
         finally:
-            predicting.release()
+            room.release()
         with services.metrics.span("json"):
             return jsonify(results=results)
 

@@ -1,21 +1,21 @@
-"""The one place where the model runs: loaded in the background, one call at a time, equal calls computed once."""
+"""What answers about groups and clicks: the model that serves, results of late, and the worker before the model."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from backend.http.prometheus import Metrics
-from backend.prediction.gathering import Gathering, Waiting
-from backend.prediction.lane import Lane, LaneFull, Priority
+from backend.prediction.lane import Priority
 from backend.prediction.protocol import Segmenter
 from backend.prediction.result_cache import ResultCache
 from backend.prediction.succession import Succession, Wanted
+from backend.prediction.worker import GroupQuestion, PromptQuestion, Worker
 from calico.errors import CalicoError, CheckpointError
 from calico.values import CoSegmentation, ImageGroup
 
@@ -40,13 +40,17 @@ class Call(Generic[T]):
     def done(self) -> bool:
         return self.future.done()
 
+    def cancel(self) -> None:
+        """Nobody waits for it any more: it does not run, if it did not begin."""
+        self.future.cancel()
+
 
 class Engine:
-    """Starts loading at once. Safe to share between threads: the model itself only ever runs on the lane's one thread.
+    """Starts loading at once. Safe to share between threads: the model itself only ever runs on the worker's thread.
 
     load: makes the segmenter; it is called once. follow: says at each call whether another one is to serve from now on
-    (`Succession`). queue_size: calls that may wait before LaneFull. groups_at_once: waiting groups that one call of the
-    model may take together.
+    (`Succession`). queue_size: groups that may wait before LaneFull. groups_at_once: groups that one call of the model
+    may take together.
     """
 
     def __init__(
@@ -60,13 +64,15 @@ class Engine:
         groups_at_once: int = 1,
     ) -> None:
         self._metrics = metrics
-        self._lane = Lane("model", num_threads=1, capacity=queue_size)
         self._results = ResultCache(cache_bytes)
-        self._gathering = Gathering(groups_at_once)
-        self._in_flight: dict[Hashable, Future[Any]] = {}
-        self._lock = threading.RLock()
-        metrics.queue_depth.labels("model").set_function(lambda: self._lane.depth)
-        self._models = Succession(self._lane.submit(load, Priority.FIRST), follow, metrics)
+        self._worker = Worker(metrics, groups_at_once=groups_at_once, capacity=queue_size, keep=self._results.put)
+        metrics.queue_depth.labels("model").set_function(lambda: self.depth)
+        self._models = Succession(_loading(load), follow, metrics)
+
+    @property
+    def depth(self) -> int:
+        """How many calls wait for the model, those that run not counted."""
+        return self._worker.depth
 
     @property
     def models(self) -> Succession:
@@ -116,28 +122,15 @@ class Engine:
         """
         segmenter = self.segmenter(timeout_s)
         version = segmenter.version
-        key = ("segment", version, group.digests, tuple(candidates))
+        key = (version, group.digests, tuple(candidates))
         known = self._results.get(key)
         self._metrics.cache.labels("result", "miss" if known is None else "hit").inc()
         if known is not None:
             future: Future[CoSegmentation] = Future()
             future.set_result(known)
             return Call(version, future)
-
-        def compute() -> CoSegmentation:
-            with self._metrics.span("model"):
-                result = self._gathering.run(key)
-            self._results.put(key, result)
-            return result
-
-        with self._lock:
-            if key not in self._in_flight:
-                self._gathering.add(key, Waiting(segmenter, group, tuple(candidates) or None, priority))
-            try:
-                return Call(version, self._once(key, compute, priority))
-            except LaneFull:
-                self._gathering.drop(key)
-                raise
+        question = GroupQuestion(group, tuple(candidates) or None)
+        return Call(version, self._worker.segment(segmenter, question, priority, key))
 
     def segment_prompts(
         self,
@@ -152,23 +145,19 @@ class Engine:
         Raises as `segment` does.
         """
         segmenter = self.segmenter(timeout_s)
+        question = PromptQuestion(image, points_xy, labels, box_xyxy)
+        return Call(segmenter.version, self._worker.segment_prompts(segmenter, question))
 
-        def compute() -> tuple[np.ndarray, float]:
-            with self._metrics.span("model"):
-                return segmenter.segment_prompts(image, list(points_xy), list(labels), box_xyxy)
 
-        return Call(segmenter.version, self._once(object(), compute, Priority.FIRST))
+def _loading(load: Callable[[], Segmenter]) -> Future[Segmenter]:
+    """On a thread of its own: it takes seconds."""
+    future: Future[Segmenter] = Future()
 
-    def _once(self, key: Hashable, compute: Callable[[], Any], priority: Priority) -> Future[Any]:
-        """The future of the equal call in flight, or of a new one."""
-        with self._lock:
-            future = self._in_flight.get(key)
-            if future is None:
-                future = self._in_flight[key] = self._lane.submit(compute, priority)
-                future.add_done_callback(lambda _: self._forget(key))
-            return future
+    def run() -> None:
+        try:
+            future.set_result(load())
+        except BaseException as error:  # handed to whoever waits for the model
+            future.set_exception(error)
 
-    def _forget(self, key: Hashable) -> None:
-        with self._lock:
-            self._in_flight.pop(key, None)
-            self._gathering.drop(key)
+    threading.Thread(target=run, name="first-model", daemon=True).start()
+    return future

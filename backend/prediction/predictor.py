@@ -266,7 +266,10 @@ class Predictor:
                 prompts.box_xyxy(height, width),
                 timeout_s=deadline - time.monotonic(),
             )
-            mask, score = call.result(max(0.0, deadline - time.monotonic()))
+            try:
+                mask, score = call.result(max(0.0, deadline - time.monotonic()))
+            finally:
+                call.cancel()
         except TimeoutError:
             raise NotReady("the model is busy; try again in some seconds") from None
         with self._metrics.span("encode"):

@@ -1,4 +1,7 @@
-"""What the backend asks of a model: a protocol that `CoSegmenter` and the fakes of the tests keep."""
+"""What the backend asks of a model: a protocol that `CoSegmenter` and the fakes of the tests keep.
+
+Whatever keeps it may stand behind the worker, also a model that runs elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,14 @@ from calico.values import CoSegmentation, ImageGroup
 
 
 class Segmenter(Protocol):
-    """version: what predictions carry; no other weights have it."""
+    """version: what predictions carry; no other weights have it. Calls come one at a time."""
 
     version: str
 
-    def segment(self, group: ImageGroup, *, candidates: Sequence[str] | None = None) -> CoSegmentation: ...
+    def segment_many(
+        self, groups: Sequence[ImageGroup], *, candidates: Sequence[Sequence[str] | None]
+    ) -> Sequence[CoSegmentation]:
+        """One for each group, in order; candidates: names that each question lists, None for none."""
 
     def segment_prompts(
         self,
@@ -23,4 +29,5 @@ class Segmenter(Protocol):
         points_xy: Sequence[tuple[float, float]],
         labels: Sequence[bool],
         box_xyxy: tuple[float, float, float, float] | None,
-    ) -> tuple[np.ndarray, float]: ...  # HxW bool at the image's own size, score 0 to 1
+    ) -> tuple[np.ndarray, float]:
+        """HxW bool at the image's own size, score 0 to 1. Points and box in pixels of the image (HxWx3 uint8 RGB)."""

@@ -1,0 +1,181 @@
+"""The loop before the model: takes calls that wait, by priority, asks the model once, and resolves their futures."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from backend.http.prometheus import Metrics
+from backend.prediction.lane import LaneFull, Priority
+from backend.prediction.protocol import Segmenter
+from calico.values import CoSegmentation, ImageGroup
+
+log = logging.getLogger("calico.backend")
+
+MAX_CLICKS = 64  # that wait; they have a room of their own, so that no number of groups keeps one out
+
+
+@dataclass(frozen=True)
+class GroupQuestion:
+    group: ImageGroup
+    candidates: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class PromptQuestion:
+    """image: HxWx3 uint8 RGB. Points and box in its pixels."""
+
+    image: np.ndarray
+    points_xy: Sequence[tuple[float, float]]
+    labels: Sequence[bool]
+    box_xyxy: tuple[float, float, float, float] | None
+
+
+@dataclass(eq=False)
+class _Call:
+    """key: equal calls have it, and one future; None for clicks. is_alone: in no batch with others."""
+
+    segmenter: Segmenter
+    question: GroupQuestion | PromptQuestion
+    priority: Priority
+    key: Hashable = None
+    future: Future[Any] = field(default_factory=Future)
+    is_alone: bool = False
+
+    def goes_with(self, other: _Call) -> bool:
+        """Only batches go together, and only those of one model: nobody who waits before a screen waits for others, and
+        gets to the last digit what is given alone."""
+        return self.segmenter is other.segmenter and not any(
+            call.is_alone or call.priority is not Priority.BATCH for call in (self, other)
+        )
+
+
+class Worker:
+    """A thread of its own, the only one that calls a model. Safe to share between threads.
+
+    groups_at_once: groups of one call of the model at most. capacity: groups that may wait before LaneFull; clicks have
+    a room of their own. keep: gets every group's key and result before anybody who waits for it does.
+    """
+
+    def __init__(
+        self, metrics: Metrics, *, groups_at_once: int, capacity: int, keep: Callable[[Hashable, CoSegmentation], None]
+    ) -> None:
+        self._metrics, self._groups_at_once, self._keep = metrics, groups_at_once, keep
+        self._room = {True: MAX_CLICKS, False: capacity}  # by whether it is a click
+        self._queues: dict[Priority, deque[_Call]] = {priority: deque() for priority in Priority}
+        self._calls: dict[Hashable, _Call] = {}  # that wait or run, by key
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+
+    @property
+    def depth(self) -> int:
+        """How many calls wait, those that run not counted."""
+        return sum(map(len, self._queues.values()))
+
+    def segment(
+        self, segmenter: Segmenter, question: GroupQuestion, priority: Priority, key: Hashable
+    ) -> Future[CoSegmentation]:
+        """The future of the equal call that waits or runs, or of a new one. Raises LaneFull.
+
+        An equal call that waits moves up where this one is more urgent.
+        """
+        with self._changed:
+            call = self._calls.get(key)
+            if call is None:
+                call = self._calls[key] = self._added(_Call(segmenter, question, priority, key))
+            elif priority < call.priority and call in self._queues[call.priority]:
+                self._queues[call.priority].remove(call)
+                call.priority = priority
+                self._queues[priority].append(call)
+            return call.future
+
+    def segment_prompts(self, segmenter: Segmenter, question: PromptQuestion) -> Future[tuple[np.ndarray, float]]:
+        """Goes before any group. Raises LaneFull."""
+        with self._changed:
+            return self._added(_Call(segmenter, question, Priority.FIRST)).future
+
+    def _added(self, call: _Call) -> _Call:
+        is_click = call.priority is Priority.FIRST
+        num_waiting = sum(len(queue) for priority, queue in self._queues.items() if (priority == 0) is is_click)
+        if num_waiting >= self._room[is_click]:
+            what = "clicks" if is_click else "calls"
+            raise LaneFull(f"model: {num_waiting} {what} wait already; try again later")
+        self._queues[call.priority].append(call)
+        self._changed.notify()
+        return call
+
+    # -- on the worker's thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            calls = self._next()
+            if calls:
+                self._answer(calls)
+            del calls  # a thread at rest must not keep the last group's images alive
+
+    def _next(self) -> list[_Call]:
+        """The most urgent call, and those behind it that go with it; none where nobody waits for it any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.depth)
+            queue = next(queue for _, queue in sorted(self._queues.items()) if queue)
+            first = queue.popleft()
+            along = [call for call in queue if first.goes_with(call)][: self._groups_at_once - 1]
+            for call in along:
+                queue.remove(call)
+            calls = [call for call in (first, *along) if _starts(call.future)]
+            for call in {first, *along}.difference(calls):
+                self._calls.pop(call.key, None)
+            return calls
+
+    def _answer(self, calls: list[_Call]) -> None:
+        """A group that fails spoils nobody else's answer: each is then asked about on a turn of its own."""
+        try:
+            with self._metrics.span("model"):
+                results = _asked(calls)
+            for call, result in zip(calls, results, strict=True):
+                if call.key is not None:
+                    self._keep(call.key, result)
+        except BaseException as error:
+            if len(calls) == 1:
+                self._forget(calls)
+                calls[0].future.set_exception(error)
+                return
+            log.warning("%d groups together failed (%s); one by one", len(calls), type(error).__name__)
+            with self._changed:
+                for call in reversed(calls):
+                    call.is_alone = True
+                    self._queues[call.priority].appendleft(call)
+            return
+        self._forget(calls)
+        for call, result in zip(calls, results, strict=True):
+            call.future.set_result(result)
+
+    def _forget(self, calls: Sequence[_Call]) -> None:
+        with self._changed:
+            for call in calls:
+                self._calls.pop(call.key, None)
+
+
+def _asked(calls: Sequence[_Call]) -> Sequence[Any]:
+    """What their model says: to one click, or to groups in one call."""
+    segmenter, question = calls[0].segmenter, calls[0].question
+    if isinstance(question, PromptQuestion):
+        return [
+            segmenter.segment_prompts(
+                question.image, list(question.points_xy), list(question.labels), question.box_xyxy
+            )
+        ]
+    questions = [call.question for call in calls if isinstance(call.question, GroupQuestion)]
+    return segmenter.segment_many([q.group for q in questions], candidates=[q.candidates for q in questions])
+
+
+def _starts(future: Future[Any]) -> bool:
+    """Whether somebody still waits; one that has its second turn runs already."""
+    return future.running() or future.set_running_or_notify_cancel()
