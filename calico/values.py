@@ -7,6 +7,8 @@ Image indices are 0-based here; `(IMAGE1)` in a question or an answer is index 0
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -54,14 +56,42 @@ class Problem:
 
 
 def normalize_name(name: str) -> str:
-    """Lower case, leading articles stripped, white space folded: `" The  Wheel "` -> `"wheel"`.
+    """What a name is, whoever typed it: `" The  Wheel "` -> `"wheel"`.
 
-    Normalising twice changes nothing: `"the A pillar"` is `"pillar"` at once.
+    One Unicode form (NFKC: composed accents, no ligatures, plain spaces), without characters that do not show (zero
+    width, soft hyphen, byte order mark, variation selectors, control), lower case, white space folded, leading articles
+    stripped. Normalising twice changes nothing: `"the A pillar"` is `"pillar"` at once.
     """
+    if not name.isascii() or not name.isprintable():
+        name = _shown_characters(unicodedata.normalize("NFKC", _shown_characters(name)).lower())
+        name = unicodedata.normalize("NFKC", name)  # lower case may part what was composed
     words = name.lower().split()
     while len(words) > 1 and words[0] in {"a", "an", "the"}:
         words = words[1:]
     return " ".join(words)
+
+
+def whole_number(value: Any) -> int | None:
+    """The whole number that a file means, however it is spelled: `48`, `48.0`, `"48"`, `" 48.0 "`; else None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) > 40 or not re.fullmatch(r"[+-]?[0-9]+(\.0*)?", text):
+            return None
+        return int(text.partition(".")[0])
+    return int(value) if isinstance(value, float) and value.is_integer() else None
+
+
+def _shown_characters(text: str) -> str:
+    return "".join(
+        character
+        for character in text
+        if character.isspace()
+        or (unicodedata.category(character) not in ("Cf", "Cc") and not "\ufe00" <= character <= "\ufe0f")
+    )
 
 
 def _check_mask(mask: np.ndarray, owner: str) -> None:

@@ -142,7 +142,7 @@ def test_aliases_synonyms_and_dynamic_labels():
     body = """<Image name="i" value="$a"/><BrushLabels name="b" toName="i" value="$parts">
       <Label value="Leg" alias="leg" predicted_values="foot, limb"/></BrushLabels>"""
     config = read_config(xml(body))
-    assert config.labels == (Label("leg", ("foot", "limb")),)
+    assert config.labels == (Label("leg", ("foot", "limb"), shown="Leg"),)
     assert config.vocabulary == "fixed"
     assert config.candidates({"a": "x", "parts": [{"value": "Seat"}, "arm"]}) == ("object", "leg", "seat", "arm")
     with pytest.raises(InputError, match=r"no '\$parts'"):
@@ -193,7 +193,7 @@ def test_tasks_without_their_images_are_refused(layout, data, says):
         ({"num_images": 1}, "2 to 8 images, got 1"),
         ({"num_images": 9}, "use layout B"),
         ({"num_images": 2, "layout": "C"}, "expected A .* or B"),
-        ({"num_images": 2, "geometry": "box"}, "brush or polygon"),
+        ({"num_images": 2, "geometry": "box"}, "one of brush, bitmask, polygon"),
         ({"num_images": 2, "labels": [" "]}, "at least one name"),
         ({"num_images": 2, "labels": ["$leg"]}, "cannot start with"),
     ],

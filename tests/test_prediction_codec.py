@@ -73,7 +73,7 @@ def test_layout_a_rows():
     assert [row["id"] for row in names] == [row["id"] for row in masks]
     assert len({row["id"] for row in masks}) == len(masks)
     assert all(len(row["id"]) >= 10 and row["image_rotation"] == 0 and "item_index" not in row for row in masks)
-    assert [row.get("meta") for row in masks[:3]] == [None, {"text": ["chair"]}, None]
+    assert [row.get("meta") for row in masks[:3]] == [None, {"text": ["chair"], "names": ["chair"]}, None]
     assert [row["score"] for row in masks[:2]] == [0.9, 0.75]
     assert (masks[2]["original_height"], masks[2]["original_width"]) == SIZES[1]
     assert (brush_rle.decode(masks[2]["value"]["rle"], *SIZES[1]) == group().regions[2].mask).all()

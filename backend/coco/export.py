@@ -194,7 +194,7 @@ class CocoExporter:
     def _sizes(self, rows: Sequence[Any], looked: Sequence[tuple[Header, bytes] | None]) -> list[Size | None]:
         """(height, width) of every image: of its file, else as its rows tell."""
         sizes = [seen[0].size_hw if seen else None for seen in looked]
-        for region in read_rows(rows).regions.values():
+        for region in read_rows(rows, self._config).regions.values():
             image = self._config.image_of(region.to_name, region.item_index)
             if image is not None and 0 <= image < len(sizes):
                 sizes[image] = sizes[image] or region.size_hw

@@ -12,13 +12,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from backend.codecs.controls import Label, LabelingConfig, names_of_label, role
-from backend.codecs.rows import DrawnRegion, Relation, Size, mask_of_value, read_rows
+from backend.codecs.labels import find_label
+from backend.codecs.rows import DrawnRegion, Relation, Size, mask_of_value, read_rows, shape_of
 from calico.errors import InputError
 from calico.images import MAX_PIXELS
 from calico.masks import iou
@@ -69,8 +71,8 @@ def decode_annotation(
     labels. A region that cannot be read becomes a problem. `InputError` where nothing can: no rows, an unknown size.
     """
     rows = annotation.get("result") if isinstance(annotation, Mapping) else annotation
-    found = read_rows(rows)  # type: ignore[arg-type]
-    problems = [Problem("malformed_row", fault) for fault in found.faults]
+    found = read_rows(rows, config)  # type: ignore[arg-type]
+    problems = [*(Problem("malformed_row", fault) for fault in found.faults), *found.remarks]
     place: dict[str, int] = {}
     for region in found.regions.values():
         image = config.image_of(region.to_name, region.item_index)
@@ -85,11 +87,13 @@ def decode_annotation(
     sizes = _sizes(config, sizes_hw, found.regions, place)
 
     named: list[_Named] = []
+    known_labels = cache(lambda image: config.known_labels(image, task_data))
     for key, image in place.items():
         region = found.regions[key]
         try:
-            labels = config.known_labels(image, task_data)
-            named.append(_named(region, image, labels, config.vocabulary, sizes[image], problems))
+            labels = known_labels(image)
+            has_text = config.controls(image).text is not None
+            named.append(_named(region, image, labels, has_text, sizes[image], problems))
         except InputError as error:
             problems.append(Problem("unreadable_region", f"region {key} of image {image + 1}: {error}", image))
     objects = _objects(named, problems)
@@ -139,38 +143,41 @@ def _sizes(
 
 
 def _named(
-    drawn: DrawnRegion, image: int, labels: Sequence[Label], vocabulary: str, size_hw: Size, problems: list[Problem]
+    drawn: DrawnRegion, image: int, labels: Sequence[Label], has_text: bool, size_hw: Size, problems: list[Problem]
 ) -> _Named:
     """What a region is called, and its mask. `InputError` where it has no name or no area."""
     if len(drawn.labels) > 1:
         problems.append(Problem("several_labels", f"region {drawn.id}: labels {drawn.labels}, the first counts", image))
-    said = read_names(drawn, labels)
+    said = read_names(drawn, labels, has_text=has_text)
     mask = drawn.mask(size_hw)
     if not mask.any():
         raise InputError("nothing of it is left on the image; draw it again or delete it")
     return _Named(drawn, image, said.owner, said.part, said.says, mask)
 
 
-def read_names(drawn: DrawnRegion, labels: Sequence[Label]) -> Names:
-    """What a region's label, text and notes say. labels: the config's. `InputError` where they name nothing."""
-    label = drawn.labels[0] if drawn.labels else None
-    says = role(label) if label is not None else None
-    note = drawn.notes[0] if drawn.notes else None
-    owner = note
+def read_names(drawn: DrawnRegion, labels: Sequence[Label], *, has_text: bool = True) -> Names:
+    """What a region's label, text and notes say. labels: the config's; has_text: so has it a text field for names.
+
+    `InputError` where they name nothing.
+    """
+    given = drawn.labels[0] if drawn.labels else None
+    label = None if given is None else find_label(given, labels) or Label(given)
+    says = label.role if label is not None else None
+    owner = drawn.notes[0] if drawn.notes else None
     part: str | None = drawn.text or (drawn.notes[1] if len(drawn.notes) > 1 else "")
     if says == "object":
-        owner, part = drawn.text or note, None
+        # Where no text field names an object, its note is where an annotator does.
+        owner, part = drawn.text or owner or ("" if has_text else drawn.note), None
     elif label is not None and says is None:
         # The label itself is the name; the config's own entry knows hints and which labels are objects.
-        entry = next((known for known in labels if known.value == label), Label(label))
-        labelled_owner, part = names_of_label(entry, labels)
-        if labelled_owner is None and note is not None and part == normalize_name(note):
+        labelled_owner, part = names_of_label(label, labels)
+        if labelled_owner is None and owner is not None and part == normalize_name(owner):
             part = None  # a plain name that the notes give as the object's
         owner = labelled_owner or owner
     elif label is None and not part:
         raise InputError("it has neither a label nor a name; label it or delete it")
     if part is not None and not normalize_name(part):
-        raise InputError(f"it is labelled {label!r} but has no name; type the part's name in its text field")
+        raise InputError(f"it is labelled {given!r} but has no name; type the part's name in its text field")
     if drawn.choices and part is not None:
         says = role(drawn.choices[0]) or says
     return Names(
@@ -255,10 +262,15 @@ class RegionChange:
 
 
 def compare_with_prediction(
-    prediction_rows: Sequence[Mapping[str, Any]], annotation_rows: Sequence[Mapping[str, Any]]
+    prediction_rows: Sequence[Mapping[str, Any]],
+    annotation_rows: Sequence[Mapping[str, Any]],
+    config: LabelingConfig | None = None,
 ) -> tuple[RegionChange, ...]:
-    """Every region of the prediction, then those that were added. Geometry decides; `origin` is not read."""
-    predicted, annotated = read_rows(prediction_rows).regions, read_rows(annotation_rows).regions
+    """Every region of the prediction, then those that were added. Geometry decides; `origin` is not read.
+
+    config: as `read_rows` takes it.
+    """
+    predicted, annotated = read_rows(prediction_rows, config).regions, read_rows(annotation_rows, config).regions
     changes = []
     for key, before in predicted.items():
         after = annotated.get(key)
@@ -280,8 +292,7 @@ def _naming(region: DrawnRegion) -> tuple[Any, ...]:
 def _iou(a: DrawnRegion, b: DrawnRegion) -> float:
     if (a.to_name, a.item_index or 0) != (b.to_name, b.item_index or 0) or a.value is None or b.value is None:
         return 1.0 if a.value is b.value else 0.0
-    shape_keys = ("rle", "points", "x", "y", "width", "height", "radiusX", "radiusY", "rotation")
-    if all(a.value.get(key) == b.value.get(key) for key in shape_keys):
+    if shape_of(a.value) == shape_of(b.value):
         return 1.0
     size = a.size_hw or b.size_hw
     if size is None:  # percent shapes compare on any raster; a brush as one long row

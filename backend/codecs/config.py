@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
-from backend.codecs.controls import ImageControls, Label, LabelingConfig, lookup
+from backend.codecs.controls import ImageControls, Label, LabelingConfig, RegionControl, lookup, role
 from calico.errors import InputError
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, normalize_name
 
@@ -16,7 +16,13 @@ __all__ = ["ImageControls", "Label", "LabelingConfig", "read_config", "task_imag
 
 MAX_XML_CHARS = 1_000_000
 RELATION = "same part"
-_REGION_TAGS = ("BrushLabels", "PolygonLabels", "Brush", "Polygon")  # by preference
+# By preference, where a label is in several.
+_REGION_TAGS = (
+    *("BrushLabels", "BitmaskLabels", "PolygonLabels", "VectorLabels"),
+    *("Brush", "Bitmask", "Polygon", "Vector"),
+)
+_SHAPE_TAGS = ("RectangleLabels", "EllipseLabels", "Rectangle", "Ellipse")
+_GEOMETRIES = {"brush": "BrushLabels", "bitmask": "BitmaskLabels", "polygon": "PolygonLabels"}
 _COLORS = {"object": "#7f7f7f", "common part": "#2ca02c", "unique part": "#d62728"}
 _PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
 
@@ -66,56 +72,122 @@ def _image_controls(root: ET.Element, image: ET.Element) -> ImageControls:
         raise InputError(
             f'labeling config: <Image name="{name}"> has value {source!r}, expected "$key" of the task\'s data'
         )
-    tags = [tag for tag in root.iter() if name in (tag.get("toName") or "").split(",") and tag.get("name")]
-
-    def first(*kinds: str, **attributes: str) -> ET.Element | None:
-        matching = (t for k in kinds for t in tags if t.tag == k and all(t.get(a) == v for a, v in attributes.items()))
-        return next(matching, None)
-
-    region = first(*_REGION_TAGS)
-    if region is None:
+    tags = [
+        tag
+        for tag in root.iter()
+        if name in re.split(r"[\s,]+", tag.get("toName") or "") and tag.get("name") and tag.tag != "Relations"
+    ]
+    prompts = [tag for tag in tags if _is_prompt(tag)]
+    drawing = [tag for kind in _REGION_TAGS for tag in tags if tag.tag == kind]
+    if not drawing:
         raise InputError(
             f'labeling config: no brush or polygon draws on <Image name="{name}">; add <BrushLabels toName="{name}"> '
             "or <PolygonLabels>"
         )
-    labels_tag = region if region.tag.endswith("Labels") else first("Labels")
-    if labels_tag is None:
-        raise InputError(f'labeling config: <{region.tag} toName="{name}"> has no <Labels>; use <{region.tag}Labels>')
-    labels = tuple(
-        Label(
-            value=(tag.get("alias") or tag.get("value") or "").strip(),
-            synonyms=tuple(s.strip() for s in tag.get("predicted_values", "").split(",") if s.strip()),
-            hint=normalize_name(tag.get("hint", "")),
-        )
-        for tag in labels_tag.iter("Label")
-        if tag.get("alias") or tag.get("value")
-    )
-    labels_key = labels_tag.get("value") if (labels_tag.get("value") or "").startswith("$") else None
-    if not labels and labels_key is None:
-        raise InputError(
-            f'labeling config: <{labels_tag.tag} name="{labels_tag.get("name")}"> has no <Label>; add some'
-        )
-    text, choices = first("TextArea", perRegion="true"), first("Choices", perRegion="true")
-    keypoint, rectangle = (
-        first("KeyPointLabels", "KeyPoint", smart="true"),
-        first("RectangleLabels", "Rectangle", smart="true"),
-    )
+    labels_tag = next((tag for tag in tags if tag.tag == "Labels"), None)
+    shapes = [tag for tag in tags if tag.tag in _SHAPE_TAGS and tag not in prompts]
+    regions = [control for tag in drawing if (control := _region_control(tag, labels_tag)) is not None]
+    if not regions:
+        tag = drawing[0]
+        raise InputError(f'labeling config: <{tag.tag} toName="{name}"> has no <Labels>; use <{tag.tag}Labels>')
+    if not any(control.labels or control.labels_key for control in regions):
+        tag = drawing[0] if drawing[0].tag.endswith("Labels") else labels_tag or drawing[0]
+        raise InputError(f'labeling config: <{tag.tag} name="{tag.get("name")}"> has no <Label>; add some')
+    per_region = [tag for tag in tags if tag.get("perRegion", "").lower() == "true"]
+    occurrence = next((tag for tag in per_region if tag.tag == "Choices" and _says_occurrence(tag)), None)
+    text = best_name_control([tag for tag in per_region if tag.tag == "TextArea"])
+    choices = [tag for tag in per_region if tag.tag in ("Choices", "Taxonomy") and tag is not occurrence]
+    name_choices = None if text is not None else best_name_control(choices)
+    used = {*(c.name for c in regions), *(c.labels_name for c in regions), *(tag.get("name") for tag in prompts)}
+    used |= {tag.get("name") for tag in (occurrence, text, name_choices, *shapes) if tag is not None}
+
+    def first_smart(kind: str) -> str | None:
+        smart = (tag for tag in prompts if tag.tag.startswith(kind) and tag.get("smart", "").lower() == "true")
+        return next((tag.get("name") for tag in smart), None)
+
     return ImageControls(
         image=name,
         source=source,
-        region=region.get("name", ""),
-        region_tag=region.tag,
-        labels_name=labels_tag.get("name", ""),
-        labels=labels,
-        labels_key=labels_key,
+        regions=tuple(regions),
+        shapes=tuple(c for tag in shapes if (c := _region_control(tag, labels_tag, is_bare=True)) is not None),
         text=None if text is None else text.get("name"),
-        choices=None if choices is None else choices.get("name"),
-        choice_values=()
-        if choices is None
-        else tuple(tag.get("alias") or tag.get("value") or "" for tag in choices.iter("Choice")),
-        smart_keypoint=None if keypoint is None else keypoint.get("name"),
-        smart_rectangle=None if rectangle is None else rectangle.get("name"),
+        choices=None if occurrence is None else occurrence.get("name"),
+        choice_values=() if occurrence is None else _choice_values(occurrence),
+        name_choices=None if name_choices is None else name_choices.get("name"),
+        name_values=() if name_choices is None or name_choices.tag != "Choices" else _choice_values(name_choices),
+        smart_keypoint=first_smart("KeyPoint"),
+        smart_rectangle=first_smart("Rectangle"),
+        prompts=tuple(tag.get("name", "") for tag in prompts),
+        others=tuple(tag.get("name", "") for tag in tags if tag.get("name") not in used),
+        prompt_labels=tuple((tag.get("name", ""), _labels(tag)) for tag in prompts),
     )
+
+
+def _is_prompt(tag: ET.Element) -> bool:
+    """A key point draws no area; a box or ellipse that is smart asks the backend for one."""
+    if tag.tag.startswith("KeyPoint"):
+        return True
+    return tag.tag in _SHAPE_TAGS and "true" in (tag.get("smart", "").lower(), tag.get("smartOnly", "").lower())
+
+
+def _region_control(tag: ET.Element, labels_tag: ET.Element | None, *, is_bare: bool = False) -> RegionControl | None:
+    """is_bare: a tag without labels will do."""
+    labelling = tag if tag.tag.endswith("Labels") else labels_tag
+    if labelling is None:
+        return RegionControl(tag.get("name", ""), tag.tag, "") if is_bare else None
+    key = labelling.get("value") if (labelling.get("value") or "").startswith("$") else None
+    return RegionControl(tag.get("name", ""), tag.tag, labelling.get("name", ""), _labels(labelling), key)
+
+
+def _labels(tag: ET.Element) -> tuple[Label, ...]:
+    return tuple(
+        Label(
+            value=value,
+            synonyms=tuple(s.strip() for s in label.get("predicted_values", "").split(",") if s.strip()),
+            hint=normalize_name(label.get("hint", "")),
+            shown=shown if (shown := (label.get("value") or "").strip()) != value else "",
+        )
+        for label in tag.iter("Label")
+        if (value := (label.get("alias") or label.get("value") or "").strip())
+    )
+
+
+def _choice_values(tag: ET.Element) -> tuple[str, ...]:
+    return tuple(choice.get("alias") or choice.get("value") or "" for choice in tag.iter("Choice"))
+
+
+def _says_occurrence(tag: ET.Element) -> bool:
+    return any(role(value) in ("common", "unique") for value in _choice_values(tag))
+
+
+_NAME_WORDS = frozenset(
+    ["name", "names", "part", "parts", "label", "labels", "title", "class", "category", "object", "noun", "term"]
+)
+_OTHER_WORDS = frozenset(
+    [
+        *("comment", "comments", "note", "notes", "remark", "remarks", "description", "describe", "caption", "reason"),
+        *("why", "question", "feedback", "issue", "issues", "quality", "review", "status", "difficulty", "confidence"),
+        *("certainty", "visibility", "occlusion", "occluded", "truncated", "severity", "rating", "flag", "flags"),
+        *("check", "todo", "translation", "transcription", "ocr", "state"),
+    ]
+)
+
+
+def best_name_control(tags: Sequence[ET.Element]) -> ET.Element | None:
+    """Which of several per-region tags holds the name of a region: by what it is called and looks like, not by place.
+
+    None where each of them is called something else: a comment, a quality.
+    """
+
+    def score(tag: ET.Element) -> int:
+        words = set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", tag.get("name", "")).lower()))
+        hints = set(re.findall(r"[a-z]+", f"{tag.get('placeholder', '')} {tag.get('hint', '')}".lower()))
+        points = 8 * bool(words & _NAME_WORDS) - 16 * bool(words & _OTHER_WORDS)
+        points += 4 * bool(hints & _NAME_WORDS) - 8 * bool(hints & _OTHER_WORDS)
+        return points + (tag.get("maxSubmissions") == "1") + (tag.get("rows") == "1")
+
+    best = max(tags, key=score, default=None)  # the first of equals
+    return best if best is not None and score(best) >= 0 else None
 
 
 def task_images(config: LabelingConfig, task_data: Mapping[str, Any]) -> list[str]:
@@ -146,12 +218,13 @@ def write_config(
     """A labeling config as XML that `read_config` understands.
 
     num_images: the group size, layout A only. labels: names of a fixed vocabulary; None is open vocabulary.
-    smart: add keypoint and rectangle tools that ask the backend. geometry: "brush" or "polygon".
+    smart: add keypoint and rectangle tools that ask the backend. geometry: "brush", "bitmask" (smaller, for newer
+    Label Studio) or "polygon".
     """
     if layout not in ("A", "B"):
         raise InputError(f"layout: expected A (fixed group size) or B (any size), got {layout!r}")
-    if geometry not in ("brush", "polygon"):
-        raise InputError(f"geometry: expected brush or polygon, got {geometry!r}")
+    if geometry not in _GEOMETRIES:
+        raise InputError(f"geometry: expected one of {', '.join(_GEOMETRIES)}, got {geometry!r}")
     if layout == "A" and (num_images is None or not MIN_GROUP_SIZE <= num_images <= MAX_GROUP_SIZE):
         raise InputError(f"layout A shows {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE} images, got {num_images}; use layout B")
     children = _label_tags(labels)
@@ -201,7 +274,7 @@ def _label_tags(labels: Sequence[str] | None) -> str:
 
 
 def _control_tags(image: str, suffix: str, children: str, smart: bool, geometry: str, indent: str) -> list[str]:
-    tag = {"brush": "BrushLabels", "polygon": "PolygonLabels"}[geometry]
+    tag = _GEOMETRIES[geometry]
     tools = [(tag, f"{geometry}{suffix}", "")]
     if smart:
         tools.append(("KeyPointLabels", f"keypoint{suffix}", ' smart="true" smartOnly="true"'))

@@ -9,8 +9,9 @@ labels are the names (`part`, `object part` or `object:part`) and per-region `<C
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,38 +24,194 @@ _ROLES |= {"unique": "unique", "unique part": "unique", "part": "part"}
 
 @dataclass(frozen=True)
 class Label:
-    """One label. value: what stands in results. synonyms: its `predicted_values`. hint: shown on hover."""
+    """One label. value: what stands in results, its alias where it has one. shown: what the editor shows, if other.
+
+    synonyms: its `predicted_values`. hint: shown on hover.
+    """
 
     value: str
     synonyms: tuple[str, ...] = ()
     hint: str = ""
+    shown: str = ""
+
+    @property
+    def role(self) -> str | None:
+        """As the function `role`, of what stands in results or else of what the editor shows."""
+        return role(self.value) or (role(self.shown) if self.shown else None)
+
+
+class Labels(tuple[Label, ...]):
+    """Labels with what is looked up in them, made once: a config may have thousands."""
+
+    @classmethod
+    def of(cls, labels: Iterable[Label]) -> Labels:
+        return labels if isinstance(labels, cls) else cls(labels)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The normalised names of all."""
+        return frozenset(map(_label_name, self))
+
+    @cached_property
+    def owners(self) -> frozenset[str]:
+        """What stands before a space or a colon in any name: a label called so is an object with parts."""
+        return frozenset(name[:end] for name in self.names for end in _ends(name, ": "))
+
+    @cached_property
+    def by_role(self) -> dict[str | None, Label]:
+        """The first label of each role."""
+        return {label.role: label for label in reversed(self)}
+
+    @cached_property
+    def named(self) -> Labels:
+        """Those that name something."""
+        return Labels(label for label in self if label.role is None)
+
+    @cached_property
+    def objects(self) -> Labels:
+        """Of `named` those that say a whole object."""
+        return Labels(label for label in self.named if names_of_label(label, self)[1] is None)
+
+    @cached_property
+    def parts(self) -> Labels:
+        """Of `named` the others."""
+        return Labels(label for label in self.named if names_of_label(label, self)[1] is not None)
+
+    @cached_property
+    def by_text(self) -> tuple[dict[str, Label], dict[str, Label]]:
+        """Labels by their exact texts and by folded ones: values before shown texts before synonyms, the first of
+        equals."""
+        exact: dict[str, Label] = {}
+        folded: dict[str, Label] = {}
+        for texts in (lambda label: (label.value,), lambda label: (label.shown,), lambda label: label.synonyms):
+            for label in self:
+                for text in filter(None, texts(label)):
+                    exact.setdefault(text, label)
+                    folded.setdefault(folded_name(text), label)
+        return exact, folded
+
+
+def folded_name(name: str) -> str:
+    """A name as labels are compared: normalised, `_` a space, no spaces around a colon."""
+    return ":".join(piece.strip() for piece in normalize_name(name.replace("_", " ")).split(":"))
+
+
+@dataclass(frozen=True)
+class RegionControl:
+    """A tag that draws regions of an image. labels_name: the tag that labels them, `name` itself for `...Labels` tags.
+
+    labels_key: the task's key of dynamic labels.
+    """
+
+    name: str
+    tag: str
+    labels_name: str
+    labels: tuple[Label, ...] = ()
+    labels_key: str | None = None
+
+    @property
+    def geometry(self) -> str:
+        """`brush`, `bitmask`, `polygon`, `vector`: what predictions can be written as. `rectangle`, `ellipse`: read."""
+        return self.tag.removesuffix("Labels").lower()
+
+
+class Use(StrEnum):
+    """What the rows of a control say of a region."""
+
+    REGION = "region"  # its shape or label
+    NAME = "name"
+    OCCURRENCE = "occurrence"
+    PROMPT = "prompt"  # a click or box that asks the backend, and is no region
+    OTHER = "other"  # comments, quality, whatever else is asked
 
 
 @dataclass(frozen=True)
 class ImageControls:
     """The tags of one image (of every image in layouts B and C), by name; None where the config has no such tag.
 
-    source: the `$` expression of its address. region, region_tag: what draws it, a brush before a polygon.
-    labels_name: the tag that labels it, equal to `region` for BrushLabels and PolygonLabels.
-    labels_key: the task's key of dynamic labels. text, choices: per-region `<TextArea>` and `<Choices>`.
+    source: the `$` expression of its address. regions: what draws masks, in the order in which a label is looked for.
+    shapes: tags of boxes and ellipses, which are read only. text, choices: per-region `<TextArea>` of names and
+    `<Choices>` of common or unique. name_choices: per-region `<Choices>` or `<Taxonomy>` of names, where no text is;
+    name_values: what can be chosen there, of `<Choices>`.
+    smart_keypoint, smart_rectangle: tools that ask the backend. others: tags that say nothing that is read.
     """
 
     image: str
     source: str
-    region: str
-    region_tag: str
-    labels_name: str
-    labels: tuple[Label, ...] = ()
-    labels_key: str | None = None
+    regions: tuple[RegionControl, ...]
+    shapes: tuple[RegionControl, ...] = ()
     text: str | None = None
     choices: str | None = None
     choice_values: tuple[str, ...] = ()
+    name_choices: str | None = None
+    name_values: tuple[str, ...] = ()
     smart_keypoint: str | None = None
     smart_rectangle: str | None = None
+    prompts: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    prompt_labels: tuple[tuple[str, tuple[Label, ...]], ...] = ()
 
     @property
-    def geometry(self) -> Literal["brush", "polygon"]:
-        return "brush" if self.region_tag.startswith("Brush") else "polygon"
+    def region(self) -> str:
+        """The name of the first tag that draws."""
+        return self.regions[0].name
+
+    @property
+    def region_tag(self) -> str:
+        return self.regions[0].tag
+
+    @property
+    def labels_name(self) -> str:
+        return self.regions[0].labels_name
+
+    @property
+    def geometry(self) -> str:
+        return self.regions[0].geometry
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Of all tags that draw masks."""
+        return tuple({label.value: label for control in self.regions for label in control.labels}.values())
+
+    @property
+    def labels_keys(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(control.labels_key for control in self.regions if control.labels_key))
+
+    def use_of(self, control: str) -> Use | None:
+        """What rows of the control of that name are for; None where the config has none of that name."""
+        if control in self.prompts:
+            return Use.PROMPT
+        if any(control in (drawing.name, drawing.labels_name) for drawing in (*self.regions, *self.shapes)):
+            return Use.REGION
+        if control in (self.text, self.name_choices):
+            return Use.NAME
+        if control == self.choices:
+            return Use.OCCURRENCE
+        return Use.OTHER if control in self.others else None
+
+    def renamed(self, index_flag: str, image: int) -> ImageControls:
+        """With an image's index for the flag of a `<Repeater>` in every name."""
+
+        def name(text: str) -> str:
+            return text.replace(index_flag, str(image))
+
+        def drawing(control: RegionControl) -> RegionControl:
+            return replace(control, name=name(control.name), labels_name=name(control.labels_name))
+
+        names: dict[str, Any] = {}
+        fields = ("image", "source", "text", "choices", "name_choices", "smart_keypoint", "smart_rectangle")
+        for field in fields:
+            value = getattr(self, field)
+            names[field] = value and name(value)
+        return replace(
+            self,
+            **names,
+            regions=tuple(map(drawing, self.regions)),
+            shapes=tuple(map(drawing, self.shapes)),
+            prompts=tuple(map(name, self.prompts)),
+            others=tuple(map(name, self.others)),
+            prompt_labels=tuple((name(control), labels) for control, labels in self.prompt_labels),
+        )
 
 
 @dataclass(frozen=True)
@@ -81,9 +238,9 @@ class LabelingConfig:
 
     @cached_property
     def vocabulary(self) -> Literal["open", "fixed"]:
-        if any(controls.labels_key for controls in self.images):
+        if any(controls.labels_keys for controls in self.images):
             return "fixed"
-        return "open" if {role(label.value) for label in self.labels} & {"common", "unique", "part"} else "fixed"
+        return "open" if {label.role for label in self.labels} & {"common", "unique", "part"} else "fixed"
 
     def controls(self, image: int) -> ImageControls:
         """The tags of image number `image` (0-based)."""
@@ -94,11 +251,7 @@ class LabelingConfig:
                 )
             return self.images[image]
         controls = self.images[0]
-        if self.layout == "B":
-            return controls
-        fields = ("image", "source", "region", "labels_name", "text", "choices", "smart_keypoint", "smart_rectangle")
-        named = {field: getattr(controls, field) for field in fields}
-        return replace(controls, **{k: v and v.replace(self.index_flag, str(image)) for k, v in named.items()})
+        return controls if self.layout == "B" else controls.renamed(self.index_flag, image)
 
     def image_of(self, to_name: str, item_index: int | None = None) -> int | None:
         """The 0-based image that a result row is about; None if its `to_name` is not of this config."""
@@ -110,18 +263,29 @@ class LabelingConfig:
         found = re.fullmatch(re.escape(before) + r"(\d+)" + re.escape(after), to_name)
         return int(found[1]) if found else None
 
-    def known_labels(self, image: int, task_data: Mapping[str, Any] | None = None) -> tuple[Label, ...]:
-        """The labels of an image's control, those that the task brings (`value="$parts"`) included."""
+    def known_labels(self, image: int, task_data: Mapping[str, Any] | None = None) -> Labels:
+        """The labels of what draws on an image, those that the task brings (`value="$parts"`) included."""
         controls = self.controls(image)
-        if controls.labels_key is None or task_data is None:
-            return controls.labels
-        brought = lookup(controls.labels_key, task_data)
+        if not controls.labels_keys or task_data is None:
+            return self._labels[image if self.layout == "A" else 0]
+        labels = {label.value: label for control in controls.regions for label in self.labels_of(control, task_data)}
+        return Labels(labels.values())
+
+    @cached_property
+    def _labels(self) -> tuple[Labels, ...]:
+        return tuple(Labels(controls.labels) for controls in self.images)
+
+    def labels_of(self, control: RegionControl, task_data: Mapping[str, Any] | None = None) -> tuple[Label, ...]:
+        """The labels of one tag that draws, as above."""
+        if control.labels_key is None or task_data is None:
+            return control.labels
+        brought = lookup(control.labels_key, task_data)
         if not isinstance(brought, list):
             raise InputError(
-                f"task key {controls.labels_key!r}: expected a list of labels, got {type(brought).__name__}"
+                f"task key {control.labels_key!r}: expected a list of labels, got {type(brought).__name__}"
             )
         values = [item.get("value") if isinstance(item, dict) else item for item in brought]
-        return controls.labels + tuple(Label(value) for value in values if isinstance(value, str) and value)
+        return control.labels + tuple(Label(value) for value in values if isinstance(value, str) and value)
 
     def candidates(self, task_data: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """Fixed vocabulary: the normalised object and part names that decoding may choose from. Open: none.
@@ -130,7 +294,7 @@ class LabelingConfig:
         """
         if self.vocabulary == "open":
             return ()
-        said = []
+        said: list[tuple[str | None, str | None]] = []
         for image in range(len(self.images)):
             labels = self.known_labels(image, task_data)
             said += [names_of_label(label, labels) for label in labels]
@@ -149,20 +313,27 @@ def names_of_label(label: Label, labels: Sequence[Label]) -> tuple[str | None, s
     `chair:leg` says both; so does `chair leg` where `chair` is a label too. A label is an object where another starts
     with it or its hint is `object`; any other is a part of an object that it does not name. Label `object` names none.
     """
-    name = normalize_name(label.value.replace("_", " "))
+    name = _label_name(label)
     if role(name) == "object":
         return None, None
-    others = {normalize_name(other.value.replace("_", " ")) for other in labels} - {name}
+    index = Labels.of(labels)
     if ":" in name:
         owner, part = (piece.strip() for piece in name.split(":", 1))
         return owner or None, part or None
-    if label.hint == "object" or any(other.startswith((name + ":", name + " ")) for other in others):
+    if label.hint == "object" or name in index.owners:
         return name, None
-    owners = [other for other in others if ":" not in other and name.startswith(other + " ")]
-    if owners:
-        owner = max(owners, key=len)
-        return owner, name[len(owner) + 1 :]
+    for end in sorted(_ends(name, " "), reverse=True):
+        if name[:end] in index.names and ":" not in name[:end]:
+            return name[:end], name[end + 1 :]
     return None, name
+
+
+def _label_name(label: Label) -> str:
+    return normalize_name(label.value.replace("_", " "))
+
+
+def _ends(name: str, marks: str) -> list[int]:
+    return [place for place, character in enumerate(name) if character in marks and place]
 
 
 def lookup(expression: str, data: Mapping[str, Any]) -> Any:

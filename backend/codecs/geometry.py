@@ -6,17 +6,27 @@ simplified gives its mask back exactly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from calico.errors import InputError
 from calico.pictures.contours import simplified
+
+CURVE_STEPS = 24
 
 
 def fill_polygon(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:
-    """P x 2 points in pixels -> HxW bool, by the even-odd rule; what lies outside the image is cut off."""
+    """P x 2 points in pixels -> HxW bool, by the non-zero rule; what lies outside the image is cut off.
+
+    The editor's canvas fills so: where an outline runs over itself, nothing is cut out.
+    """
     mask = np.zeros((height, width), np.bool_)
     x0, y0 = np.asarray(points_xy, np.float64).T
     x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
-    # Every edge crosses the rows whose centre lies in [top, bottom); behind each crossing the row toggles.
+    # Every edge crosses the rows whose centre lies in [top, bottom), downwards or upwards; a pixel is inside where the
+    # crossings left of it do not cancel out.
     top = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
     bottom = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
     counts = bottom - top
@@ -28,9 +38,52 @@ def fill_polygon(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:
     columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
     order = np.lexsort((columns, rows))
     rows, columns = rows[order], columns[order]
-    for row, start, stop in zip(rows[::2].tolist(), columns[::2].tolist(), columns[1::2].tolist(), strict=True):
-        mask[row, start:stop] ^= True
+    winding = np.cumsum(np.where(y1 > y0, 1, -1)[edge][order])  # 0 again behind the last crossing of every row
+    inside = np.flatnonzero(winding[:-1])
+    spans = zip(rows[inside].tolist(), columns[inside].tolist(), columns[inside + 1].tolist(), strict=True)
+    for row, start, stop in spans:
+        mask[row, start:stop] = True
     return mask
+
+
+def outline_of_vertices(vertices: Any) -> np.ndarray:
+    """The vertices of a closed vector region -> its outline as P x 2 points, in the vertices' own unit (percent).
+
+    Curved sides (cubic, as the editor draws them) become `CURVE_STEPS` straight ones. `InputError` where they are none.
+    """
+    try:
+        corners = [(float(vertex["x"]), float(vertex["y"])) for vertex in vertices]
+        if len(corners) < 3:
+            raise InputError(f"vector: expected at least 3 vertices, got {len(corners)}; draw an area")
+        points: list[np.ndarray] = []
+        for index, vertex in enumerate(vertices):
+            following = vertices[(index + 1) % len(vertices)]
+            start, end = np.array(corners[index]), np.array(corners[(index + 1) % len(corners)])
+            leaving = _control_point(vertex, "controlPoint2")
+            arriving = _control_point(following, "controlPoint1")
+            points.append(start[None])
+            if leaving is None and arriving is None:
+                continue
+            # A side with one handle only: the editor sets the other at 0.3 of the way.
+            first = start + 0.3 * (end - start) if leaving is None else leaving
+            second = end - 0.3 * (end - start) if arriving is None else arriving
+            t = np.linspace(0, 1, CURVE_STEPS + 1)[1:-1, None]
+            points.append(
+                (1 - t) ** 3 * start + 3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3 * end
+            )
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("vector: expected vertices with numbers x and y in percent; draw the region again") from error
+    outline = np.concatenate(points)
+    if not (np.abs(outline) < 1e6).all():
+        raise InputError("vector: expected numbers in percent, got some beyond a million; draw the region again")
+    return outline
+
+
+def _control_point(vertex: Mapping[str, Any], name: str) -> np.ndarray | None:
+    point = vertex.get(name) if vertex.get("isBezier") else None
+    return None if point is None else np.array((float(point["x"]), float(point["y"])))
 
 
 def fill_rectangle(

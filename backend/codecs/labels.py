@@ -1,4 +1,7 @@
-"""Which of a project's labels a region's names mean: exact, case-insensitive, `predicted_values`, then similar."""
+"""Which of a project's labels is meant: by a click or a row (`find_label`), or by a region's names (`match_label`).
+
+Exact, then in any case or spelling, then `predicted_values`; names may also be similar.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from difflib import SequenceMatcher
 from enum import StrEnum
 from typing import NamedTuple
 
-from backend.codecs.controls import Label, names_of_label, role
-from calico.values import PartRegion, normalize_name
+from backend.codecs.controls import Label, Labels, folded_name
+from calico.values import PartRegion
 
 THRESHOLD = 0.8
 Similarity = Callable[[str, str], float]
@@ -29,12 +32,21 @@ class LabelMatch(NamedTuple):
     kind: MatchKind
 
 
+def find_label(given: str, labels: Sequence[Label]) -> Label | None:
+    """The label that a text of a click, a row or a file means: its value in results (an alias), or what the editor
+    shows, exact before any case and spelling; then one of its `predicted_values`. None where it is none of them."""
+    by_text, by_folded = Labels.of(labels).by_text
+    return by_text.get(given) or by_text.get(given.strip()) or by_folded.get(folded_name(given))
+
+
 def lexical_similarity(a: str, b: str) -> float:
     """0 to 1 by shared letters, word by word: plurals and spellings are near, another word for the same thing is not.
 
     The least similar pair of words counts, so that a long common word (`refrigerator door`, `refrigerator drawer`) does
     not hide a different one; words that start differently (`handle`, `candle`) share nothing.
     """
+    if a[:1] != b[:1]:
+        return 0.0
     words_a, words_b = re.split("[: ]", a), re.split("[: ]", b)
     if len(words_a) != len(words_b):  # only `lampshade` and `lamp shade`
         words_a, words_b = ["".join(words_a)], ["".join(words_b)]
@@ -52,15 +64,23 @@ def match_label(
     threshold: float = THRESHOLD,
 ) -> LabelMatch | None:
     """The label that means one of `names` (normalised, the more specific first), None where none does."""
-    labels = list(labels)
+    labels = Labels.of(labels)
+    by_text, by_folded = labels.by_text
     for name in names:
-        for kind, means in _TESTS:
-            found = next((label.value for label in labels if means(name, label)), None)
-            if found is not None:
-                return LabelMatch(found, kind)
-    scored = [(similarity(_folded(name), _folded(label.value)), label.value) for name in names for label in labels]
+        label = by_text.get(name) or by_folded.get(folded_name(name))
+        if label is not None:
+            return LabelMatch(label.value, _kind_of_match(name, label))
+    spelled = [(folded_name(label.value), label.value) for label in labels]
+    scored = [(similarity(folded_name(name), text), value) for name in names for text, value in spelled]
     score, value = max(scored, default=(0.0, ""), key=lambda pair: pair[0])
     return LabelMatch(value, MatchKind.SIMILAR) if score >= threshold else None
+
+
+def _kind_of_match(name: str, label: Label) -> MatchKind:
+    if name in (label.value, label.shown):
+        return MatchKind.EXACT
+    is_spelling = folded_name(name) in (folded_name(label.value), folded_name(label.shown))
+    return MatchKind.CASE_INSENSITIVE if is_spelling else MatchKind.PREDICTED_VALUES
 
 
 def label_of_region(
@@ -75,26 +95,14 @@ def label_of_region(
 
     Fixed, for a whole object: labels that say an object, then the label `object`, then any that bears its name.
     """
-    by_role = {role(label.value): LabelMatch(label.value, MatchKind.EXACT) for label in reversed(labels)}
+    labels = Labels.of(labels)
+    by_role = {said: LabelMatch(label.value, MatchKind.EXACT) for said, label in labels.by_role.items()}
     is_object = region.part_name is None
     if vocabulary == "open":
         roles = ("object",) if is_object else (region.occurrence.value, "part")
         return next((by_role[r] for r in roles if r in by_role), None)
-    named = [label for label in labels if role(label.value) is None]
-    of_kind = [label for label in named if (names_of_label(label, labels)[1] is None) == is_object]
     if not is_object:
         names = [f"{region.object_name}:{region.name}", f"{region.object_name} {region.name}", region.name]
-        return match_label(names, of_kind, similarity=similarity, threshold=threshold)
-    found = match_label([region.name], of_kind, similarity=similarity, threshold=threshold)
-    return found or by_role.get("object") or match_label([region.name], named, threshold=1.0)
-
-
-def _folded(name: str) -> str:
-    return ":".join(piece.strip() for piece in normalize_name(name.replace("_", " ")).split(":"))
-
-
-_TESTS: tuple[tuple[MatchKind, Callable[[str, Label], bool]], ...] = (
-    (MatchKind.EXACT, lambda name, label: name == label.value),
-    (MatchKind.CASE_INSENSITIVE, lambda name, label: _folded(name) == _folded(label.value)),
-    (MatchKind.PREDICTED_VALUES, lambda name, label: _folded(name) in map(_folded, label.synonyms)),
-)
+        return match_label(names, labels.parts, similarity=similarity, threshold=threshold)
+    found = match_label([region.name], labels.objects, similarity=similarity, threshold=threshold)
+    return found or by_role.get("object") or match_label([region.name], labels.named, threshold=1.0)

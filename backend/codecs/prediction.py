@@ -2,7 +2,8 @@
 
 A region is one label row with its mask, then rows of the same id for its name (`<TextArea>`) and for common or unique
 (`<Choices>`), which need no geometry of their own. `meta.text` holds the object's name, and second the part's name
-where nothing else in the row can hold it. Parts that correspond are joined by "same part" relations, image to image.
+where nothing else in the row can hold it; `meta.names` says the same, and that we wrote it. Parts that correspond are
+joined by "same part" relations, image to image.
 Label Studio stores whatever it is sent, so every prediction is validated here before it is answered.
 """
 
@@ -14,13 +15,17 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from backend.codecs import brush_rle
-from backend.codecs.controls import ImageControls, LabelingConfig, role
+import numpy as np
+
+from backend.codecs import bitmask, brush_rle
+from backend.codecs.controls import ImageControls, LabelingConfig, RegionControl, Use, role
 from backend.codecs.geometry import polygons_of_mask
 from backend.codecs.labels import THRESHOLD, MatchKind, Similarity, label_of_region, lexical_similarity
+from backend.codecs.rows import NAMES_KEY
 from calico.errors import InputError
 from calico.values import CoSegmentation, PartRegion, Problem, normalize_name
 
@@ -56,10 +61,11 @@ def encode_prediction(
     problems: list[Problem] = []
     scores: list[float] = []
     first_id: dict[tuple[str, int], str] = {}
+    known_labels = cache(lambda image: config.known_labels(image, task_data))
     # Objects first: the editor draws later rows on top.
     for region in sorted(coseg.regions, key=lambda r: (r.image, r.kind != "object")):
         controls = config.controls(region.image)
-        labels = config.known_labels(region.image, task_data)
+        labels = known_labels(region.image)
         match = label_of_region(region, labels, config.vocabulary, similarity=similarity, threshold=threshold)
         where = f"{region.kind} {region.name!r} of image {region.image + 1}"
         if match is None:
@@ -77,8 +83,9 @@ def encode_prediction(
             problems.append(
                 Problem("similar_label", f"{where}: matched to the similar label {match.label!r}", region.image)
             )
+        control = next(c for c in controls.regions if match.label in {k.value for k in config.labels_of(c, task_data)})
         region_rows = _region_rows(
-            region, controls, match.label, match.kind is MatchKind.SIMILAR, config.layout, task_id, problems
+            region, controls, control, match.label, match.kind is MatchKind.SIMILAR, config.layout, task_id, problems
         )
         rows += region_rows
         scores.append(float(region.score))
@@ -102,6 +109,7 @@ def region_id(task_id: int | str | None, region: PartRegion, piece: int = 0) -> 
 def _region_rows(
     region: PartRegion,
     controls: ImageControls,
+    control: RegionControl,
     label: str,
     is_similar: bool,
     layout: str,
@@ -109,16 +117,10 @@ def _region_rows(
     problems: list[Problem],
 ) -> list[dict[str, Any]]:
     height, width = region.mask.shape
-    if controls.geometry == "brush":
-        shapes: list[dict[str, Any]] = [{"format": "rle", "rle": brush_rle.encode(region.mask)}]
-    else:
-        outlines, iou = polygons_of_mask(region.mask)
-        shapes = [{"points": (points / (width, height) * 100).tolist(), "closed": True} for points in outlines]
-        if iou < 1:
-            message = (
-                f"{region.kind} {region.name!r} of image {region.image + 1}: polygons keep IoU {iou:.3f} of its mask"
-            )
-            problems.append(Problem("polygon_iou", message, region.image))
+    shapes, iou = shapes_of(region.mask, control.geometry)
+    if iou < 1:
+        message = f"{region.kind} {region.name!r} of image {region.image + 1}: polygons keep IoU {iou:.3f} of its mask"
+        problems.append(Problem("polygon_iou", message, region.image))
 
     is_fixed = role(label) is None
     if region.part_name is None:
@@ -139,23 +141,26 @@ def _region_rows(
         }
         if layout == "B":
             base["item_index"] = region.image
-        tag = controls.region_tag.lower()
+        tag = control.tag.lower()
         main = {
             **base,
-            "from_name": controls.region,
+            "from_name": control.name,
             "type": tag,
             "value": dict(shape),
             "score": round(float(region.score), 4),
         }
         if notes:
-            main["meta"] = {"text": notes}
+            main["meta"] = {"text": notes, NAMES_KEY: notes}
         rows.append(main)
         if tag.endswith("labels"):
             main["value"][tag] = [label]
         else:
-            rows.append({**base, "from_name": controls.labels_name, "type": "labels", "value": {"labels": [label]}})
+            rows.append({**base, "from_name": control.labels_name, "type": "labels", "value": {"labels": [label]}})
         if controls.text is not None:
             rows.append({**base, "from_name": controls.text, "type": "textarea", "value": {"text": [region.name]}})
+        chosen = next((value for value in controls.name_values if normalize_name(value) == region.name), None)
+        if chosen is not None:
+            rows.append({**base, "from_name": controls.name_choices, "type": "choices", "value": {"choices": [chosen]}})
         if controls.choices is not None and region.part_name is not None:
             value = next(
                 (v for v in controls.choice_values if normalize_name(v).split(" ")[0] == region.occurrence), None
@@ -163,6 +168,28 @@ def _region_rows(
             if value is not None:
                 rows.append({**base, "from_name": controls.choices, "type": "choices", "value": {"choices": [value]}})
     return rows
+
+
+def shapes_of(mask: np.ndarray, geometry: str) -> tuple[list[dict[str, Any]], float]:
+    """HxW bool -> (the values of its rows in a control of that geometry, one per piece; their IoU with the mask)."""
+    height, width = mask.shape
+    if geometry == "brush":
+        return [{"format": "rle", "rle": brush_rle.encode(mask)}], 1.0
+    if geometry == "bitmask":
+        return [{"imageDataURL": bitmask.encode(mask)}], 1.0
+    outlines, iou = polygons_of_mask(mask)
+    percent = [(points / (width, height) * 100).tolist() for points in outlines]
+    if geometry == "polygon":
+        return [{"points": points, "closed": True} for points in percent], iou
+    return [{"vertices": _vertices(points), "closed": True} for points in percent], iou
+
+
+def _vertices(points: list[list[float]]) -> list[dict[str, Any]]:
+    """Straight ones, each naming the one before it."""
+    return [
+        {"id": str(n), "x": x, "y": y, "prevPointId": str(n - 1) if n else None, "isBezier": False}
+        for n, (x, y) in enumerate(points)
+    ]
 
 
 def _relation_rows(
@@ -201,7 +228,8 @@ def validate_prediction(
         if image is None:
             raise InputError(f"{owner}: to_name {to_name!r} is no <Image> of the config")
         controls = config.controls(image)
-        if from_name not in {controls.region, controls.labels_name, controls.text, controls.choices}:
+        use = controls.use_of(from_name)
+        if use not in (Use.REGION, Use.NAME, Use.OCCURRENCE):
             raise InputError(f"{owner}: from_name {from_name!r} is no control of {to_name!r}")
         if (row["id"], from_name) in seen:
             raise InputError(f"{owner}: two rows of {from_name!r} have this id")
@@ -211,10 +239,11 @@ def validate_prediction(
         if not _is_score(row.get("score", 0.0)):
             raise InputError(f"{owner}: score must be a number from 0 to 1, got {row['score']!r}")
         value = row["value"]
-        if from_name == controls.labels_name:
-            known = {label.value for label in config.known_labels(image, task_data)}
+        labelled = [control for control in controls.regions if control.labels_name == from_name]
+        if labelled:
+            known = {label.value for label in config.labels_of(labelled[0], task_data)}
             given = value.get(row["type"], [])
-            if not given or not set(given) <= known:
+            if (not given and row["type"] in value) or not set(given) <= known:
                 raise InputError(f"{owner}: labels {given} are not among the config's ({', '.join(sorted(known))})")
         if from_name == controls.choices and not set(value["choices"]) <= set(controls.choice_values):
             raise InputError(f"{owner}: choices {value['choices']} are not among {controls.choice_values}")

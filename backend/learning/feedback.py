@@ -158,7 +158,7 @@ class Collector:
             return images, list(ImageGroup(tuple(images)).sizes_hw)
         told: dict[int, tuple[int, int]] = {}
         for rows in (annotation["result"], (prediction or {}).get("result") or []):
-            for region in read_rows(rows).regions.values():
+            for region in read_rows(rows, config).regions.values():
                 image = config.image_of(region.to_name, region.item_index)
                 if image is not None and region.size_hw is not None:
                     told.setdefault(image, region.size_hw)
@@ -199,7 +199,7 @@ class Collector:
             return provenance, None
         rows = prediction["result"]
         before = decode_annotation(rows, config, sizes, task_data=task.get("data"))
-        is_kept = all(c.change is Change.KEPT for c in compare_with_prediction(rows, annotation["result"]))
+        is_kept = all(c.change is Change.KEPT for c in compare_with_prediction(rows, annotation["result"], config))
         provenance["accepted_as_is"] = is_kept and _relations(before) == _relations(decoded)
         return provenance, region_changes(before, decoded)
 

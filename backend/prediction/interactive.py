@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from backend.codecs import brush_rle
-from backend.codecs.config import LabelingConfig
-from backend.codecs.geometry import polygons_of_mask
-from backend.codecs.prediction import validate_prediction
+from backend.codecs.controls import ImageControls, LabelingConfig, RegionControl
+from backend.codecs.labels import find_label
+from backend.codecs.prediction import shapes_of, validate_prediction
 from calico.errors import InputError
 
 Box = tuple[float, float, float, float]
@@ -32,6 +31,7 @@ class Prompts:
     label: str | None
     size_wh: tuple[int, int] | None
     digest: str
+    control: str = ""
 
     def points_xy(self, height: int, width: int) -> list[tuple[float, float]]:
         """In pixels, kept inside the image."""
@@ -82,11 +82,23 @@ def read_prompts(context: Mapping[str, Any], config: LabelingConfig) -> Prompts:
         raise InputError("interactive request: coordinates must be finite numbers")
     if box is None and not any(labels):
         raise InputError("interactive request: expected at least one positive click or a box")
-    given = last["value"].get(str(last["type"])) or [None]
+    positive = [row for row in rows if row.get("is_positive", 1)] or rows
+    given = next((label for row in reversed(positive) if (label := _label_of(row)) is not None), None)
     digest = hashlib.sha1(
         json.dumps([to_name, item_index, points, labels, box]).encode(), usedforsecurity=False
     ).hexdigest()
-    return Prompts(image, to_name, item_index, tuple(points), tuple(labels), box, given[0], size_wh, digest)
+    return Prompts(
+        image,
+        to_name,
+        item_index,
+        tuple(points),
+        tuple(labels),
+        box,
+        given,
+        size_wh,
+        digest,
+        str(last.get("from_name")),
+    )
 
 
 def encode_mask(
@@ -104,16 +116,10 @@ def encode_mask(
     """
     height, width = mask.shape
     controls = config.controls(prompts.image)
-    known = [label.value for label in config.known_labels(prompts.image, task_data)]
-    label = prompts.label if prompts.label in known else known[0]
-    shapes: Sequence[dict[str, Any]] = ()
-    if mask.any() and controls.geometry == "brush":
-        shapes = [{"format": "rle", "rle": brush_rle.encode(mask)}]
-    elif mask.any():
-        outlines, _ = polygons_of_mask(mask)
-        shapes = [{"points": (points / (width, height) * 100).tolist(), "closed": True} for points in outlines]
+    control, label = _target(prompts, controls, config, task_data)
+    shapes: Sequence[dict[str, Any]] = shapes_of(mask, control.geometry)[0] if mask.any() else ()
     rows = []
-    tag = controls.region_tag.lower()
+    tag = control.tag.lower()
     for piece, shape in enumerate(shapes):
         base: dict[str, Any] = {
             "id": f"{prompts.digest[:14]}{piece:02x}", "to_name": prompts.to_name, "original_width": width,
@@ -121,11 +127,42 @@ def encode_mask(
         }  # fmt: skip
         if prompts.item_index is not None:
             base["item_index"] = prompts.item_index
-        rows.append({**base, "from_name": controls.region, "type": tag, "value": shape})
+        rows.append({**base, "from_name": control.name, "type": tag, "value": shape})
+        if label is None:
+            continue
         if tag.endswith("labels"):
             shape[tag] = [label]
         else:
-            rows.append({**base, "from_name": controls.labels_name, "type": "labels", "value": {"labels": [label]}})
+            rows.append({**base, "from_name": control.labels_name, "type": "labels", "value": {"labels": [label]}})
     prediction = {"model_version": model_version, "score": round(float(score), 4), "result": rows}
     validate_prediction(prediction, config, task_data=task_data)
     return prediction
+
+
+def _target(
+    prompts: Prompts, controls: ImageControls, config: LabelingConfig, task_data: Mapping[str, Any]
+) -> tuple[RegionControl, str | None]:
+    """The control that the mask is drawn in, and its label: the one that the click's means, in whichever control has
+    it; else the one at the same place, where both lists are as long; else none: never another's."""
+    if prompts.label is None:
+        return controls.regions[0], None
+    asked = dict(controls.prompt_labels).get(prompts.control, ())
+    texts = [prompts.label]
+    place = next((n for n, label in enumerate(asked) if find_label(prompts.label, [label])), None)
+    if place is not None and asked[place].shown:
+        texts.append(asked[place].shown)
+    for text in texts:
+        for control in controls.regions:
+            if found := find_label(text, config.labels_of(control, task_data)):
+                return control, found.value
+    for control in controls.regions:
+        labels = config.labels_of(control, task_data)
+        if place is not None and len(labels) == len(asked):
+            return control, labels[place].value
+    return controls.regions[0], None
+
+
+def _label_of(row: Mapping[str, Any]) -> str | None:
+    given = row["value"].get(str(row["type"]))
+    given = given[0] if isinstance(given, (list, tuple)) and given else given
+    return given if isinstance(given, str) else None

@@ -294,17 +294,18 @@ def _regions(
     """(image, part name or None for the object, score) of each region; masks are not decoded."""
     scores = {row["id"]: row["score"] for row in result if isinstance(row.get("score"), int | float) and "id" in row}
     found = []
-    for region in read_rows(result).regions.values():
+    for region in read_rows(result, config).regions.values():
         image = config.image_of(region.to_name, region.item_index)
         if image is None:
             problems.append(f"region {region.id}: no <Image> is named {region.to_name!r}")
             continue
         try:
-            names = read_names(region, config.known_labels(image, task["data"]))
+            has_text = config.controls(image).text is not None
+            names = read_names(region, config.known_labels(image, task["data"]), has_text=has_text)
         except InputError as error:
             problems.append(f"region {region.id}: {error}")
             continue
-        found.append((image, names.part, min(1.0, max(0.0, float(scores.get(region.id, 1.0))))))
+        found.append((image, names.part, min(1.0, max(0.0, float(scores.get(region.row_id, 1.0))))))
     return found
 
 
