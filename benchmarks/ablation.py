@@ -24,7 +24,7 @@ from calico.checkpoints.fingerprint import WEIGHTS, weights_version
 from calico.drawings import VERSION
 from calico.errors import InputError
 from calico.evaluation import evaluate_drawings
-from calico.files import write_text
+from calico.files import write_text, written_whole
 from calico.inference.segmenter import CoSegmenter
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
@@ -200,6 +200,5 @@ def plot(report: Mapping[str, Any], picture: Path) -> None:
     figure.suptitle(
         f"{plan['steps']} steps each{start}, seed {plan['seed']}, {plan['num_groups']} held-out groups of two"
     )
-    temporary = picture.with_suffix(".new.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(picture)
+    with written_whole(picture, is_durable=False) as temporary:
+        figure.savefig(temporary, dpi=110)

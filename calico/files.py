@@ -12,33 +12,50 @@ from pathlib import Path
 from calico.errors import InputError
 
 
-def write_text(path: Path, text: str) -> None:
-    """At once: a reader sees the old file or the whole new one. Makes the folder. What is no plain file, as
-    `/dev/stdout`, is written in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_text(path: Path, text: str, *, is_private: bool = False) -> None:
+    """As `written_whole`. Makes the folder. What is no plain file, as `/dev/stdout`, is written in place."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_text(text, encoding="utf-8")
         return
-    with written_whole(path) as temporary:
+    with written_whole(path, is_private=is_private) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write what then becomes `path`: in a folder beside it, since safetensors adds a file of its own. It has
-    one name only, so what a kill leaves is gone with the next write; one process at a time writes a file."""
+def written_whole(path: Path, *, is_private: bool = False, is_durable: bool = True) -> Iterator[Path]:
+    """Where to write what then becomes `path` at once: a reader sees the old file or the whole new one.
+
+    is_private: for the owner only, from the first byte. is_durable: also when the machine goes down; without, when the
+    process is killed. Makes the folder.
+
+    It is a file of the same name in a folder beside it, since safetensors adds a file of its own and others look at the
+    suffix. That folder has one name only, so what a kill leaves is gone with the next write; one process at a time
+    writes a file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if is_private else 0o777)
     folder = path.with_name(f".{path.name}.new")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     try:
         temporary = folder / path.name
         yield temporary
-        temporary.chmod(0o644)  # safetensors keeps its files private
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        temporary.chmod(0o600 if is_private else 0o644)  # safetensors keeps its files private
+        if is_durable:
+            sync(temporary)
         temporary.replace(path)
+        if is_durable:
+            sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """What a file holds, or which names a folder holds, has reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def put_in_place(ready: Path, folder: Path, *, synced: Iterable[str]) -> None:
@@ -47,8 +64,7 @@ def put_in_place(ready: Path, folder: Path, *, synced: Iterable[str]) -> None:
     synced: the files in it that must have reached the disk first.
     """
     for name in synced:
-        with (ready / name).open("rb") as file:
-            os.fsync(file.fileno())
+        sync(ready / name)
     aside = folder.with_name(folder.name + ".replaced")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():

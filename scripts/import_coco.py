@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.errors import InputError
+from calico.files import write_text
 from scripts import _cli
 
 
@@ -77,7 +78,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             line = bar.add_task("groups", total=len(importer.groups))
             write_tasks(args.out, importer.tasks(read_config(xml)), lambda: bar.advance(line))
         if args.config is None:
-            args.out.with_suffix(".xml").write_text(xml, encoding="utf-8")
+            write_text(args.out.with_suffix(".xml"), xml)
     report |= {**dataclasses.asdict(counts), "problems": dataclasses.asdict(findings)}
     print(f"{counts.tasks} tasks of {counts.images} images with {counts.regions} regions, as {args.kind}")
     for code, count in sorted(findings.counts.items()):

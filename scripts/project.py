@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.errors import InputError
+from calico.files import write_text
 from scripts import _cli
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def write_labeling_config(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is None:
         print(xml, end="")
     else:
-        args.out.write_text(xml, encoding="utf-8")
+        write_text(args.out, xml)
     return {"command": args.command, "config": xml}
 
 

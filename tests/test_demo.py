@@ -21,7 +21,7 @@ from conftest import ROOT
 
 from backend.demo.label_studio import LabelStudioHost
 from backend.demo.processes import port_is_taken
-from backend.demo.show import PROJECTS, Demo, write_private
+from backend.demo.show import PROJECTS, Demo
 from backend.project.client import LabelStudioClient
 from calico.checkpoints.files import EMBEDDED
 from calico.errors import InputError
@@ -61,7 +61,7 @@ def test_a_demo_from_start_to_stop_and_again(label_studio: LabelStudioHost, empt
     shutil.copytree(empty_data, folder / "data")  # saves the half minute that making a database takes
     account = label_studio.account
     known = {"user": account.user, "password": account.password, "token": account.token}
-    write_private(folder / "account.json", known | {"webhook_secret": "a-secret-of-the-tests"})
+    (folder / "account.json").write_text(json.dumps(known | {"webhook_secret": "a-secret-of-the-tests"}))
 
     with running(folder, label_studio.executable) as (process, state, _):
         assert state.keys() == {"url", "user", "password", "token", "backend_url", "project_ids"}
@@ -102,16 +102,6 @@ def test_groups_are_the_same_each_time_and_of_the_right_size() -> None:
             assert all((a.image == b.image).all() for a, b in zip(group, same, strict=True))
     assert len({project.group_size for project in PROJECTS}) == 2
     assert sum(project.num_groups for project in PROJECTS) >= 12
-
-
-def test_private_files_are_private_from_the_start(tmp_path: Path) -> None:
-    path = tmp_path / "state.json"
-    path.write_text("old")
-    path.chmod(0o644)
-    write_private(path, {"token": "x"})
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert json.loads(path.read_text()) == {"token": "x"}
-    assert os.listdir(tmp_path) == ["state.json"]
 
 
 def test_a_lost_account_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calico import files as files_module
 from calico.checkpoints import registry as registry_module
 from calico.checkpoints.gate import Decision, Scores, Verdict, decide, folds, num_needed, paired_interval
 from calico.checkpoints.registry import Refused, Registry, Version
@@ -282,7 +283,8 @@ def test_a_kill_at_any_step_leaves_a_whole_registry(
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(registry_module, "_sync", dying)
+            for module in (registry_module, files_module):
+                patch.setattr(module, "sync", dying)
             try:
                 new = add(registry, tmp_path, f"new {step}").id
                 registry.publish(new, decision=better(str(registry.current())))

@@ -14,6 +14,7 @@ from backend.coco.task_files import file_name_of
 from backend.media.media import Media, Reserve
 from calico.coco.orientation import Header, read_header
 from calico.errors import InputError
+from calico.files import written_whole
 from calico.images import load_image
 
 _COPIED = {"JPEG": ".jpg", "PNG": ".png"}
@@ -70,7 +71,6 @@ def write_upright(content: bytes, header: Header, folder: Path, stem: str) -> st
         name, buffer = stem + ".png", io.BytesIO()
         Image.fromarray(load_image(content)).save(buffer, "PNG")
         content = buffer.getvalue()
-    fresh = folder / (name + ".new")
-    fresh.write_bytes(content)
-    fresh.replace(folder / name)
+    with written_whole(folder / name, is_durable=False) as temporary:
+        temporary.write_bytes(content)
     return name

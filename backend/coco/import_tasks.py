@@ -23,6 +23,7 @@ from calico.coco.grouping import ObjectGroup, cosegmentation_of, group_objects
 from calico.coco.orientation import Header, read_header
 from calico.data.loose_images import is_address
 from calico.errors import InputError
+from calico.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -172,14 +173,9 @@ def data_of(config: LabelingConfig, addresses: Sequence[str], *, name: str = "")
 
 def write_tasks(path: Path, tasks: Iterator[dict[str, Any]], on_task: Callable[[], None] = lambda: None) -> None:
     """A JSON list as the host imports it; the file appears whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
-    try:
-        with open(fresh, "w", encoding="utf-8", newline="\n") as file:
-            file.write("[")
-            for number, task in enumerate(tasks):
-                file.write((",\n" if number else "\n") + json.dumps(task, ensure_ascii=False))
-                on_task()
-            file.write("\n]\n")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.write("[")
+        for number, task in enumerate(tasks):
+            file.write((",\n" if number else "\n") + json.dumps(task, ensure_ascii=False))
+            on_task()
+        file.write("\n]\n")

@@ -85,16 +85,15 @@ def fetch(line: int, text: bytes, config: LabelingConfig, media: ImageLoader) ->
 def segment(segmenter: Segmenter, batch: Sequence[Fetched]) -> list[CoSegmentation | Exception]:
     """Of each group its answer or what the model raised; one that fails spoils nobody else's."""
     candidates = [item.candidates or None for item in batch]
-    many = getattr(segmenter, "segment_many", None)
-    if len(batch) > 1 and many is not None:
+    if len(batch) > 1:
         try:
-            return list(many([item.group for item in batch], candidates=candidates))
+            return list(segmenter.segment_many([item.group for item in batch], candidates=candidates))
         except Exception as error:
             log.warning("%d groups together failed (%s); one by one", len(batch), type(error).__name__)
     answers: list[CoSegmentation | Exception] = []
     for item, names in zip(batch, candidates, strict=True):
         try:
-            answers.append(segmenter.segment(item.group, candidates=names))
+            answers += segmenter.segment_many([item.group], candidates=[names])
         except Exception as error:
             answers.append(error)
     return answers

@@ -34,6 +34,7 @@ from backend.demo.label_studio import LABEL_STUDIO_VERSION, Account, LabelStudio
 from backend.demo.processes import ChildProcess, ProcessError, SingleInstance, free_port
 from backend.project.client import HostError, LabelStudioClient
 from calico.errors import InputError
+from calico.files import write_text
 from calico.values import AnnotatedImage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,15 +79,6 @@ class State:
     token: str
     backend_url: str
     project_ids: list[int] = field(default_factory=list)
-
-
-def write_private(path: Path, content: Any) -> None:
-    """JSON, whole or not at all, readable by its owner only from the first byte."""
-    partial = path.with_name(path.name + ".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-    os.replace(partial, path)
 
 
 class Demo:
@@ -147,7 +139,7 @@ class Demo:
                 state = State(host.url, account.user, account.password, account.token, backend_url)
                 with LabelStudioClient(host.url, account.token) as client:
                     state.project_ids = [self._fill(client, host, project, backend_url) for project in self.projects]
-                write_private(self.folder / "state.json", asdict(state))
+                write_text(self.folder / "state.json", json.dumps(asdict(state), indent=2) + "\n", is_private=True)
                 yield state
             finally:
                 (self.folder / "state.json").unlink(missing_ok=True)
@@ -175,7 +167,8 @@ class Demo:
         if not path.exists():
             if (self.folder / "data").exists():
                 raise InputError(f"{path} is gone, but not {self.folder / 'data'}; `make demo-clean` removes both")
-            write_private(path, asdict(Account()) | {"webhook_secret": secrets.token_urlsafe(24)})
+            account = asdict(Account()) | {"webhook_secret": secrets.token_urlsafe(24)}
+            write_text(path, json.dumps(account, indent=2) + "\n", is_private=True)
         known = json.loads(path.read_text())
         secret = known.pop("webhook_secret")
         return Account(**known), secret

@@ -128,15 +128,15 @@ def _routes(app: Flask, services: Services) -> None:
         context = (body.get("params") or {}).get("context") if isinstance(body.get("params"), Mapping) else None
         if engine.state == "failed":
             engine.segmenter()  # raises why: better one clear error than a failure for every task
-        is_click = isinstance(context, Mapping) and bool(context.get("result"))
-        room = clicking if is_click else predicting
+        click = context if isinstance(context, Mapping) and context.get("result") else None
+        room = predicting if click is None else clicking
         if not room.acquire(blocking=False):
-            raise LaneFull(f"too many {'clicks' if is_click else 'predictions'} at once; try again later")
+            raise LaneFull(f"too many {'predictions' if click is None else 'clicks'} at once; try again later")
         try:
-            if is_click:
+            if click is not None:
                 if not tasks:
                     raise InputError("interactive request: expected a task, got none")
-                results: list[Any] = [services.predictor.click(tasks[0], label_config, context)]
+                results: list[Any] = [services.predictor.click(tasks[0], label_config, click)]
             else:
                 results = services.predictor.predict(tasks, label_config, str(body.get("project", "")))
         finally:

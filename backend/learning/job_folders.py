@@ -21,6 +21,7 @@ from typing import Any
 from backend.demo.processes import started_at
 from backend.http.security import blanked
 from calico.errors import InputError
+from calico.files import write_text
 
 JOB, PROGRESS, OUTCOME, LOG, RUN = "job.json", "progress.json", "outcome.json", "log.txt", "run"
 NO_TOKEN = (
@@ -117,13 +118,7 @@ class TrainingStore:
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all, also when the machine goes down; readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False), is_private=True)
 
 
 def _read(path: Path) -> TrainingJob:

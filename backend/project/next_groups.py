@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from backend.codecs.rows import read_rows
 from backend.project.client import HostError, LabelStudioClient
 from calico.data.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
 from calico.errors import InputError
+from calico.files import written_whole
 
 log = logging.getLogger(__name__)
 
@@ -254,13 +254,8 @@ class NextGroups:
 
     def _keep(self, path: Path, rows: Sequence[Row]) -> None:
         """The resume file with these rows, whole or as it was, also when the machine goes down."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(path.name + ".new")
-        with fresh.open("w", encoding="utf-8") as file:
+        with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(item) + "\n" for item in (self._run, *(row._asdict() for row in rows)))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
 
     def _resumed(self) -> list[Row]:
         if self._resume_file is None or not self._resume_file.exists():

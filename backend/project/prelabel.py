@@ -18,6 +18,7 @@ from backend.codecs.config import LabelingConfig, read_config, task_images
 from backend.project.client import LabelStudioClient
 from backend.project.prediction_sources import PredictionSource
 from calico.errors import InputError
+from calico.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -267,11 +268,8 @@ class Prelabeler:
     def _save(self, after: int) -> None:
         if self._resume_file is None:
             return
-        self._resume_file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._resume_file.with_name(self._resume_file.name + ".new")
         state = {"run": self._run, "after": after, "summary": asdict(self._summary)}
-        fresh.write_text(json.dumps(state), encoding="utf-8")
-        fresh.replace(self._resume_file)
+        write_text(self._resume_file, json.dumps(state))
 
 
 def delete_version(client: LabelStudioClient, project: int, version: str, *, dry_run: bool = False) -> int:

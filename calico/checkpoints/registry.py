@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 
 from calico.checkpoints.gate import Decision, Verdict
 from calico.errors import InputError
+from calico.files import sync, write_text
 
 POINTER, VERSIONS, CARD = "current.json", "versions", "version.json"
 KINDS = ("adapter", "checkpoint")
@@ -164,13 +164,13 @@ class Registry:
             for file in files:
                 (incoming / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / file, incoming / file)
-                _sync(incoming / file)
+                sync(incoming / file)
             if _digests(incoming) != files:
                 raise InputError(f"{source}: its files change while they are copied; wait until the training is done")
-            _write(incoming / CARD, json.dumps(asdict(version), indent=2, ensure_ascii=False) + "\n")
+            write_text(incoming / CARD, json.dumps(asdict(version), indent=2, ensure_ascii=False) + "\n")
             target.parent.mkdir(exist_ok=True)
             incoming.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
         return version
 
     def publish(self, name: str, *, decision: Decision | None = None, force_reason: str | None = None) -> Event:
@@ -236,7 +236,7 @@ class Registry:
     def _append(self, event: Event) -> Event:
         history = [asdict(item) for item in (*self.history(), event)]
         pointer = {"current": event.version or None, "history": history}
-        _write(self.folder / POINTER, json.dumps(pointer, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.folder / POINTER, json.dumps(pointer, indent=2, ensure_ascii=False) + "\n")
         return event
 
     @contextmanager
@@ -260,22 +260,6 @@ def _digests(folder: Path, *, with_hidden: bool = True) -> dict[str, str]:
             with path.open("rb") as file:
                 found[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text, encoding="utf-8")
-    _sync(fresh)
-    fresh.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _now() -> str:

@@ -16,6 +16,7 @@ from typing import Any, Self, TextIO
 from calico.coco.encode import EncodedGroup
 from calico.coco.names import Category
 from calico.errors import InputError
+from calico.files import write_text, written_whole
 
 INFO = {"description": "Part co-segmentation exported by calico", "frame": "upright: EXIF orientation applied"}
 
@@ -86,9 +87,7 @@ class CocoWriter:
             "categories": list(self._categories),
             "bytes": {name: file.tell() for name, file in self._files.items()},
         }
-        fresh = self._folder / "state.json.new"
-        fresh.write_text(json.dumps(kept), encoding="utf-8")
-        fresh.replace(self._folder / "state.json")
+        write_text(self._folder / "state.json", json.dumps(kept))
 
     def images(self) -> Iterator[dict[str, Any]]:
         """The image rows so far, in order."""
@@ -101,8 +100,7 @@ class CocoWriter:
         """Write the file, remove the folder; the number of categories."""
         self._exit.close()
         ids = self._category_ids()
-        fresh = self._folder / "whole.json"
-        with open(fresh, "w", encoding="utf-8", newline="\n") as out:
+        with written_whole(self.path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as out:
             out.write('{"info": ' + json.dumps(self._info, ensure_ascii=False) + ',\n"licenses": [],\n')
             out.write('"categories": [')
             _write_rows(out, (json.dumps(row, ensure_ascii=False) for row in _category_rows(ids, self._scheme)))
@@ -114,9 +112,6 @@ class CocoWriter:
             with open(self._folder / "annotations.jsonl", encoding="utf-8") as rows:
                 _write_rows(out, (_numbered(line, by_index) for line in rows))
             out.write("]}\n")
-            out.flush()
-            os.fsync(out.fileno())
-        fresh.replace(self.path)
         shutil.rmtree(self._folder)
         return len(ids)
 

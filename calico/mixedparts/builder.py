@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from calico.errors import InputError
-from calico.files import locked, put_in_place, recover
+from calico.files import locked, put_in_place, recover, write_text
 from calico.mixedparts.classes import Overrides, comparable_pairs
 from calico.mixedparts.groups import Chosen, GroupRules, Pool, balanced, choose_samples, load_pools
 from calico.mixedparts.index import MANIFEST, SCHEMA_VERSION, SPLITS, SUB_TASKS, read_manifest
@@ -142,9 +142,7 @@ def _objects(
         link_objects(out, ready)
         return {key: before[key] for key in kept}
     told = read_objects(ready, files, images, settings.min_part_pixels, on_progress)
-    fresh = state.with_suffix(".new")
-    fresh.write_text(json.dumps({"inputs": inputs, **told}), encoding="utf-8")
-    fresh.replace(state)
+    write_text(state, json.dumps({"inputs": inputs, **told}))
     return told
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from calico.files import write_text
+from calico.files import write_text, written_whole
 
 Json = Mapping[str, Any]
 
@@ -131,9 +131,8 @@ def plot(found: Json, summarised: Json, path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
-    fresh = path.with_suffix(".new.png")
-    figure.savefig(fresh, dpi=90)
-    fresh.replace(path)
+    with written_whole(path, is_durable=False) as temporary:
+        figure.savefig(temporary, dpi=90)
 
 
 def save(found: Json, folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from calico.errors import InputError
-from calico.files import put_in_place, recover
+from calico.files import put_in_place, recover, write_text, written_whole
 from calico.images import load_image
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import SPLITS, Shares, Splitter
@@ -108,7 +108,7 @@ class SnapshotWriter:
             "num_skipped": self.num_skipped,
             "num_problems": self.num_problems,
         }
-        _write(self._partial / "state.json", json.dumps(state))
+        write_text(self._partial / "state.json", json.dumps(state))
 
     @property
     def num_groups(self) -> int:
@@ -150,9 +150,8 @@ class SnapshotWriter:
             if _shows(before, image):
                 _link(before, path)
                 return
-        fresh = path.with_suffix(".new")
-        Image.fromarray(image).save(fresh, "PNG", compress_level=1)
-        fresh.replace(path)
+        with written_whole(path, is_durable=False) as temporary:
+            Image.fromarray(image).save(temporary, "PNG", compress_level=1)
 
     def discard(self) -> None:
         """Forget what was gathered."""
@@ -287,7 +286,7 @@ def _put_in_place(
         "problems": dict(num_problems),
         "purged": dict(summary.purged),
     }
-    _write(ready / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+    write_text(ready / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
     put_in_place(ready, folder, synced=(SAMPLES, SKIPPED))
 
 
@@ -313,12 +312,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from calico.files import written_whole
+
 PANELS = {
     "losses": ("loss", "validation", "text", "mask", "dice", "dense", "dense_semantic", "local", "pooled", "queried"),
     "token accuracy": ("token_acc",),
@@ -29,6 +31,5 @@ def plot_curves(log: Path, picture: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)
-    temporary = picture.with_suffix(".new.png")
-    figure.savefig(temporary, dpi=90)
-    temporary.replace(picture)
+    with written_whole(picture, is_durable=False) as temporary:
+        figure.savefig(temporary, dpi=90)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from calico.checkpoints.files import TOKENIZER, load_checkpoint, load_grown, save_checkpoint
 from calico.checkpoints.fingerprint import weights_version
 from calico.drawings import CLASSES, PART_NAMES, VERSION
+from calico.files import written_whole
 from calico.language.tokenizer import CalicoTokenizer
 from calico.mixedparts.index import MixedParts
 from calico.model.builder import build
@@ -266,9 +267,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "run": asdict(self.state),
         }
-        temporary = self.folder / (STATE + ".new")
-        torch.save(state, temporary)
-        temporary.replace(self.folder / STATE)
+        with written_whole(self.folder / STATE) as temporary:
+            torch.save(state, temporary)
         plot_curves(self.folder / LOG, self.folder / "curves.png")
         if self.settings.mode == "all":  # adapters would have to be merged, and training could not go on
             self._export()

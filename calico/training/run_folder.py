@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from calico.errors import CheckpointError, InputError
-from calico.files import write_text
+from calico.files import write_text, written_whole
 
 logger = logging.getLogger(__name__)
 STATE, LOG, RUN = "state.pt", "log.jsonl", "run.json"
@@ -67,11 +67,10 @@ class RunFolder:
         self, trained: Trained, best: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: FinetuneState
     ) -> None:
         """What `resume` needs, atomically. best: the weights that validated best, if any did."""
-        temporary = self.path / (STATE + ".new")
         weights = {name: parameter.detach() for name, parameter in trained.items()}
         content = {"weights": weights, "best": best, "optimizer": optimizer.state_dict(), "run": asdict(state)}
-        torch.save(content, temporary)
-        temporary.replace(self.path / STATE)
+        with written_whole(self.path / STATE) as temporary:
+            torch.save(content, temporary)
 
     def resume(
         self, trained: Trained, optimizer: torch.optim.Optimizer, device: torch.device
