@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +14,7 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from backend.http.activity_page import jobs_page
+from backend.http.log_lines import one_line
 from backend.http.prometheus import Metrics
 from backend.http.security import guard
 from backend.learning.inbox import KNOWN_ACTIONS
@@ -30,6 +33,9 @@ from calico.errors import CalicoError, InputError
 log = logging.getLogger("calico.backend")
 
 RETRY_AFTER_S = 5
+MAX_TASKS = 10_000  # of one request; Label Studio sends all that are selected
+MAX_NESTED = 1_000_000  # lists and objects in one request
+MAX_LISTED = 10_000  # entries of one page of jobs
 SPARE_THREADS = 3  # taken by no prediction and no click, so that /health always answers
 MAX_CLICK_THREADS = 4  # taken by no prediction, so that a click finds room beside any number of them
 
@@ -80,12 +86,12 @@ def _observe(app: Flask, metrics: Metrics) -> None:
         if isinstance(error, HTTPException):
             return jsonify(error=error.name), error.code or 500, {}
         if isinstance(error, (LaneFull, NotReady)):
-            return jsonify(error=str(error)), 503, {"Retry-After": str(RETRY_AFTER_S)}
-        log.warning("%s: %s", request.path, describe(error))
+            return jsonify(error=one_line(str(error))), 503, {"Retry-After": str(RETRY_AFTER_S)}
+        log.warning("%s: %s", one_line(request.path, 100), describe(error))
         if isinstance(error, InputError):
-            return jsonify(error=str(error)), 400, {}
+            return jsonify(error=one_line(str(error))), 400, {}
         if isinstance(error, CalicoError):
-            return jsonify(error=str(error)), 503, {"Retry-After": str(RETRY_AFTER_S)}
+            return jsonify(error=one_line(str(error))), 503, {"Retry-After": str(RETRY_AFTER_S)}
         return jsonify(error="internal error; the log says where"), 500, {}
 
 
@@ -122,6 +128,8 @@ def _routes(app: Flask, services: Services) -> None:
         tasks = body.get("tasks")
         if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
             raise InputError('expected {"tasks": [{...}, ...], "label_config": "..."}; tasks is no list of objects')
+        if len(tasks) > MAX_TASKS:
+            raise InputError(f"expected up to {MAX_TASKS:,} tasks in a request, got {len(tasks):,}; ask about fewer")
         label_config = body.get("label_config")
         if not isinstance(label_config, str):
             raise InputError("expected the labeling config as text in label_config; is the caller Label Studio?")
@@ -138,7 +146,7 @@ def _routes(app: Flask, services: Services) -> None:
                     raise InputError("interactive request: expected a task, got none")
                 results: list[Any] = [services.predictor.click(tasks[0], label_config, click)]
             else:
-                results = services.predictor.predict(tasks, label_config, str(body.get("project", "")))
+                results = services.predictor.predict(tasks, label_config, _text(body.get("project")))
         finally:
             room.release()
         with services.metrics.span("json"):
@@ -157,9 +165,9 @@ def _routes(app: Flask, services: Services) -> None:
 
     @app.get("/jobs")
     def jobs() -> Response:
-        limit = request.args.get("limit", 200, type=int)
+        limit = _limit(200)
         task, state = request.args.get("task", type=int), request.args.get("state")
-        groups = services.jobs.as_json(limit=max(0, limit), task=task, state=state)
+        groups = services.jobs.as_json(limit=limit, task=task, state=state)
         training = None if services.training is None else services.training.as_json(limit=5)
         if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
             shown = jobs_page(groups, training, str(services.health().get("version", engine.state)))
@@ -168,15 +176,17 @@ def _routes(app: Flask, services: Services) -> None:
 
     @app.get("/jobs/training")
     def training() -> Response:
-        limit, job = request.args.get("limit", 20, type=int), request.args.get("job", type=int)
-        return jsonify(jobs=services.training_or_error().as_json(limit=max(0, limit), job=job))
+        job = request.args.get("job", type=int)
+        return jsonify(jobs=services.training_or_error().as_json(limit=_limit(20), job=job))
 
-    @app.post("/jobs/training/<int:number>/cancel")
-    def cancel(number: int) -> Response:
+    @app.post("/jobs/training/<number>/cancel")
+    def cancel(number: str) -> Response:
         _body()
         training = services.training_or_error()
-        training.cancel(number)
-        return jsonify(training.as_json(job=number)[0])
+        if not re.fullmatch(r"\d{1,9}", number, re.ASCII):
+            raise InputError(f"training job {one_line(number, 40)!r}: expected its number; GET /jobs lists them")
+        training.cancel(int(number))
+        return jsonify(training.as_json(job=int(number))[0])
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -185,10 +195,29 @@ def _routes(app: Flask, services: Services) -> None:
 
 def _body() -> Mapping[str, Any]:
     """JSON under its own content type only: a page in somebody's browser cannot send that to another site unasked."""
-    try:
-        body = request.get_json(silent=True)
-    except RecursionError:
-        body = None
+    body = None
+    if request.is_json:
+        data = request.get_data()
+        # Each list or object costs the parser and the collector of garbage far more than its bytes tell.
+        num_nested = data.count(b"[") + data.count(b"{")
+        if num_nested > MAX_NESTED:
+            raise InputError(
+                f"expected up to {MAX_NESTED:,} lists and objects in a request, got {num_nested:,}; split it"
+            )
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError):
+            body = None
     if not isinstance(body, Mapping):
         raise InputError("expected a JSON object as the request's body, with Content-Type: application/json")
     return body
+
+
+def _limit(default: int) -> int:
+    """How many entries are wanted: of a number that is none, as many as by default; never more than there may be."""
+    return min(max(0, request.args.get("limit", default, type=int)), MAX_LISTED)
+
+
+def _text(value: Any) -> str:
+    """What a request calls a project, as it is shown and counted by."""
+    return one_line(str(value), 64) if isinstance(value, (str, int, float)) else ""

@@ -14,40 +14,76 @@ from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
+from backend.http.log_lines import MAX_LINE, one_line
 from backend.settings import Settings
 
 SECRET_HEADER = "X-Calico-Secret"
-_TRUSTED = "calico.trusted"  # WSGI environment key: the path held the right secret
+_ASKED_FOR = "calico.path"  # WSGI environment key: the path with the secret in it
 _PREFIX = "/k/"
+OURS = ("calico", "backend")  # loggers whose level is that of the settings
 
 
 class SecretPath:
     """WSGI middleware: strips `/k/<secret>` off the path, so that every route is served below it too."""
 
-    def __init__(self, app: Callable[..., Any], secret: str | None) -> None:
+    def __init__(self, app: Callable[..., Any]) -> None:
         self._app = app
-        self._secret = secret
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        environ.pop(_TRUSTED, None)
-        path = environ.get("PATH_INFO", "")
+        path = environ[_ASKED_FOR] = environ.get("PATH_INFO", "")
         if path.startswith(_PREFIX):
             given, _, rest = path[len(_PREFIX) :].partition("/")
-            environ[_TRUSTED] = self._secret is not None and _equal(given, self._secret)
             environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + _PREFIX + given
             environ["PATH_INFO"] = "/" + rest
         return self._app(environ, start_response)
 
 
+class Gate:
+    """Who may ask. Either credential suffices; a wrong secret in the path is none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def admits(self, path: str, secret: str | None, authorization: str | None) -> bool:
+        """path: as it was asked for. secret, authorization: the headers of that name, None where they are missing."""
+        given = path[len(_PREFIX) :].partition("/")[0] if path.startswith(_PREFIX) else None
+        expected = self._settings.webhook_secret
+        if given is None and not self._settings.has_credential:
+            return True
+        candidates = [text for text in (given, secret) if text is not None]
+        if expected is not None and any(_equal(text, expected) for text in candidates):
+            return True
+        return self._has_basic_auth(authorization or "")
+
+    def _has_basic_auth(self, authorization: str) -> bool:
+        """UTF-8 and Latin-1 both: clients differ in how they encode a name beyond ASCII."""
+        settings = self._settings
+        kind, _, encoded = authorization.partition(" ")
+        if settings.basic_auth_user is None or settings.basic_auth_pass is None or kind.lower() != "basic":
+            return False
+        try:
+            given = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            return False
+        expected = f"{settings.basic_auth_user}:{settings.basic_auth_pass}"
+        is_right = hmac.compare_digest(given, expected.encode())
+        try:
+            return is_right | hmac.compare_digest(given, expected.encode("latin-1"))
+        except UnicodeEncodeError:
+            return is_right
+
+
 def guard(app: Flask, settings: Settings) -> None:
     """All routes but `/health` want a credential, where one is set; a wrong secret in the path never passes."""
-    app.wsgi_app = SecretPath(app.wsgi_app, settings.webhook_secret)  # type: ignore[method-assign]
+    app.wsgi_app = SecretPath(app.wsgi_app)  # type: ignore[method-assign]
+    gate = Gate(settings)
 
     @app.before_request
     def check() -> Response | None:
-        trusted = request.environ.get(_TRUSTED)
-        is_open = request.path == "/health" or (not settings.has_credential and trusted is None)
-        if is_open or trusted or _has_secret(settings) or _has_basic_auth(settings):
+        asked_for, headers = request.environ.get(_ASKED_FOR, request.path), request.headers
+        if request.path == "/health" or gate.admits(
+            asked_for, headers.get(SECRET_HEADER), headers.get("Authorization")
+        ):
             return None
         answer = jsonify(error="credentials wanted: basic auth, or the webhook secret in the path or header")
         answer.status_code = 401
@@ -59,28 +95,6 @@ def _equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
 
 
-def _has_secret(settings: Settings) -> bool:
-    given = request.headers.get(SECRET_HEADER)
-    return given is not None and settings.webhook_secret is not None and _equal(given, settings.webhook_secret)
-
-
-def _has_basic_auth(settings: Settings) -> bool:
-    """UTF-8 and Latin-1 both: clients differ in how they encode a name beyond ASCII."""
-    kind, _, encoded = request.headers.get("Authorization", "").partition(" ")
-    if settings.basic_auth_user is None or settings.basic_auth_pass is None or kind.lower() != "basic":
-        return False
-    try:
-        given = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    expected = f"{settings.basic_auth_user}:{settings.basic_auth_pass}"
-    found = hmac.compare_digest(given, expected.encode())
-    try:
-        return found | hmac.compare_digest(given, expected.encode("latin-1"))
-    except UnicodeEncodeError:
-        return found
-
-
 def blanked(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         if len(secret) >= 6:  # shorter ones occur in ordinary words
@@ -89,15 +103,21 @@ def blanked(text: str, secrets: Iterable[str]) -> str:
 
 
 class Redact(logging.Filter):
-    """Blanks the configured secrets in whatever is logged: the second line of defence, after not logging them."""
+    """Blanks the configured secrets in whatever is logged (the second line of defence, after not logging them) and
+    makes one line of it. What other libraries tell below a warning does not pass: httpcore would tell whole addresses,
+    signed ones too, and cookies."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__()
         self._secrets = tuple(secrets)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = blanked(record.getMessage(), self._secrets), ()
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # a library's own mistake must not show its arguments
+            message = str(record.msg)
+        record.msg, record.args = one_line(blanked(message, self._secrets), MAX_LINE), ()
         record.exc_info = record.exc_text = record.stack_info = (
             None  # a traceback shows values; describe() shows the place
         )
-        return True
+        return record.levelno >= logging.WARNING or record.name.partition(".")[0] in OURS

@@ -7,32 +7,28 @@ import signal
 import sys
 
 from flask import Flask
-from waitress import create_server
 
-from backend.http.security import Redact
+from backend.http.listener import listen
+from backend.http.security import OURS, Redact
 from backend.settings import Settings
 
 
 def configure_logging(settings: Settings) -> None:
-    """To standard error, the configured secrets blanked."""
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    for handler in logging.getLogger().handlers:
+    """To standard error, one line a message, the configured secrets blanked. The level is that of our own loggers;
+    others tell warnings and errors at most."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    root, level = logging.getLogger(), logging.getLevelNamesMapping()[settings.log_level]
+    root.setLevel(max(level, logging.WARNING))
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
+    for handler in root.handlers:
         handler.addFilter(Redact(settings.secrets))
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses, signed ones too
 
 
 def serve(app: Flask, settings: Settings) -> int:
     """Until interrupted. Returns the exit code: 1 where the port is taken."""
     try:
-        server = create_server(
-            app,
-            host=settings.host,
-            port=settings.port,
-            threads=settings.threads,
-            max_request_body_size=settings.max_request_mb * 1_000_000,
-            ident=None,
-            clear_untrusted_proxy_headers=True,
-        )
+        server = listen(app, settings)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         print(f"error: CALICO_PORT: cannot listen on {where} ({error.strerror}); choose another port", file=sys.stderr)
