@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from backend.cluster.address import VALID_WORKERS, WorkersAddress
 from calico.errors import InputError
 from calico.images import MAX_PIXELS
 
@@ -131,6 +132,12 @@ class Settings:
     compile: str = _setting("CALICO_COMPILE", "0", _one_of("0", "1"), "1 to compile the decode steps, or 0")
     batch_groups: int = _setting(
         "CALICO_BATCH_GROUPS", 4, _number(int, 1, 256), "groups answered together, from 1 to 256, e.g. 4"
+    )
+    workers: WorkersAddress | None = _setting(  # noqa: RUF009  it is `field` with our metadata
+        "CALICO_WORKERS", None, WorkersAddress.parse, f"{VALID_WORKERS}; unset: the model runs in this process"
+    )
+    worker_gpus: float = _setting(
+        "CALICO_WORKER_GPUS", 0.0, _number(float, 0, 64), "GPUs of each worker, e.g. 1 or, where two share a card, 0.5"
     )
     encoding_cache_mb: int = _setting(
         "CALICO_ENCODING_CACHE_MB", 256, _number(int, 0, 10**6), "megabytes, 0 for none, e.g. 256"

@@ -6,12 +6,15 @@ Tasks: .jsonl (one a line), .json (an export), or the folder of an index that `c
 predictions/ (a JSON-lines file per shard, each task with its prediction) and failures/ (line, id and reason). A shard
 is there whole or not at all, so the same command goes on after a kill. Images are fetched as the backend fetches them,
 by the same settings: CALICO_MEDIA_ROOTS, CALICO_LOCAL_FILES_ROOT, LABEL_STUDIO_URL and the others of docs/running.md.
+
+With --workers the shards are done by Ray's workers (docs/cluster.md); they must see all paths under the same names.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +31,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--shard-size", type=int, default=256, metavar="N", help="tasks of one file (256)")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="groups the model takes together (4)")
     parser.add_argument("--fetch-threads", type=int, default=4, metavar="N", help="images fetched side by side (4)")
+    parser.add_argument(
+        "--workers", metavar="WHERE", help="local:N, ray://HOST:PORT or auto; default CALICO_WORKERS, else this process"
+    )
+    parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="of each worker, e.g. 0.5 (0)")
     parser.add_argument("--plan-only", action="store_true", help="only read the tasks and say what would be done")
     return parser
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.cluster.address import WorkersAddress
+    from backend.cluster.corpus import RayWorkers
     from backend.codecs.config import read_config
     from backend.corpus.output import Output
     from backend.corpus.plan import as_lines, plan_of
-    from backend.corpus.run import Summary, ThisProcess, note_of, run_corpus
-    from backend.corpus.stages import Stages
-    from backend.http.prometheus import Metrics
-    from backend.media.media import Media
-    from backend.project.client import LabelStudioClient
+    from backend.corpus.run import Summary, ThisProcess, Workers, note_of, open_stages, run_corpus
     from backend.services import champion_of
     from backend.settings import Settings
     from calico.files import locked
@@ -56,6 +61,12 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     settings = Settings.from_environment()
     if args.checkpoint is not None:
         settings = settings.with_checkpoint(args.checkpoint)
+    if args.gpus:
+        settings = dataclasses.replace(settings, worker_gpus=args.gpus)
+    try:
+        address = WorkersAddress.parse(args.workers) if args.workers else settings.workers
+    except ValueError as error:
+        raise InputError(f"--workers: {error}") from None
     args.out.mkdir(parents=True, exist_ok=True)
     with locked(args.out / ".lock"), _cli.progress() as bar:
         lines, roots = as_lines(args.tasks, args.out, config)
@@ -66,24 +77,28 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         if args.plan_only:
             print(f"{plan.num_tasks} tasks in {len(plan.shards)} shards")
             return report
-        champion = champion_of(settings)
-        segmenter = champion.load()
+        make_stages = partial(
+            open_stages, settings, config_xml, batch_size=args.batch_size, threads=args.fetch_threads
+        )
+        workers: Workers
+        if address is None:
+            stages = make_stages()
+            version, workers = stages.version, ThisProcess(stages)
+        else:
+            version = champion_of(settings).version_of_files()
+            workers = RayWorkers(address, make_stages, version, num_gpus=settings.worker_gpus)
         output = Output(args.out)
-        output.open(note_of(plan, config_xml, segmenter.version, args.shard_size))
+        output.open(note_of(plan, config_xml, version, args.shard_size))
         output.drop_unfinished()
-        token = settings.label_studio_api_key
-        client = LabelStudioClient(settings.label_studio_url, token) if settings.label_studio_url and token else None
-        media = Media(settings, Metrics(), client)
-        stages = Stages(segmenter, media, config, batch_size=args.batch_size, threads=args.fetch_threads)
-        task = bar.add_task(segmenter.version, total=plan.num_tasks)
+        task = bar.add_task(version, total=plan.num_tasks)
 
         def show(summary: Summary) -> None:
             done = summary.resumed + summary.predicted + summary.failed
             bar.update(task, completed=done, note=f"{summary.failed} failed")
 
-        summary = run_corpus(plan, output, ThisProcess(stages), show)
+        summary = run_corpus(plan, output, workers, show)
     print(summary.text())
-    report |= {"version": segmenter.version, **dataclasses.asdict(summary)}
+    report |= {"version": version, **dataclasses.asdict(summary)}
     if summary.failed:
         where = args.out / "failures"
         raise _cli.Failed(f"{summary.failed} of {summary.num_tasks} tasks failed; {where} names them", report)

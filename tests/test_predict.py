@@ -35,13 +35,6 @@ ROOT = Path(__file__).parents[1]
 RED = (255, 0, 0)  # a first pixel that the fake segmenter fails at
 
 
-class TogetherSegmenter(FakeSegmenter):
-    """Takes several groups at once, and then fails where one of them would."""
-
-    def segment_many(self, groups, *, candidates=None):
-        return [self.segment(group, candidates=names) for group, names in zip(groups, candidates, strict=True)]
-
-
 def write_lines(path: Path, tasks) -> Path:
     path.write_text("".join(json.dumps(task) + "\n" for task in tasks), encoding="utf-8")
     return path
@@ -49,7 +42,7 @@ def write_lines(path: Path, tasks) -> Path:
 
 def stages_for(folder: Path, segmenter=None) -> Stages:
     media = Media(Settings(media_roots=(folder,), data_dir=folder / "data"), Metrics())
-    return Stages(segmenter or TogetherSegmenter(), media, read_config(PAIR_XML), batch_size=3, threads=2)
+    return Stages(segmenter or FakeSegmenter(), media, read_config(PAIR_XML), batch_size=3, threads=2)
 
 
 def lines_of(output: Output, kind: str) -> list[dict]:
@@ -233,9 +226,9 @@ def test_the_verb(tmp_path, monkeypatch, capsys):
 
     class Champion:
         def load(self):
-            return TogetherSegmenter()
+            return FakeSegmenter()
 
-    monkeypatch.setattr("backend.services.champion_of", lambda settings: Champion())
+    monkeypatch.setattr("backend.corpus.run.champion_of", lambda settings: Champion())
     common = ["--config", str(tmp_path / "config.xml"), "--out", str(tmp_path / "out"), "--json", str(tmp_path / "r")]
     assert predict.main(["--tasks", str(tmp_path / "tasks.jsonl"), *common]) == 0
     report = json.loads((tmp_path / "r").read_text())

@@ -8,9 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from backend.codecs.config import read_config
 from backend.corpus.output import Output
 from backend.corpus.plan import Plan, Shard
 from backend.corpus.stages import Stages
+from backend.http.prometheus import Metrics
+from backend.media.media import Media
+from backend.project.client import LabelStudioClient
+from backend.services import champion_of
+from backend.settings import Settings
 
 MAX_REASONS = 20
 MAX_REASONS_COUNTED = 10_000  # memory is bounded, whatever the failures say
@@ -51,6 +57,15 @@ class ThisProcess:
     def run(self, shards: Iterable[Shard], output: Output) -> Iterator[tuple[int, int]]:
         for shard in shards:
             yield output.write(shard, self._stages.run(shard.lines()))
+
+
+def open_stages(settings: Settings, config_xml: str, *, batch_size: int, threads: int) -> Stages:
+    """Loads the model that the settings let serve. Raises CheckpointError and InputError as loading does."""
+    token = settings.label_studio_api_key
+    client = LabelStudioClient(settings.label_studio_url, token) if settings.label_studio_url and token else None
+    segmenter = champion_of(settings).load()
+    media = Media(settings, Metrics(), client)
+    return Stages(segmenter, media, read_config(config_xml), batch_size=batch_size, threads=threads)
 
 
 def note_of(plan: Plan, config_xml: str, version: str, shard_size: int) -> dict[str, Any]:

@@ -129,6 +129,11 @@ class Stages:
         self._segmenter, self._media, self._config, self._batch_size = segmenter, media, config, batch_size
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
 
+    @property
+    def version(self) -> str:
+        """What the predictions carry."""
+        return self._segmenter.version
+
     def run(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[Prediction | Failure]:
         """One outcome a line; failures may come before predictions of earlier lines."""
         batch: list[Fetched] = []

@@ -1,0 +1,65 @@
+"""`CALICO_WORKERS`: whether the model runs in this process, in processes of this machine, or on a cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calico.errors import InputError
+
+VALID_WORKERS = "local:N (N processes of this machine), ray://HOST:PORT, or auto (the Ray cluster of this machine)"
+ROOT = Path(__file__).resolve().parents[2]
+TRAVELS_NOT = [".git", ".venv*", ".demo", "runs", "tests", "docs", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
+
+
+@dataclass(frozen=True)
+class WorkersAddress:
+    """address: of a Ray that runs; None: one of our own on this machine. num_workers: None: as many as have room."""
+
+    address: str | None
+    num_workers: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> WorkersAddress:
+        """Raises ValueError for anything but `VALID_WORKERS`."""
+        if match := re.fullmatch(r"local:([1-9]\d{0,3})", text):
+            return cls(None, int(match[1]))
+        if text == "auto" or re.fullmatch(r"ray://[\w.-]+:\d{1,5}", text):
+            return cls(text, None)
+        raise ValueError(f"expected {VALID_WORKERS}, got {text!r}")
+
+
+    def __str__(self) -> str:
+        return self.address or f"local:{self.num_workers}"
+
+
+def connect(workers: WorkersAddress) -> Any:
+    """The module `ray`, connected; of a Ray of our own, started.
+
+    Raises InputError where Ray is not installed or does not answer.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError("workers need Ray, which is not installed: pip install -e '.[cluster]'") from None
+    if ray.is_initialized():
+        return ray
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"include_dashboard": False, "configure_logging": False, "log_to_driver": False}
+    try:
+        if workers.address is None:
+            # The clone is on the workers' path as it is on ours.
+            path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+            os.environ["PYTHONPATH"] = path
+            ray.init(num_cpus=workers.num_workers, **quiet)
+        else:
+            code = {"working_dir": str(ROOT), "excludes": TRAVELS_NOT}
+            ray.init(address=workers.address, runtime_env=code, configure_logging=False, log_to_driver=False)
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        where = workers.address or "this machine"
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"Ray does not answer at {where} ({reason}); start it first") from None
+    return ray
