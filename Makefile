@@ -36,7 +36,7 @@ $(READY): pyproject.toml $(VENV)/.torch
 	@touch $@
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not host and not browser and not postgres' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not host and not browser and not postgres and not ray' $(PYTEST_ARGS)
 
 check: $(READY)
 	-$(BIN)/calico demo --install
