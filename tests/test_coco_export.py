@@ -338,8 +338,13 @@ def test_what_is_skipped_is_counted(tmp_path):
     half = task_of(6, group(2), xml)
     half["annotations"][0]["result"] = [r for r in half["annotations"][0]["result"] if r.get("to_name") == "img1"]
     twice = task_of(7, group(2), xml)
-    twice["annotations"].append({**twice["annotations"][0], "id": 71, "ground_truth": True, "result": []})
-    out = export(tmp_path, [good, cancelled, unlabeled, other_keys, damaged, half, good, twice], xml)
+    twice["annotations"].append({**twice["annotations"][0], "id": 71, "ground_truth": True})
+    emptied = task_of(8, group(2), xml)
+    emptied["annotations"].append({**emptied["annotations"][0], "id": 81, "updated_at": "2099", "result": []})
+    sizeless = task_of(9, group(2), xml)
+    sizeless["annotations"][0]["result"] = [{"type": "relation", "from_id": "a", "to_id": "b"}]
+    tasks = [good, cancelled, unlabeled, other_keys, damaged, half, good, twice, emptied, sizeless]
+    out = export(tmp_path, tasks, xml)
     report = out["report"]
     assert report["skipped"]["counts"] == {
         "no_annotation": 2, "unreadable_task": 1, "duplicate_task": 1, "no_image": 1,
@@ -347,9 +352,10 @@ def test_what_is_skipped_is_counted(tmp_path):
     assert report["problems"]["counts"]["unreadable_region"] == 1
     assert report["problems"]["counts"]["other_annotations"] == 1
     assert report["problems"]["counts"]["unknown_size"] == 3
-    assert report["tasks"] == 8
-    assert report["tasks_exported"] == 3
-    assert [row["id"] for row in out["images"]] == [101, 102, 501, 502, 601]
+    assert report["tasks"] == 10
+    assert report["tasks_exported"] == 5
+    assert [row["id"] for row in out["images"]] == [101, 102, 501, 502, 601, 701, 702, 801, 802]
+    assert {row["image_id"] for row in out["annotations"]} >= {801, 802}  # the newer one is empty, and does not count
 
 
 def test_an_image_without_regions_is_exported_where_its_size_is_known(tmp_path):
@@ -461,12 +467,16 @@ def test_files_that_are_no_export(tmp_path, text, says):
 
 def test_which_annotation_stands_for_a_task():
     def of(*annotations):
-        return choose({"annotations": [{"result": [], **a} for a in annotations]}, "annotations")
+        return choose({"annotations": [{"result": [{}], **a} for a in annotations]}, "annotations")
 
     assert of() is None
     assert of({"id": 1, "was_cancelled": True}) is None
     assert of({"id": 1, "updated_at": "2026-02"}, {"id": 2, "updated_at": "2026-01"}).provenance["annotation"] == 1
     assert of({"id": 1, "ground_truth": True}, {"id": 2, "updated_at": "2026"}).others == 1
+    newer_and_empty = of({"id": 1, "updated_at": "2026-01"}, {"id": 2, "updated_at": "2026-02", "result": []})
+    assert newer_and_empty.provenance["annotation"] == 1
+    assert newer_and_empty.result
+    assert of({"id": 1, "result": []}) is None
 
 
 @pytest.mark.parametrize(

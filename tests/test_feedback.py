@@ -15,10 +15,11 @@ import pytest
 from backend_fakes import PAIR_XML, picture, png
 from conftest import ROOT
 
+from backend.codecs.annotations_of_task import annotation_that_counts
 from backend.codecs.brush_rle import encode
 from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
-from backend.learning.feedback import Collector, annotator_hash, choose_annotation
+from backend.learning.feedback import Collector, annotator_hash
 from backend.learning.feedback_sources import AnnotatedTask, export_tasks, project_tasks
 from backend.project.client import LabelStudioClient
 from calico.errors import InputError
@@ -171,11 +172,13 @@ def test_one_annotation_counts_by_the_rule() -> None:
     old, new = annotation_of(1, rows), annotation_of(2, rows)
     golden = annotation_of(0, rows, ground_truth=True)
     cancelled, empty = annotation_of(9, rows, was_cancelled=True), annotation_of(8, [])
-    assert choose_annotation([old, new]).annotation is new
-    assert choose_annotation([old, annotation_of(2, rows, updated_at=old["updated_at"])]).annotation["id"] == 2
-    chosen = choose_annotation([cancelled, old, golden, empty, new])
+    assert annotation_that_counts([old, new]).annotation is new
+    assert annotation_that_counts([old, annotation_of(2, rows, updated_at=old["updated_at"])]).annotation["id"] == 2
+    chosen = annotation_that_counts([cancelled, old, golden, empty, new])
     assert chosen.annotation is golden
-    assert [skip.code for skip in chosen.others] == ["cancelled", "empty", "superseded", "superseded"]
+    assert [other.code for other in chosen.others] == ["cancelled", "empty", "superseded", "superseded"]
+    assert annotation_that_counts([cancelled, empty]).annotation is None
+    assert annotation_that_counts([]) == (None, [])
 
 
 def test_what_is_left_out_is_counted_and_explained_by_task(tmp_path: Path) -> None:

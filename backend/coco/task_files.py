@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from backend.codecs.annotations_of_task import annotation_that_counts
 from calico.errors import InputError
 
 CHUNK_CHARS = 1 << 20
@@ -81,30 +82,30 @@ def choose(
 ) -> Chosen | None:
     """The one annotation (or prediction) of a task that stands for it; None where it has none.
 
-    Annotations: not cancelled; ground truth before others, then the one updated last. Predictions: the newest, of
-    `model_version` if given.
+    Annotations: the one that counts. Predictions: the newest, of `model_version` if given.
     """
-    found = [
-        item for item in task.get(source) or [] if isinstance(item, Mapping) and isinstance(item.get("result"), list)
-    ]
+    items = [item for item in task.get(source) or [] if isinstance(item, Mapping)]
     if source == "annotations":
-        found = [item for item in found if not item.get("was_cancelled")]
-    elif model_version is not None:
-        found = [item for item in found if item.get("model_version") == model_version]
-    if not found:
-        return None
-    best = max(found, key=lambda i: (bool(i.get("ground_truth")), str(i.get("updated_at") or ""), _number(i.get("id"))))
-    if source == "annotations":
+        best, others = annotation_that_counts(items)
+        if best is None:
+            return None
         annotator = best.get("completed_by")
         annotator = annotator.get("id") if isinstance(annotator, Mapping) else annotator
-        said = {
+        origin = {
             "annotation": best.get("id"),
             "annotator": annotator,
             "parent_prediction": best.get("parent_prediction"),
         }
+        num_others = sum(other.code == "superseded" for other in others)
     else:
-        said = {"prediction": best.get("id"), "model_version": best.get("model_version")}
-    return Chosen(best["result"], {key: value for key, value in said.items() if value is not None}, len(found) - 1)
+        items = [item for item in items if isinstance(item.get("result"), list)]
+        items = [item for item in items if model_version is None or item.get("model_version") == model_version]
+        if not items:
+            return None
+        best = max(items, key=lambda item: (str(item.get("updated_at") or ""), _number(item.get("id"))))
+        origin = {"prediction": best.get("id"), "model_version": best.get("model_version")}
+        num_others = len(items) - 1
+    return Chosen(best["result"], {key: value for key, value in origin.items() if value is not None}, num_others)
 
 
 def _number(value: Any) -> int:

@@ -1,8 +1,8 @@
 """Annotations -> annotated groups of a snapshot, each with where it comes from and what was done to its prediction.
 
-One annotation of a task counts: not cancelled, not empty, then ground truth before others, then the one changed last,
-then the highest id. A group is left out where a region of it cannot be read or named: a truth with a hole would teach
-that nothing is there. Everything left out is counted and explained by task.
+One annotation of a task counts (`backend/codecs/annotations_of_task.py`). A group is left out where a region of it
+cannot be read or named: a truth with a hole would teach that nothing is there. Everything left out is counted and
+explained by task.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from backend.codecs.annotation import OVERLAP, Change, DecodedAnnotation, compare_with_prediction, decode_annotation
+from backend.codecs.annotations_of_task import annotation_that_counts
 from backend.codecs.config import LabelingConfig, read_config, task_images
 from backend.codecs.rows import read_rows
 from backend.learning.feedback_sources import AnnotatedTask
@@ -78,9 +79,11 @@ class Collector:
             if not isinstance(task, int):
                 raise Skip("no_id", f"a task with id {task!r}; export it from the host")
             annotations = self._not_purged(item.task)
-            annotation, others = choose_annotation(annotations)
+            annotation, others = annotation_that_counts(annotations)
+            if annotation is None:
+                raise Skip(*others[0]) if others else Skip("not_annotated", "the task has no annotation")
             for other in others:
-                self._skip(task, other)
+                self._skip(task, Skip(*other))
             group, images, problems = self._group_of(item, annotation, order=min(a["id"] for a in annotations))
         except Skip as skip:
             self._skip(task, skip)
@@ -202,36 +205,6 @@ class Collector:
         is_kept = all(c.change is Change.KEPT for c in compare_with_prediction(rows, annotation["result"], config))
         provenance["accepted_as_is"] = is_kept and _relations(before) == _relations(decoded)
         return provenance, region_changes(before, decoded)
-
-
-class Chosen(NamedTuple):
-    annotation: Json
-    others: list[Skip]
-
-
-def choose_annotation(annotations: Sequence[Json]) -> Chosen:
-    """The annotation of a task that counts, by the module's rule. `Skip` where there is none."""
-    usable: list[Json] = []
-    others: list[Skip] = []
-    for annotation in annotations:
-        number = annotation.get("id")
-        if annotation.get("was_cancelled"):
-            others.append(Skip("cancelled", "the annotation was cancelled", number))
-        elif not isinstance(annotation.get("result"), list) or not annotation["result"]:
-            others.append(Skip("empty", "the annotation has no regions", number))
-        else:
-            usable.append(annotation)
-    if not usable:
-        if others:
-            raise others[0]
-        raise Skip("not_annotated", "the task has no annotation")
-    usable.sort(
-        key=lambda a: (bool(a.get("ground_truth")), str(a.get("updated_at") or ""), int(a.get("id") or 0)), reverse=True
-    )
-    best = usable[0]
-    message = f"annotation {best.get('id')} of the same task counts"
-    others += [Skip("superseded", message, other.get("id")) for other in usable[1:]]
-    return Chosen(best, others)
 
 
 def find_prediction(task: Json, annotation: Json) -> Json | None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backend.codecs.annotation import read_names
+from backend.codecs.annotations_of_task import annotation_that_counts
 from backend.codecs.config import read_config, task_images
 from backend.codecs.controls import LabelingConfig
 from backend.codecs.rows import read_rows
@@ -173,9 +174,9 @@ class NextGroups:
         row = Row(int(task["id"]), state, place=place, prediction=prediction["id"] if prediction else None)
         problems: list[str] = []
         if given:
-            named = [
-                name for item in given[-1:] for _, name, _ in _regions(item["result"], config, task, problems) if name
-            ]
+            counted, _ = annotation_that_counts(given)
+            rows = [] if counted is None else _regions(counted["result"], config, task, problems)
+            named = [name for _, name, _ in rows if name]
             row = row._replace(names=tuple(sorted(set(named))))
         elif prediction is not None:
             found = _regions(prediction["result"], config, task, problems)
