@@ -21,6 +21,7 @@ from calico.model.calico import CalicoModel
 from calico.model.config import PRESETS
 from calico.model.modes import train_mode
 from calico.model.precision import check_bits, quantise_llm, uses_bf16
+from calico.model.preprocessing import Preprocessor
 from calico.training.batches import BatchSettings, DrawingBatches
 from calico.training.finetune_settings import FinetuneSettings
 from calico.training.loop import Phase, Trainer, TrainingSettings
@@ -61,7 +62,8 @@ def _lots_to_whole(trainer: Trainer, size: int, num_steps: int) -> float:
     the median over steps, both on the same batch by turns; processor seconds on a CPU."""
     device, settings, model = trainer.accelerator.device, trainer.settings, trainer.model
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    data = DrawingBatches(str(trainer.folder / TOKENIZER), settings.batch, trainer.config.num_queries, size, 1)
+    preprocess = Preprocessor.from_config(trainer.config, size)
+    data = DrawingBatches(str(trainer.folder / TOKENIZER), settings.batch, trainer.config.num_queries, preprocess, 1)
     ratios = []
     for number in range(num_steps):
         batch, seconds = data[number].to(device), {}
@@ -103,7 +105,8 @@ def benchmark_adapter(
     times: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         CalicoTokenizer.train().save(Path(folder) / TOKENIZER)
-        data = DrawingBatches(str(Path(folder) / TOKENIZER), batch, config.num_queries, size, 0)
+        preprocess = Preprocessor.from_config(config, size)
+        data = DrawingBatches(str(Path(folder) / TOKENIZER), batch, config.num_queries, preprocess, 0)
         for number in range(num_steps + WARM_UP):
             train_mode(model, "paper")
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

@@ -2,6 +2,7 @@
 
     calico train --out runs/tiny --minutes 75
     calico train --out runs/parts --steps 5000 --data INDEX --from CHECKPOINT
+    calico train --out runs/small --minutes 240 --trunk efficientnet-lite0 --data drawings INDEX --shares 0.3 0.7
 
 The same command resumes a run that was stopped or killed; at most the last `--checkpoint-minutes` are done again.
 Several GPUs: `accelerate launch -m scripts.train ...`. The result is OUT/checkpoint.
@@ -12,10 +13,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calico.errors import InputError
 from scripts import _cli
+
+if TYPE_CHECKING:
+    from calico.data.mixture import Mixture
+    from calico.mixedparts.index import MixedParts
+
+DRAWINGS = "drawings"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,12 +32,29 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--minutes", type=float, help="length of the whole run in minutes of training")
     length.add_argument("--steps", type=int, help="length of the whole run in steps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, metavar="INDEX", help="what `calico mixedparts build` made; else drawings")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="SOURCE",
+        help="`drawings` (the default), or an index that `calico mixedparts build` made; several are mixed",
+    )
+    parser.add_argument("--shares", type=float, nargs="+", metavar="X", help="of the mixed sources, in their order")
     parser.add_argument(
         "--images", action="append", metavar="[NAME=]DIR", help="pictures of the index (of one source), if they moved"
     )
     parser.add_argument(
         "--from", dest="start", type=Path, help="checkpoint folder to start from instead of fresh weights"
+    )
+    parser.add_argument(
+        "--trunk",
+        help="fresh encoders on a pretrained trunk (efficientnet-lite0); the rest from --from, or the embedded one",
+    )
+    parser.add_argument(
+        "--distil",
+        type=float,
+        default=6.0,
+        metavar="MINUTES",
+        help="before a run with --trunk: its encoders learn to give what --from's give (6)",
     )
     parser.add_argument(
         "--grow",
@@ -50,34 +74,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision", choices=["auto", "no", "bf16"], default="auto", help="(auto: bf16 where that is faster)"
     )
     parser.add_argument("--num-images", type=int, help="images per step at full size")
+    parser.add_argument("--num-groups", type=int, help="questions per step at full size")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make the data; 0: the training one (1)")
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0)
     return parser
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.checkpoints.fingerprint import EMBEDDED
+    from calico.data.mixture import Mixture
     from calico.drawings import VERSION
-    from calico.language.tokenizer import CalicoTokenizer
-    from calico.mixedparts.index import MixedParts
-    from calico.mixedparts.sources import image_folders
-    from calico.model.config import calico_tiny
+    from calico.language.tokenizer import CalicoTokenizer, tokenizer_corpus
+    from calico.model.config import calico_small, calico_tiny
+    from calico.training.batches import MIXED_BATCH
     from calico.training.depth_fit import fit_folder
     from calico.training.loop import Phase, Trainer, TrainingSettings
+    from calico.training.new_trunk import TrunkStart
 
-    if (args.minutes or args.steps or 0) <= 0:
-        raise InputError("--minutes and --steps are above 0")
-    if args.learning_rate is not None and args.learning_rate <= 0:
-        raise InputError(f"--learning-rate is above 0, got {args.learning_rate}")
-    if args.grow and not args.start:
-        raise InputError("--grow is for the weights that --from names; give it too")
-    if args.without and args.start:
-        raise InputError("--without is for fresh weights; those that --from names keep their own modules")
-    if args.images and not args.data:
-        raise InputError("--images is for the index that --data names; give it too")
-    data = MixedParts(args.data, "train") if args.data else None
-    if data is not None and args.images:
-        data = MixedParts(args.data, "train", images=image_folders(args.images, data.sources))
-    if data is not None and (lacking := set(data.sources) - data.roots.keys()):
-        raise InputError(f"{args.data}: was built without pictures of {', '.join(sorted(lacking))}; give --images DIR")
+    _check(args)
     settings = TrainingSettings(
         minutes=args.minutes,
         steps=args.steps,
@@ -85,21 +99,31 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         mode=args.mode,
         precision=args.precision,
         checkpoint_minutes=args.checkpoint_minutes,
+        num_workers=args.workers,
     )
-    if args.start:  # low resolution is for weights that see nothing yet
-        settings = dataclasses.replace(settings, phases=(Phase(1.0, calico_tiny().grounding_encoder.image_size),))
+    data = _data(args)
+    if isinstance(data, Mixture):
+        names = (*data.classes, *data.parts)
+        tokenizer = CalicoTokenizer.train(tokenizer_corpus(names=names), calico_small().llm["vocab_size"])
+        config = calico_small(len(tokenizer), args.trunk or calico_small().trunk)
+        settings = dataclasses.replace(settings, batch=MIXED_BATCH)
+    else:
+        tokenizer = CalicoTokenizer.train()
+        config = calico_tiny(len(tokenizer))
+    if args.start or args.trunk:  # low resolution is for weights that see nothing yet
+        settings = dataclasses.replace(settings, phases=(Phase(1.0, config.grounding_encoder.image_size),))
     if args.learning_rate:
         settings = dataclasses.replace(settings, learning_rate=args.learning_rate)
-    if args.num_images:
-        settings = dataclasses.replace(settings, batch=dataclasses.replace(settings.batch, num_images=args.num_images))
-    tokenizer = CalicoTokenizer.train()
+    counts = {"num_images": args.num_images, "num_groups": args.num_groups}
+    batch = dataclasses.replace(settings.batch, **{name: count for name, count in counts.items() if count})
     version = VERSION if data is None else data.version
-    config = dataclasses.replace(
-        calico_tiny(len(tokenizer)), data_version=version, without=tuple(sorted(set(args.without)))
-    )
-    trainer = Trainer(args.out, settings, config, tokenizer, args.start, args.grow, data)
+    trunk_start = TrunkStart(args.start or EMBEDDED, args.distil) if args.trunk else None
     with _cli.progress() as bar:
-        task = bar.add_task("training", total=1000)
+        task = bar.add_task("distillation" if args.trunk else "training", total=1000)
+
+        def show_distillation(step: int, terms: dict[str, float], progress: float) -> None:
+            note = "  ".join(f"{name} {value:.2f}" for name, value in terms.items())
+            bar.update(task, completed=int(1000 * progress), note=f"step {step}  {note}")
 
         def show(state: Any, terms: dict[str, float], progress: float) -> None:
             per_second = state.images / max(1e-9, state.seconds)
@@ -109,6 +133,18 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             )
             bar.update(task, completed=int(1000 * progress), note=note)
 
+        trainer = Trainer(
+            args.out,
+            dataclasses.replace(settings, batch=batch),
+            dataclasses.replace(config, data_version=version, without=tuple(sorted(set(args.without)))),
+            tokenizer,
+            None if args.trunk else args.start,
+            args.grow,
+            data,
+            trunk_start,
+            show_distillation,
+        )
+        bar.update(task, description="training")
         state = trainer.run(show)
     report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
     if not trainer.accelerator.is_main_process:
@@ -118,6 +154,60 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     print(f"trained {state.step} steps on {state.images} images in {state.seconds / 60:.1f} minutes")
     print(f"checkpoint in {args.out / 'checkpoint'}, curves in {args.out / 'curves.png'}")
     return report
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises `InputError` for options that do not go together."""
+    if (args.minutes or args.steps or 0) <= 0:
+        raise InputError("--minutes and --steps are above 0")
+    if args.learning_rate is not None and args.learning_rate <= 0:
+        raise InputError(f"--learning-rate is above 0, got {args.learning_rate}")
+    if args.grow and not args.start:
+        raise InputError("--grow is for the weights that --from names; give it too")
+    if args.without and args.start:
+        raise InputError("--without is for fresh weights; those that --from names keep their own modules")
+    sources = args.data or []
+    if args.images and not set(sources) - {DRAWINGS}:
+        raise InputError("--images is for the index that --data names; give it too")
+    if args.trunk and args.grow:
+        raise InputError("--grow is for the same encoders, --trunk for others; give one of them")
+    if args.trunk and not args.shares:
+        raise InputError("--trunk wants mixed data: --data drawings INDEX --shares 0.3 0.7")
+    if (args.shares is not None or len(sources) > 1) and (
+        len(args.shares or ()) != len(sources) or min(args.shares or (0,)) <= 0
+    ):
+        raise InputError(f"--shares: expected a number above 0 for each of {len(sources)} sources of --data")
+    if len(set(sources)) < len(sources):
+        raise InputError(f"--data: {' '.join(sources)} names a source twice")
+
+
+def _data(args: argparse.Namespace) -> MixedParts | Mixture | None:
+    """None: drawings alone, as the embedded checkpoint was made; a mixture where --shares is given."""
+    from calico.data.mixture import Mixture
+    from calico.data.pools import DrawnPool, ImagePool, IndexPool
+    from calico.model.config import calico_small
+
+    if not args.shares:
+        return None if args.data in (None, [DRAWINGS]) else _index(Path(args.data[0]), args.images)
+    pools: list[ImagePool] = []
+    for name in args.data:
+        if name == DRAWINGS:
+            pools.append(DrawnPool(calico_small().grounding_encoder.image_size))
+        else:
+            pools.append(IndexPool(_index(Path(name), args.images)))
+    return Mixture(tuple(pools), tuple(share / sum(args.shares) for share in args.shares))
+
+
+def _index(folder: Path, images: list[str] | None) -> MixedParts:
+    from calico.mixedparts.index import MixedParts
+    from calico.mixedparts.sources import image_folders
+
+    data = MixedParts(folder, "train")
+    if images:
+        data = MixedParts(folder, "train", images=image_folders(images, data.sources))
+    if lacking := set(data.sources) - data.roots.keys():
+        raise InputError(f"{folder}: was built without pictures of {', '.join(sorted(lacking))}; give --images DIR")
+    return data
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,6 +23,7 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.cam import ImageSlots
 from calico.model.config import calico_tiny
+from calico.model.preprocessing import Preprocessor
 from calico.model.segmentation import MaskLogits
 from calico.training.auxiliary import MAX_IMAGES, AnswerStates, AuxiliaryHeads, compared_loss, local_loss, shown_loss
 from calico.training.batches import (
@@ -85,7 +86,7 @@ def test_image_tokens_stand_where_the_pictures_are_listed() -> None:
 
 
 def batch_at(step: int) -> TrainingBatch:
-    data = DrawingBatches("", SMALL, CONFIG.num_queries, 64, seed=5)
+    data = DrawingBatches("", SMALL, CONFIG.num_queries, Preprocessor(64, 64, 64), seed=5)
     data._tokenizer = TOKENIZER
     return data[step]
 

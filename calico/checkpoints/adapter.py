@@ -75,12 +75,14 @@ class AdapterCard:
 
 def choose_spec(model: CalicoModel, config: CalicoConfig) -> AdapterSpec:
     """The paper's (LoRA on q and v, CEM, CAM, mask decoder); for a model so small that all this stays under
-    `MAX_SMALL_BYTES`, also LoRA on every linear of the language model and its output rows, and on convolutional
-    encoders, which no photographs were shown before: they know no look but that of their training."""
+    `MAX_SMALL_BYTES`, also LoRA on every linear of the language model and its output rows, and on compact
+    encoders, which know no look but that of their training; a pretrained trunk under them stays as it is."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rows = names[id(model.llm.get_output_embeddings().weight)]
     kinds = {encoder.kind for encoder in (config.global_encoder, config.semantic_encoder, config.grounding_encoder)}
-    small = AdapterSpec(config.lora, ALL_LINEARS, (*PAPER_MODULES, rows), ENCODERS if kinds == {"conv"} else ())
+    small = AdapterSpec(
+        config.lora, ALL_LINEARS, (*PAPER_MODULES, rows), ENCODERS if kinds <= {"conv", "trunk"} else ()
+    )
     changed = [module for name, module in model.llm.named_modules() if name.rpartition(".")[2] in ALL_LINEARS]
     changed += [
         m for block in small.encoders for m in getattr(model, block).modules() if isinstance(m, nn.Conv2d | nn.Linear)

@@ -105,7 +105,9 @@ class ImageEncoder:
         self._cache = cache
         self._at_once = at_once
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 4 and "_encoder." in name:  # channels last: a third faster through them on a CPU
+            if parameter.dim() == 4 and (
+                "_encoder." in name or name.startswith("trunk.")
+            ):  # channels last: a third faster through them on a CPU
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def __call__(

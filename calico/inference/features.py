@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from calico.model.calico import CalicoModel
+from calico.model.calico import CalicoModel, Pixels
 from calico.model.config import CalicoConfig
 from calico.model.preprocessing import Preprocessor
 
@@ -22,11 +22,8 @@ def image_features(model: CalicoModel, config: CalicoConfig, images: Iterable[np
     preprocess = Preprocessor.from_config(config)
     rows = []
     for image in images:
-        pixels = preprocess(image)
-        views = [
-            torch.from_numpy(view)[None].to(model.device, model.dtype)
-            for view in (pixels.global_view, pixels.semantic_view)
-        ]
-        refined = model.cem(model.global_encoder(views[0]), model.semantic_encoder(views[1]))  # 1 x T x D
+        own = (torch.from_numpy(view)[None].to(model.device, model.dtype) for view in preprocess(image))
+        views = model.views(Pixels(*own))
+        refined = model.cem(model.global_encoder(views.global_view), model.semantic_encoder(views.semantic_view))
         rows.append(refined.float().mean(1)[0].cpu().numpy())
     return np.stack(rows) if rows else np.zeros((0, 0), np.float32)

@@ -49,10 +49,11 @@ def fold_spaces(text: str) -> str:
     return " ".join(_SPACED_SPECIAL.sub(r" \1", text).split())
 
 
-def tokenizer_corpus(seed: int = 0) -> Iterator[str]:
+def tokenizer_corpus(seed: int = 0, names: Iterable[str] = ()) -> Iterator[str]:
     """Texts that the small model's tokenizer is trained on: questions, answers, names, and many invented names.
 
-    Drawn names come often enough to be one token or two; the rest teaches syllables for names never seen.
+    Drawn names and `names`, which are those of other data, come often enough to be one token or two; the rest teaches
+    syllables for names never seen.
     """
     rng = np.random.default_rng(seed)
     for sub_task in SubTask:
@@ -61,7 +62,7 @@ def tokenizer_corpus(seed: int = 0) -> Iterator[str]:
             yield canonical_question(sub_task, 2, ["leg"]).text
             yield varied_question(sub_task, int(rng.integers(2, 9)), rng).text
             yield f"USER: x ASSISTANT: {rng.choice(answers)}"
-    for name in (*DRAWN_OBJECTS, *DRAWN_PARTS):
+    for name in dict.fromkeys((*DRAWN_OBJECTS, *DRAWN_PARTS, *names)):
         yield from [f"{PHRASE_OPEN} the {name} {PHRASE_CLOSE}"] * 24
         yield from [f"{PHRASE_OPEN} a {name} {PHRASE_CLOSE}", f"{name}, {name}"] * 2
     for name in OTHER_NAMES:
@@ -151,6 +152,15 @@ class CalicoTokenizer:
     def __len__(self) -> int:
         """Size of the vocabulary, special tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token as the file spells it -> its id."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
+    def piece(self, number: int) -> str:
+        """The text of one token, the space before a word included."""
+        return self._decode([number])
 
     @cached_property
     def name_ids(self) -> frozenset[int]:

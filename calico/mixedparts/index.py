@@ -162,6 +162,10 @@ class MixedParts:
     def num_objects(self) -> int:
         return len(self._objects)
 
+    def area(self, number: int) -> int:
+        """Pixels of the whole object of that row."""
+        return int(self._objects[number]["area"])
+
     def record(self, number: int) -> ObjectRecord:
         """The object of that row, its masks still run lengths."""
         image, class_id, object_id, mask, first_part, num_parts, _ = _columns(self._objects[number])

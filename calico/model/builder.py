@@ -27,6 +27,8 @@ from calico.model.config import CalicoConfig, EncoderConfig
 from calico.model.encoders import ConvGrounding, ConvTokens, Dinov2Tokens, SamGrounding, TransformerTokens
 from calico.model.qformer import QFormer
 from calico.model.segmentation import PixelDecoder, SegmentationProjection
+from calico.model.trunk import build_trunk, trunk_channels
+from calico.model.trunk_encoders import TrunkGrounding, TrunkTokens
 
 
 def build(config: CalicoConfig) -> CalicoModel:
@@ -38,11 +40,12 @@ def build(config: CalicoConfig) -> CalicoModel:
     llm_size = llm.config.hidden_size
     cam_layers = () if "cam" in config.without else config.cam_layers
     return CalicoModel(
-        global_encoder=_token_encoder(config.global_encoder),
+        trunk=build_trunk(config.trunk) if config.trunk else None,
+        global_encoder=_token_encoder(config.global_encoder, config.trunk),
         qformer=QFormer(InstructBlipQFormerModel(qformer_config), queries),
         image_projection=nn.Linear(qformer_config.hidden_size, llm_size),
         llm=llm,
-        semantic_encoder=_token_encoder(config.semantic_encoder),
+        semantic_encoder=_token_encoder(config.semantic_encoder, config.trunk),
         cem=NoExtraction()
         if "cem" in config.without
         else CorrespondenceExtraction(
@@ -50,13 +53,15 @@ def build(config: CalicoConfig) -> CalicoModel:
         ),
         cams=nn.ModuleList(CorrespondenceAdaptation(llm_size, qformer_config.hidden_size) for _ in cam_layers),
         cam_layers=cam_layers,
-        grounding_encoder=_grounding_encoder(config.grounding_encoder),
+        grounding_encoder=_grounding_encoder(config.grounding_encoder, config.trunk),
         seg_projection=SegmentationProjection(llm_size, config.grounding_encoder.hidden_size),
         pixel_decoder=_pixel_decoder(config),
     )
 
 
-def _token_encoder(config: EncoderConfig) -> nn.Module:
+def _token_encoder(config: EncoderConfig, trunk: str) -> nn.Module:
+    if config.kind == "trunk":
+        return TrunkTokens(config.hidden_size, trunk_channels(trunk), **config.options)
     if config.kind == "conv":
         return ConvTokens(config.hidden_size, **config.options)
     if config.kind == "eva_clip":
@@ -64,15 +69,17 @@ def _token_encoder(config: EncoderConfig) -> nn.Module:
     if config.kind == "dinov2":
         dinov2 = Dinov2WithRegistersConfig(**config.options)
         return Dinov2Tokens(Dinov2WithRegistersModel(dinov2), dinov2.num_register_tokens)
-    raise ValueError(f"unknown token encoder {config.kind!r}, expected conv, eva_clip or dinov2")
+    raise ValueError(f"unknown token encoder {config.kind!r}, expected trunk, conv, eva_clip or dinov2")
 
 
-def _grounding_encoder(config: EncoderConfig) -> nn.Module:
+def _grounding_encoder(config: EncoderConfig, trunk: str) -> nn.Module:
+    if config.kind == "trunk":
+        return TrunkGrounding(config.hidden_size, trunk_channels(trunk), **config.options)
     if config.kind == "conv":
         return ConvGrounding(config.hidden_size, **config.options)
     if config.kind == "sam":
         return SamGrounding(SamVisionEncoder(SamVisionConfig(**config.options)))
-    raise ValueError(f"unknown grounding encoder {config.kind!r}, expected conv or sam")
+    raise ValueError(f"unknown grounding encoder {config.kind!r}, expected trunk, conv or sam")
 
 
 def _pixel_decoder(config: CalicoConfig) -> PixelDecoder:

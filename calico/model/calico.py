@@ -24,11 +24,19 @@ MIN_LOT_ROWS = 8  # fewer are not worth a pass of their own
 
 
 class Pixels(NamedTuple):
-    """Normalised inputs of the three branches, each I x 3 x S x S with its own S."""
+    """Normalised inputs of the three branches, each I x 3 x S x S with its own S; one and the same with a trunk."""
 
     global_view: Tensor
     semantic_view: Tensor
     grounding_view: Tensor
+
+
+class Views(NamedTuple):
+    """What the three encoders read: each its own pixels, or all three the same list of the trunk's maps."""
+
+    global_view: Tensor | list[Tensor]
+    semantic_view: Tensor | list[Tensor]
+    grounding_view: Tensor | list[Tensor]
 
 
 class ImageFeatures(NamedTuple):
@@ -121,6 +129,7 @@ class CalicoModel(nn.Module):
     def __init__(
         self,
         *,
+        trunk: nn.Module | None = None,
         global_encoder: nn.Module,
         qformer: QFormer,
         image_projection: nn.Linear,
@@ -133,7 +142,9 @@ class CalicoModel(nn.Module):
         seg_projection: SegmentationProjection,
         pixel_decoder: PixelDecoder,
     ) -> None:
+        """trunk: reads the one view of an image; the encoders are then given its maps instead of pixels."""
         super().__init__()
+        self.trunk = trunk
         self.global_encoder = global_encoder
         self.qformer = qformer
         self.image_projection = image_projection
@@ -169,16 +180,24 @@ class CalicoModel(nn.Module):
 
     def encode_with_states(self, pixels: Pixels) -> tuple[ImageFeatures, EncoderStates]:
         """The language model's tokens use plain X_global, CAM uses X'_global (paper, section 4.2)."""
-        global_tokens = self.global_encoder(pixels.global_view)  # I x T x D_g
-        semantic_tokens = self.semantic_encoder(pixels.semantic_view)  # I x S x D_s
+        views = self.views(pixels)
+        global_tokens = self.global_encoder(views.global_view)  # I x T x D_g
+        semantic_tokens = self.semantic_encoder(views.semantic_view)  # I x S x D_s
         queries = self.qformer.queries.expand(len(global_tokens), -1, -1)
         query_states = self.qformer(queries, global_tokens)  # I x Q x D_q
         features = ImageFeatures(
             refined_tokens=self.cem(global_tokens, semantic_tokens),
             image_tokens=self.image_projection(query_states),  # I x Q x D
-            grounding=self.grounding_encoder(pixels.grounding_view),
+            grounding=self.grounding_encoder(views.grounding_view),
         )
         return features, EncoderStates(global_tokens, semantic_tokens, query_states)
+
+    def views(self, pixels: Pixels) -> Views:
+        """What each encoder reads: pixels of its own, or the maps of the one trunk, computed once."""
+        if self.trunk is None:
+            return Views(*pixels)
+        maps = self.trunk(pixels.grounding_view)
+        return Views(maps, maps, maps)
 
     def embed(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
         """R x L x D: token embeddings, each image's placeholders replaced by its tokens."""
@@ -229,6 +248,11 @@ class CalicoModel(nn.Module):
         """states: K x D of the [SEG]s; image: K, the encoded image of each. All masks in one decoder call."""
         prompts = self.seg_projection(states.to(self.seg_projection.dtype))  # K x C
         return self.pixel_decoder(grounding.take(image), prompts[:, None])
+
+
+def is_convolved(name: str) -> bool:
+    """Whether the weight of this name belongs to what reads images."""
+    return name.startswith("trunk.") or "_encoder." in name
 
 
 def mean_and_maximum(tokens: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """Sizes of a CALICO model. Only the builder reads this; modules take numbers and modules.
 
-Presets: `calico-7b` has the paper's sizes; `calico-tiny` is the same architecture with compact convolutional encoders,
-small enough to be trained and served on two CPU cores.
+Presets: `calico-7b` has the paper's sizes; `calico-tiny` and `calico-small` are the same architecture with compact
+encoders, small enough to be trained and served on two CPU cores: convolutions of their own, or one pretrained trunk.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ ABLATABLE = ("cem", "cam", "auxiliary")  # what `CalicoConfig.without` may name
 class EncoderConfig:
     """One image encoder.
 
-    kind: `conv` (tiny), or the library's own: `eva_clip`, `dinov2`, `sam`.
+    kind: `conv` (tiny), `trunk` (reads the maps of `CalicoConfig.trunk`), or the library's own: `eva_clip`, `dinov2`,
+    `sam`.
     image_size: pixels of the square input. hidden_size: channels of what it gives.
     options: keyword arguments of the library's config, or of the convolutional network.
     """
@@ -50,6 +51,7 @@ class CalicoConfig:
     num_mask_grid: int  # side of the mask logits in pixels, four times the grounding embedding's
     mask_prompt: bool = False  # whether each click after the first also sees the mask before it, as SAM's do
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05})
+    trunk: str = ""  # of `calico.model.trunk.TRUNKS`, which the encoders then share; "": each sees pixels of its own
     data_version: str = ""  # what the weights were trained on
     without: tuple[str, ...] = ()  # of `ABLATABLE`: modules left out, or the auxiliary losses, for an ablation
     format_version: int = FORMAT_VERSION
@@ -57,6 +59,9 @@ class CalicoConfig:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.without) - set(ABLATABLE)):
             raise ValueError(f"without: expected some of {', '.join(ABLATABLE)}, got {', '.join(unknown)}")
+        kinds = {encoder.kind for encoder in (self.global_encoder, self.semantic_encoder, self.grounding_encoder)}
+        if bool(self.trunk) != (kinds == {"trunk"}) or (not self.trunk and "trunk" in kinds):
+            raise ValueError(f"trunk: {self.trunk!r} does not go with encoders of kind {', '.join(sorted(kinds))}")
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -213,4 +218,19 @@ def calico_tiny(vocab_size: int = 768) -> CalicoConfig:
     )
 
 
-PRESETS = {"calico-7b": calico_7b, "calico-tiny": calico_tiny}
+def calico_small(vocab_size: int = 1280, trunk: str = "efficientnet-lite0") -> CalicoConfig:
+    """One pretrained trunk under all three encoders: 256 px in, masks on a 128 x 128 grid; `calico-tiny` above it."""
+    tiny = calico_tiny(vocab_size)
+    return replace(
+        tiny,
+        preset="calico-small",
+        trunk=trunk,
+        global_encoder=EncoderConfig("trunk", 256, 192, {"level": 5, "width": 256}),
+        semantic_encoder=EncoderConfig("trunk", 256, 96, {"level": 4, "width": 128}),
+        grounding_encoder=EncoderConfig(
+            "trunk", 256, 64, {"level": 3, "width": 96, "num_blocks": 1, "context_width": 32}
+        ),
+    )
+
+
+PRESETS = {"calico-7b": calico_7b, "calico-tiny": calico_tiny, "calico-small": calico_small}

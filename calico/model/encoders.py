@@ -99,7 +99,7 @@ def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Seq
     )
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """Starts as the identity on what a ReLU gave, so that one added to trained weights changes nothing at first."""
 
     def __init__(self, channels: int) -> None:
@@ -120,9 +120,7 @@ class ConvPyramid(nn.Module):
         super().__init__()
         channels = [3, *widths]
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                _convolution(channels[i], channels[i + 1], 2), *(_Residual(channels[i + 1]) for _ in range(n))
-            )
+            nn.Sequential(_convolution(channels[i], channels[i + 1], 2), *(Residual(channels[i + 1]) for _ in range(n)))
             for i, n in enumerate(num_blocks)
         )
 
@@ -163,7 +161,7 @@ class ConvTokens(nn.Module):
         return self.norm(tokens + sine_positions(height, width, tokens.shape[2], tokens.device, tokens.dtype))
 
 
-class _FineContext(nn.Module):
+class FineContext(nn.Module):
     """What the finer maps learn of the coarser ones: added to them, zero at first."""
 
     def __init__(self, fine_channels: int, coarse_channels: int, width: int, out_channels: int) -> None:
@@ -203,8 +201,8 @@ class ConvGrounding(nn.Module):
             half, full = context_width, context_width // 2
             self.contexts = nn.ModuleList(
                 [
-                    _FineContext(widths[0], hidden_size, half, hidden_size // 4),
-                    _FineContext(3, half, full, hidden_size // 8),
+                    FineContext(widths[0], hidden_size, half, hidden_size // 4),
+                    FineContext(3, half, full, hidden_size // 8),
                 ]
             )
 

@@ -16,6 +16,7 @@ from torch import nn
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig, EncoderConfig
 from calico.model.precision import serving_dtype
+from calico.model.sizes import TRUNKS
 
 NF4_BYTES = 0.5 + 4 / 64  # half a byte, and a float32 scale for each 64 weights
 
@@ -159,29 +160,47 @@ def activation_bytes(
 
 
 def encoder_activation_bytes(config: CalicoConfig, itemsize: int) -> int:
-    """Per image, of convolutional encoders and a Q-Former that train with LoRA.
+    """Per image, of compact encoders and a Q-Former that train with LoRA; a trunk under them is frozen, keeps nothing.
 
-    Three maps per convolution of the pyramids (before and after the norm, LoRA's own); in the grounding encoder six of
-    its width at stride 4, and the context maps at strides 2 and 1; the Q-Former's layers as in `activation_bytes`.
+    Convolutional: three maps per convolution of the pyramids (before and after the norm, LoRA's own); in the grounding
+    encoder six of its width at stride 4. On a trunk: two maps and six more per residual block at each level that is
+    read. Both: the context maps at the strides of the fine ones; the Q-Former's layers as in `activation_bytes`.
     """
+    grounding = config.grounding_encoder
+    options, encoders = grounding.options, (config.global_encoder, config.semantic_encoder, grounding)
     count = 0
-    for encoder in (config.global_encoder, config.semantic_encoder, config.grounding_encoder):
-        sizes = [(encoder.image_size >> (level + 1)) ** 2 for level in range(len(encoder.options["widths"]))]
-        maps = zip(encoder.options["widths"], encoder.options["num_blocks"], sizes, strict=True)
-        count += sum(3 * (1 + 2 * blocks) * width * cells for width, blocks, cells in maps)
-    grounding, context = config.grounding_encoder, config.grounding_encoder.options.get("context_width", 0)
-    count += 6 * grounding.hidden_size * (grounding.image_size // 4) ** 2
-    count += 6 * context * (grounding.image_size // 2) ** 2 + 3 * context * grounding.image_size**2
+    for encoder in encoders:
+        for width, num_blocks, level in _levels(encoder, config.trunk):
+            maps = 2 + 6 * num_blocks if encoder.kind == "trunk" else 3 * (1 + 2 * num_blocks)
+            count += maps * width * (encoder.image_size >> level) ** 2
+    level, context = options.get("level", 2), options.get("context_width", 0)
+    if grounding.kind == "conv":
+        count += 6 * grounding.hidden_size * (grounding.image_size // 4) ** 2
+    for below, share in ((1, 6), (2, 3)):
+        count += share * context * (grounding.image_size >> (level - below)) ** 2
     qformer = config.qformer
     per_layer = config.num_queries * (8 * qformer["hidden_size"] + qformer["intermediate_size"])
     count += qformer["num_hidden_layers"] * per_layer
     return count * itemsize
 
 
+def _levels(encoder: EncoderConfig, trunk: str) -> list[tuple[int, int, int]]:
+    """(width, residual blocks, level) of the maps that a compact encoder computes at stride 2^level; none of others."""
+    options = encoder.options
+    if encoder.kind == "conv":
+        return [(w, n, k + 1) for k, (w, n) in enumerate(zip(options["widths"], options["num_blocks"], strict=True))]
+    if encoder.kind != "trunk":
+        return []
+    last = len(TRUNKS[trunk].widths) if "num_blocks" in options else options["level"]  # top-down, or one level alone
+    return [(options["width"], options.get("num_blocks", 1), k) for k in range(options["level"], last + 1)]
+
+
 def num_tokens(encoder: EncoderConfig) -> int:
     """Tokens of a picture that an encoder gives (EVA-CLIP's class token is one)."""
     if encoder.kind == "conv":
         return (encoder.image_size >> len(encoder.options["widths"])) ** 2
+    if encoder.kind == "trunk":
+        return (encoder.image_size >> encoder.options["level"]) ** 2
     return (encoder.image_size // encoder.options["patch_size"]) ** 2 + (encoder.kind == "eva_clip")
 
 

@@ -1,6 +1,7 @@
 """Which weights train.
 
-`paper`: what the paper trains (LoRA, mask decoder, CEM, CAM). `all`: everything, as the small model is born.
+`paper`: what the paper trains (LoRA, mask decoder, CEM, CAM). `all`: everything, as the small model is born, but for a
+pretrained trunk, which has seen more photographs than any run of ours will show it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import nn
 from calico.model.calico import CalicoModel
 
 MODES = ("paper", "all")
+FROZEN = "trunk."
 PAPER_MODULES = ("cem.", "cams.", "cam_queries", "pixel_decoder.mask_decoder.")
 
 
@@ -49,7 +51,7 @@ def set_mode(model: CalicoModel, mode: str) -> None:
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}, expected one of {', '.join(MODES)}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = mode == "all" or is_trained_in_paper(name)
+        parameter.requires_grad = is_trained_in_paper(name) or (mode == "all" and not name.startswith(FROZEN))
 
 
 def is_trained_in_paper(name: str) -> bool:

@@ -1,7 +1,8 @@
 """From images to the pixels of the three branches; Pillow and numpy only, so the same on every host.
 
 The global and the semantic branch see the whole image squeezed to a square (bicubic). The grounding branch keeps the
-aspect: longest side to the full size, zero padding right and bottom, as SAM does.
+aspect: longest side to the full size, zero padding right and bottom, as SAM does. A model with one trunk has one view,
+the grounding branch's, normalised as its trunk was trained.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import numpy as np
 from PIL import Image
 
 from calico.model.config import CalicoConfig
+from calico.model.sizes import TRUNKS
 
 CLIP_MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SAM_MEAN_STD = ((123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255))
 
 
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+
+
 class BranchPixels(NamedTuple):
-    """One image for the three branches: each 3 x S x S float32, normalised."""
+    """One image for the three branches: each 3 x S x S float32, normalised; the same array where they share a view."""
 
     global_view: np.ndarray
     semantic_view: np.ndarray
@@ -30,28 +35,37 @@ class BranchPixels(NamedTuple):
 class Preprocessor:
     """Sizes of the three branches in pixels; everything else is fixed."""
 
-    def __init__(self, global_size: int, semantic_size: int, grounding_size: int) -> None:
+    def __init__(
+        self, global_size: int, semantic_size: int, grounding_size: int, one_view: MeanStd | None = None
+    ) -> None:
+        """one_view: mean and standard deviation of the grounding branch's frame where all three branches see that."""
         self.global_size = global_size
         self.semantic_size = semantic_size
         self.grounding_size = grounding_size
+        self.one_view = one_view
 
     @classmethod
-    def from_config(cls, config: CalicoConfig) -> Preprocessor:
+    def from_config(cls, config: CalicoConfig, size: int | None = None) -> Preprocessor:
+        """size: of all three views, instead of the config's."""
         encoders = config.global_encoder, config.semantic_encoder, config.grounding_encoder
-        return cls(*(encoder.image_size for encoder in encoders))
+        first, second, third = (size or encoder.image_size for encoder in encoders)
+        return cls(first, second, third, TRUNKS[config.trunk].mean_std if config.trunk else None)
 
     def __call__(self, image: np.ndarray) -> BranchPixels:
         """image: HxWx3 uint8 RGB, upright."""
         pillow = Image.fromarray(image)
+        if self.one_view is not None:
+            view = self._framed(pillow, self.one_view)
+            return BranchPixels(view, view, view)
         return BranchPixels(
             _normalise(_squeeze(pillow, self.global_size), CLIP_MEAN_STD),
             _normalise(_squeeze(pillow, self.semantic_size), IMAGENET_MEAN_STD),
-            self._grounding(pillow),
+            self._framed(pillow, SAM_MEAN_STD),
         )
 
-    def _grounding(self, pillow: Image.Image) -> np.ndarray:
+    def _framed(self, pillow: Image.Image, mean_std: MeanStd) -> np.ndarray:
         height, width = fitted_size_hw((pillow.height, pillow.width), self.grounding_size)
-        resized = _normalise(pillow.resize((width, height), Image.Resampling.BILINEAR), SAM_MEAN_STD)
+        resized = _normalise(pillow.resize((width, height), Image.Resampling.BILINEAR), mean_std)
         padded = np.zeros((3, self.grounding_size, self.grounding_size), np.float32)
         padded[:, :height, :width] = resized
         return padded
@@ -82,6 +96,6 @@ def _squeeze(pillow: Image.Image, size: int) -> Image.Image:
     return pillow.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def _normalise(pillow: Image.Image, mean_std: tuple[tuple[float, ...], tuple[float, ...]]) -> np.ndarray:
+def _normalise(pillow: Image.Image, mean_std: MeanStd) -> np.ndarray:
     mean, std = (np.asarray(values, np.float32) for values in mean_std)
     return np.ascontiguousarray(((np.asarray(pillow, np.float32) / 255 - mean) / std).transpose(2, 0, 1))

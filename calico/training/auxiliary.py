@@ -17,6 +17,7 @@ from calico.model.cam import ImageSlots
 
 LOCAL_SCALE = 2.0  # brings the local loss to the size of the others
 MAX_IMAGES = 4  # of a group, that are compared
+MAX_COMPARED = 1024  # answer tokens of a step, at which images are compared
 UNDECIDED_WEIGHT = 20.0  # of a part that half of a class's images show, to one that all or none show
 
 
@@ -41,8 +42,11 @@ class AuxiliaryHeads(nn.Module):
         llm_size: int,
         num_classes: int,
         num_parts: int,
+        one_view: bool = False,
     ) -> None:
+        """one_view: whether the token encoders see the grounding encoder's frame, not an image squeezed to a square."""
         super().__init__()
+        self.one_view = one_view
         self.num_parts = num_parts
         self.dense_grounding = nn.Conv2d(grounding_size, num_parts + 2, 1)
         self.dense_semantic = nn.Linear(semantic_size, num_parts + 2)
@@ -68,10 +72,12 @@ class AuxiliaryHeads(nn.Module):
         """part_ids: I x S x S; class_ids: I; presence: I x num_parts. Returns the loss terms."""
         weights, telling = self._class_weights(part_ids), self._telling(class_ids, presence)
         grounding = self.dense_grounding(features.grounding.embedding)
-        grounding = F.interpolate(grounding, scale_factor=2, mode="bilinear", align_corners=False)
+        if not self.one_view:  # its frame is large enough as it is
+            grounding = F.interpolate(grounding, scale_factor=2, mode="bilinear", align_corners=False)
+        answers = _some(answers)
         side = int(states.semantic_tokens.shape[1] ** 0.5)
         semantic = self.dense_semantic(states.semantic_tokens).transpose(1, 2).unflatten(2, (side, side))
-        squeezed_ids, tokens = squeezed(part_ids), states.global_tokens
+        squeezed_ids, tokens = part_ids if self.one_view else squeezed(part_ids), states.global_tokens
 
         def shown(logits: Tensor) -> Tensor:
             return shown_loss(logits, class_ids, presence, telling)
@@ -105,6 +111,14 @@ class AuxiliaryHeads(nn.Module):
             self.frequency.lerp_(counts / counts.sum(), 0.02)
         weights = (self.frequency + 1e-4).rsqrt()
         return weights / (weights * self.frequency).sum()
+
+
+def _some(answers: AnswerStates) -> AnswerStates:
+    """At most `MAX_COMPARED` of the answer tokens, by chance: with many part names all of them take long."""
+    if len(answers.states) <= MAX_COMPARED:
+        return answers
+    chosen = torch.randperm(len(answers.states), device=answers.states.device)[:MAX_COMPARED]
+    return answers._replace(states=answers.states[chosen], row=answers.row[chosen])
 
 
 def shown_loss(logits: Tensor, class_ids: Tensor, presence: Tensor, weights: Tensor) -> Tensor:

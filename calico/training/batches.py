@@ -5,8 +5,9 @@ A batch is a function of (seed, step, size) alone, so training resumes exactly a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +22,7 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.language.words import pseudo_word
 from calico.model.calico import Pixels, PromptBatch
 from calico.model.generation import Prompt, collate_prompts
-from calico.model.preprocessing import Preprocessor, fitted_part_map
+from calico.model.preprocessing import BranchPixels, Preprocessor, fitted_part_map
 from calico.training.augmentation import distorted
 from calico.values import AnnotatedImage, Question, SubTask, truth_of
 
@@ -55,6 +56,12 @@ class BatchSettings:
         """Images, groups, points and boxes times `factor`, one at least; the shares as they are."""
         counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("num_")}
         return replace(self, **{name: max(1, round(count * factor)) for name, count in counts.items()})
+
+
+MIXED_BATCH = BatchSettings(
+    num_images=16, num_groups=44, num_points=12, num_boxes=8, images_per_class=3.2, distorted_share=0.0
+)
+"""Of a mixture: more classes a step, where there are many."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +118,18 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
     """`self[step]` is the batch of that step."""
 
     def __init__(
-        self, tokenizer_file: str, settings: BatchSettings, num_image_tokens: int, size: int, seed: int
+        self,
+        tokenizer_file: str,
+        settings: BatchSettings,
+        num_image_tokens: int,
+        preprocess: Preprocessor,
+        seed: int,
     ) -> None:
         self.tokenizer_file = tokenizer_file
         self.settings = settings
         self.num_image_tokens = num_image_tokens
-        self.size = size
+        self.preprocess = preprocess
+        self.size = preprocess.grounding_size
         self.seed = seed
         self._tokenizer: CalicoTokenizer | None = None
 
@@ -147,15 +160,28 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
             mixed_share=self.settings.mixed_share,
             none_shares=self.settings.none_shares,
         )
-        return build_batch(images, plans, self.settings, self.tokenizer, self.num_image_tokens, self.size, rng)
+        return build_batch(
+            images,
+            plans,
+            self.settings,
+            self.tokenizer,
+            self.num_image_tokens,
+            self.size,
+            rng,
+            preprocess=self.preprocess,
+        )
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names that a question may list beside those of its group."""
+    """Names that a question may list beside those of its group, and that the auxiliary heads know."""
 
     classes: Sequence[str] = CLASSES
     parts: Sequence[str] = PART_NAMES
+
+    @cached_property
+    def part_number(self) -> dict[str, int]:
+        return {name: k for k, name in enumerate(self.parts)}
 
 
 DRAWN = Vocabulary()
@@ -170,26 +196,41 @@ def build_batch(
     size: int,
     rng: np.random.Generator,
     vocabulary: Vocabulary = DRAWN,
+    preprocess: Preprocessor | None = None,
 ) -> TrainingBatch:
-    """Rows, targets and clicks for any annotated images, drawn or real."""
-    preprocess = Preprocessor(size, size, size)
+    """Rows, targets and clicks for any annotated images, drawn or real.
+
+    preprocess: at `size`; None: three views, as of encoders that each see pixels of their own.
+    """
+    preprocess = preprocess or Preprocessor(size, size, size)
     pixels = [preprocess(image.image) for image in images]
     part_maps = np.stack([fitted_part_map(image.part_map, size, PADDING) for image in images])
     if rng.random() >= settings.listed_share:
         settings = replace(settings, candidate_share=0.0)
     rows = [_row(images, plan, settings, tokenizer, num_image_tokens, rng, vocabulary) for plan in plans]
     points, boxes = _clicks(part_maps, settings, rng)
+    class_number = {name: k for k, name in enumerate(vocabulary.classes)}
     return TrainingBatch(
-        pixels=Pixels(*(torch.from_numpy(np.stack(view)) for view in zip(*pixels, strict=True))),
+        pixels=stacked(pixels),
         prompts=_collate(rows, tokenizer),
         part_maps=torch.from_numpy(part_maps),
         seg_value=torch.tensor([value for row in rows for value in row.seg_values], dtype=torch.long),
-        class_ids=torch.tensor([CLASSES.index(i.object_name) if i.object_name in CLASSES else -100 for i in images]),
-        part_ids=torch.from_numpy(np.stack([_part_ids(i, m) for i, m in zip(images, part_maps, strict=True)])),
-        presence=torch.tensor([[float(name in i.part_names) for name in PART_NAMES] for i in images]),
+        class_ids=torch.tensor([class_number.get(i.object_name, -100) for i in images]),
+        part_ids=torch.from_numpy(
+            np.stack([_part_ids(i, m, vocabulary.part_number) for i, m in zip(images, part_maps, strict=True)])
+        ),
+        presence=torch.tensor([[float(name in i.part_names) for name in vocabulary.parts] for i in images]),
         points=points,
         boxes=boxes,
     )
+
+
+def stacked(images: Sequence[BranchPixels]) -> Pixels:
+    """I x 3 x S x S each; one tensor where the branches share a view."""
+    views: dict[int, Tensor] = {}
+    for view in zip(*images, strict=True):
+        views.setdefault(id(view[0]), torch.from_numpy(np.stack(view)))
+    return Pixels(*(views[id(view)] for view in images[0]))
 
 
 @dataclass(frozen=True)
@@ -299,12 +340,12 @@ def _collate(rows: Sequence[_Row], tokenizer: CalicoTokenizer) -> PromptBatch:
     )
 
 
-def _part_ids(image: AnnotatedImage, part_map: np.ndarray) -> np.ndarray:
-    """Part map -> 0 background, 1 object but no named part, 2 + index in PART_NAMES, -100 padding or unknown."""
+def _part_ids(image: AnnotatedImage, part_map: np.ndarray, part_number: Mapping[str, int]) -> np.ndarray:
+    """Part map -> 0 background, 1 object but no named part, 2 + the part's number, -100 padding or unknown."""
     table = np.full(256, -100, np.int64)
     table[:2] = 0, 1
     for k, name in enumerate(image.part_names):
-        table[k + 2] = PART_NAMES.index(name) + 2 if name in PART_NAMES else -100
+        table[k + 2] = part_number.get(name, -102) + 2
     return table[part_map]
 
 

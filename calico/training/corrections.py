@@ -18,7 +18,7 @@ from PIL import Image
 from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
-from calico.model.preprocessing import fitted_size_hw
+from calico.model.preprocessing import Preprocessor, fitted_size_hw
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
@@ -178,7 +178,7 @@ class CorrectionBatches:
 
     num_tokens: of one image in the language model. size: longest side in pixels. vocabulary: of the base data.
     replay_share: of the images of a batch and of its questions, those of base data. favoured: names of objects that
-    half of the base data should show.
+    half of the base data should show. preprocess: the model's, at `size`; None: three views.
     """
 
     def __init__(
@@ -193,12 +193,13 @@ class CorrectionBatches:
         vocabulary: Vocabulary = DRAWN,
         replay_share: float = 0.5,
         favoured: Sequence[str] = (),
+        preprocess: Preprocessor | None = None,
     ) -> None:
         if not 0 < replay_share < 1:
             raise InputError(f"replay share: expected above 0 and below 1, got {replay_share}")
         self.groups, self.replay, self.tokenizer, self.settings = groups, replay, tokenizer, settings
         self.num_tokens, self.size, self.seed, self.vocabulary = num_tokens, size, seed, vocabulary
-        self.replay_share, self.favoured = replay_share, tuple(favoured)
+        self.replay_share, self.favoured, self.preprocess = replay_share, tuple(favoured), preprocess
         self._weights = class_weights(groups)
         names = {word for group in groups for name in group.names for word in name.split()}
         self._may_flip = not names & {"left", "right"}
@@ -266,7 +267,17 @@ class CorrectionBatches:
             none_shares=settings.none_shares,
         )
         plans += [replace(plan, indices=tuple(loose[k] for k in plan.indices)) for plan in mixed]
-        batch = build_batch(images, plans, settings, self.tokenizer, self.num_tokens, self.size, rng, self.vocabulary)
+        batch = build_batch(
+            images,
+            plans,
+            settings,
+            self.tokenizer,
+            self.num_tokens,
+            self.size,
+            rng,
+            self.vocabulary,
+            self.preprocess,
+        )
         is_base = torch.tensor([min(plan.indices) >= num_own for plan in plans])
         return replace(batch, seg_weight=size_weights(batch), is_base=is_base)
 

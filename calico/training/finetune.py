@@ -28,6 +28,7 @@ from calico.model.config import CalicoConfig
 from calico.model.modes import train_mode
 from calico.model.out_of_memory import is_out_of_memory
 from calico.model.precision import uses_bf16
+from calico.model.preprocessing import Preprocessor
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import BaseData, base_data_of
@@ -139,6 +140,7 @@ class Finetune:
             base_data.vocabulary,
             settings.replay_share,
             favoured,
+            Preprocessor.from_config(self.config),
         )
         self.step_module = TrainingStep(self.model, None, settings.weights, size, settings.max_seg_prompts)
         self.step_module.to(self.device)

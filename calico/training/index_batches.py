@@ -8,6 +8,7 @@ import torch
 from calico.data.groups import GroupPlan
 from calico.language.tokenizer import CalicoTokenizer
 from calico.mixedparts.index import MixedParts
+from calico.model.preprocessing import Preprocessor
 from calico.training.batches import BatchSettings, TrainingBatch, Vocabulary, build_batch
 
 
@@ -20,14 +21,15 @@ class IndexBatches(torch.utils.data.Dataset[TrainingBatch]):
         tokenizer_file: str,
         settings: BatchSettings,
         num_image_tokens: int,
-        size: int,
+        preprocess: Preprocessor,
         seed: int,
     ) -> None:
         self.data = data
         self.tokenizer_file = tokenizer_file
         self.settings = settings
         self.num_image_tokens = num_image_tokens
-        self.size = size
+        self.preprocess = preprocess
+        self.size = preprocess.grounding_size
         self.seed = seed
         self.vocabulary = Vocabulary(data.classes, data.parts)
         self._tokenizer: CalicoTokenizer | None = None
@@ -43,7 +45,15 @@ class IndexBatches(torch.utils.data.Dataset[TrainingBatch]):
         places, plans = self.plans(rng)
         images = self.data.drawn([self.data.record(row) for row in places])
         return build_batch(
-            images, plans, self.settings, self.tokenizer, self.num_image_tokens, self.size, rng, self.vocabulary
+            images,
+            plans,
+            self.settings,
+            self.tokenizer,
+            self.num_image_tokens,
+            self.size,
+            rng,
+            self.vocabulary,
+            self.preprocess,
         )
 
     def plans(self, rng: np.random.Generator) -> tuple[list[int], list[GroupPlan]]:

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 
 from calico.checkpoints.files import TOKENIZER, load_checkpoint, load_grown, save_checkpoint
 from calico.checkpoints.fingerprint import weights_version
-from calico.drawings import CLASSES, PART_NAMES, VERSION
+from calico.data.mixture import Mixture
+from calico.drawings import VERSION
 from calico.files import written_whole
 from calico.language.tokenizer import CalicoTokenizer
 from calico.mixedparts.index import MixedParts
@@ -31,11 +32,15 @@ from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 from calico.model.modes import add_lora, merge_lora, set_mode, train_mode
 from calico.model.precision import uses_bf16
+from calico.model.preprocessing import Preprocessor
 from calico.training.auxiliary import AuxiliaryHeads
-from calico.training.batches import BatchSettings, DrawingBatches, TrainingBatch
+from calico.training.batches import DRAWN, BatchSettings, DrawingBatches, TrainingBatch, Vocabulary
 from calico.training.curves import plot_curves
+from calico.training.distillation import Told
 from calico.training.index_batches import IndexBatches
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
+from calico.training.mixed_batches import MixedBatches
+from calico.training.new_trunk import TrunkStart
 from calico.training.run_folder import LOG, STATE, add_to_log, is_noted, keep_log_until, note_run, unusable_state
 from calico.training.step import TrainingStep
 
@@ -99,12 +104,14 @@ class Trainer:
         tokenizer: CalicoTokenizer,
         start: Path | None = None,
         grow: bool = False,
-        data: MixedParts | None = None,
+        data: MixedParts | Mixture | None = None,
+        trunk_start: TrunkStart | None = None,
+        on_distillation: Told | None = None,
     ) -> None:
         """start: a checkpoint folder to begin from, with its own sizes; or, with `grow`, inside those of `config`.
 
-        data: an index to train on instead of drawings. The auxiliary heads, which know the drawings' names only, are
-        then left out.
+        data: an index to train on instead of drawings, for which there are no auxiliary heads; or a mixture of sources.
+        trunk_start: how a model of `config` with a new trunk begins, instead of `start`; wants a mixture.
         """
         self.folder = folder
         self.settings = settings
@@ -116,7 +123,14 @@ class Trainer:
         # A batch without clicks, say, leaves weights without a gradient, on some processes or on all.
         several = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(kwargs_handlers=[several])
-        if start is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if trunk_start is not None and (folder / STATE).exists():
+            model = build(config)
+        elif trunk_start is not None:
+            tokenizer.save(folder / TOKENIZER)
+            batches = self._mixed(self._first_size())
+            model = trunk_start(folder, config, tokenizer, batches, on_distillation)
+        elif start is None:
             model = build(config)
         elif grow:
             model, self.tokenizer = load_grown(start, config)
@@ -130,8 +144,9 @@ class Trainer:
         if settings.gradient_checkpointing:
             model.llm.gradient_checkpointing_enable({"use_reentrant": False})
             model.llm.enable_input_require_grads()
-        has_heads = data is None and with_auxiliary(settings.weights, self.config)
-        heads = auxiliary_heads(self.config) if has_heads else None
+        has_heads = not isinstance(data, MixedParts) and with_auxiliary(settings.weights, self.config)
+        vocabulary = DRAWN if data is None or isinstance(data, MixedParts) else Vocabulary(data.classes, data.parts)
+        heads = auxiliary_heads(self.config, vocabulary) if has_heads else None
         size = self.config.grounding_encoder.image_size
         self.bare = TrainingStep(model, heads, settings.weights, size, settings.max_seg_prompts)
         trained = [p for p in self.bare.parameters() if p.requires_grad]
@@ -139,8 +154,7 @@ class Trainer:
             trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
         )
         self.step_module, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
-        folder.mkdir(parents=True, exist_ok=True)
-        run = self._noted(start, grow)
+        run = self._noted(start if trunk_start is None else trunk_start.checkpoint, grow)
         has_note, has_state = is_noted(folder, run), (folder / STATE).exists()
         if has_state:
             self.tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)  # the one that its weights were trained with
@@ -246,11 +260,28 @@ class Trainer:
     def _batches(self, phase: Phase) -> Iterator[TrainingBatch]:
         settings = self.settings.batch.scaled(phase.scale)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        common = (str(self.folder / TOKENIZER), settings, self.config.num_queries, phase.size, self.settings.seed)
-        data = DrawingBatches(*common) if self.data is None else IndexBatches(self.data, *common)
+        file, num_tokens, seed = str(self.folder / TOKENIZER), self.config.num_queries, self.settings.seed
+        preprocess = Preprocessor.from_config(self.config, phase.size)
+        data: torch.utils.data.Dataset[TrainingBatch]
+        if self.data is None:
+            data = DrawingBatches(file, settings, num_tokens, preprocess, seed)
+        elif isinstance(self.data, Mixture):
+            data = self._mixed(phase.size, phase.scale)
+        else:
+            data = IndexBatches(self.data, file, settings, num_tokens, preprocess, seed)
         steps = range(self.state.step * world + rank, 2**40, world)
         loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=self.settings.num_workers)
         return iter(loader)
+
+    def _mixed(self, size: int, scale: float = 1.0) -> MixedBatches:
+        if not isinstance(self.data, Mixture):
+            raise ValueError("a new trunk is distilled on a mixture of data")
+        preprocess = Preprocessor.from_config(self.config, size)
+        settings, file = self.settings.batch.scaled(scale), str(self.folder / TOKENIZER)
+        return MixedBatches(self.data, file, settings, self.config.num_queries, preprocess, self.settings.seed)
+
+    def _first_size(self) -> int:
+        return self.settings.phases[0].size
 
     def _log(self, window: list[dict[str, float]], phase: Phase) -> None:
         if not self.accelerator.is_main_process:
@@ -294,13 +325,14 @@ def with_auxiliary(weights: LossWeights, config: CalicoConfig) -> bool:
     return weights.auxiliary > 0 and "auxiliary" not in config.without
 
 
-def auxiliary_heads(config: CalicoConfig) -> AuxiliaryHeads:
+def auxiliary_heads(config: CalicoConfig, vocabulary: Vocabulary = DRAWN) -> AuxiliaryHeads:
     return AuxiliaryHeads(
         config.global_encoder.hidden_size,
         config.qformer["hidden_size"],
         config.semantic_encoder.hidden_size,
         config.grounding_encoder.hidden_size,
         config.llm["hidden_size"],
-        len(CLASSES),
-        len(PART_NAMES),
+        len(vocabulary.classes),
+        len(vocabulary.parts),
+        one_view=bool(config.trunk),
     )

@@ -42,8 +42,11 @@ class TrainingStep(nn.Module):
         self.model = model
         if model.device.type == "cpu":  # rows are short: the fused kernel is the slower one there
             model.llm.set_attn_implementation("eager")
+            model.qformer.model.set_attn_implementation("eager")
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 4 and "_encoder." in name:  # channels last: a third faster through them on a CPU
+            if parameter.dim() == 4 and (
+                "_encoder." in name or name.startswith("trunk.")
+            ):  # channels last: a third faster through them on a CPU
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.heads = heads
         self.weights = weights

@@ -1,0 +1,103 @@
+"""A small model's start: a pretrained trunk under what a checkpoint has from the Q-Former on.
+
+Its own encoders are left behind; `Distillation` then brings the new ones to give what they gave. The tokenizer may be
+another: rows of tokens that both know are kept, a new token starts as the mean of those that spelled it before.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from calico.checkpoints.files import load_checkpoint, save_checkpoint
+from calico.conversion.efficientnet_lite import load_pretrained, pretrained_file
+from calico.errors import InputError
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
+from calico.model.calico import CalicoModel
+from calico.model.config import CalicoConfig
+from calico.training.distillation import Told, distil
+from calico.training.mixed_batches import MixedBatches
+
+logger = logging.getLogger(__name__)
+DISTILLED = "distilled"
+ENCODERS = ("trunk.", "global_encoder.", "semantic_encoder.", "grounding_encoder.")
+TOKEN_ROWS = ("llm.model.embed_tokens.weight", "llm.lm_head.weight")
+
+
+def with_trunk(config: CalicoConfig, tokenizer: CalicoTokenizer, start: Path | None) -> CalicoModel:
+    """A model of `config`, its trunk pretrained. start: a checkpoint whose sizes from the Q-Former on are the same;
+    None: fresh weights. Raises `InputError` where a size is another or the trunk's weights are not installed."""
+    model = build(config)
+    if config.trunk != "micro":
+        load_pretrained(model.trunk, pretrained_file(config.trunk))  # type: ignore[arg-type]
+    if start is not None:
+        before, _, old_tokenizer = load_checkpoint(start)
+        _take_over(model, before.state_dict(), old_tokenizer, tokenizer, start)
+    return model
+
+
+def _take_over(
+    model: CalicoModel, found: dict[str, Tensor], old: CalicoTokenizer, new: CalicoTokenizer, start: Path
+) -> None:
+    weights = {}
+    for key, own in model.state_dict().items():
+        if key.startswith(ENCODERS):
+            continue
+        value = moved_rows(found[key], own, old, new) if key in TOKEN_ROWS else found.get(key)
+        if value is None or value.shape != own.shape:
+            shape = "missing" if value is None else f"{tuple(value.shape)}"
+            raise InputError(f"{start}: {key} is {shape}, a model with this trunk wants {tuple(own.shape)}")
+        weights[key] = value
+    model.load_state_dict(weights, strict=False)
+    model.llm.tie_weights()
+    logger.info("%s: %d tensors taken over", start, len(weights))
+
+
+@dataclass(frozen=True)
+class TrunkStart:
+    """How a run with a new trunk begins. checkpoint: what to take over and to distil from; None: fresh weights.
+
+    minutes: of distillation. The result is kept in the run's folder, so that it is done once.
+    """
+
+    checkpoint: Path | None
+    minutes: float
+
+    def __call__(
+        self,
+        folder: Path,
+        config: CalicoConfig,
+        tokenizer: CalicoTokenizer,
+        batches: MixedBatches,
+        on_step: Told | None = None,
+    ) -> CalicoModel:
+        place = folder / DISTILLED
+        if place.is_dir():
+            model = load_checkpoint(place)[0]
+            return model.requires_grad_(True)
+        model = with_trunk(config, tokenizer, self.checkpoint)
+        if self.checkpoint is not None and self.minutes > 0:
+            distil(
+                model, config, self.checkpoint, batches, self.minutes, folder / "distillation.jsonl", on_step=on_step
+            )
+            save_checkpoint(folder / (DISTILLED + ".new"), model, config, tokenizer)
+            (folder / (DISTILLED + ".new")).rename(place)
+        return model
+
+
+@torch.no_grad()
+def moved_rows(rows: Tensor, own: Tensor, old: CalicoTokenizer, new: CalicoTokenizer) -> Tensor:
+    """V_old x D rows for the tokens of another vocabulary: V_new x D, `own` where the old one cannot spell a token."""
+    moved = own.clone()
+    known = old.vocabulary
+    for token, number in new.vocabulary.items():
+        if token in known:
+            moved[number] = rows[known[token]]
+        elif spelled := old.ids(new.piece(number)) or None:
+            moved[number] = rows[spelled].mean(0)
+    return moved

