@@ -8,23 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from micro import TOKENIZER, micro
 
 from benchmarks import ablation
 from benchmarks.ablation import FIGURES, VARIANTS, AblationPlan, run_ablation
 from calico.checkpoints.files import load_checkpoint, save_checkpoint
 from calico.checkpoints.fingerprint import weights_version
 from calico.errors import CheckpointError, InputError
-from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel, Pixels
-from calico.model.config import CalicoConfig, calico_tiny
+from calico.model.config import CalicoConfig
 from calico.model.preprocessing import Preprocessor
 from calico.training.batches import BatchSettings, DrawingBatches
 from calico.training.loop import Phase, Trainer, TrainingSettings
 from scripts import ablate, train
 
-TOKENIZER = CalicoTokenizer.train()
-CONFIG = calico_tiny(len(TOKENIZER))
+CONFIG = micro()
 BATCH = BatchSettings(num_images=4, num_groups=2, num_points=2, num_boxes=2)
 SETTINGS = TrainingSettings(steps=2, phases=(Phase(1.0, 32),), batch=BATCH, num_workers=0)
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from micro import TOKENIZER, micro, save_micro
 from safetensors.torch import load_file
 
+from calico.checkpoints import files
 from calico.checkpoints.averaging import average_checkpoints
-from calico.checkpoints.files import CONFIG, TOKENIZER, load_checkpoint, save_checkpoint
-from calico.checkpoints.fingerprint import DEPTH, EMBEDDED, WEIGHTS
-from calico.drawings import VERSION
+from calico.checkpoints.files import CONFIG, load_checkpoint, save_checkpoint
+from calico.checkpoints.fingerprint import DEPTH, WEIGHTS
 from calico.errors import CheckpointError, InputError
-from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
-from calico.model.config import calico_tiny
-from calico.training import depth_fit as reference
 from scripts.average import main
-
-VOCABULARY = CalicoTokenizer.train()
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two checkpoints of other weights, of nothing that a depth reference is for."""
-    config = calico_tiny(len(VOCABULARY))
+    config = replace(micro(), data_version="")
     folders = [tmp_path_factory.mktemp("runs") / name for name in "ab"]
     for seed, folder in enumerate(folders):
         torch.manual_seed(seed)
@@ -34,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for name, buffer in model.named_buffers():
             if name.endswith("num_batches_tracked"):
                 buffer.fill_(10 + seed)
-        save_checkpoint(folder, model, config, VOCABULARY)
+        save_checkpoint(folder, model, config, TOKENIZER)
     return folders
 
 
@@ -65,13 +61,13 @@ def test_too_few_or_twice_the_same(runs: list[Path], tmp_path: Path, which: tupl
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("file", [CONFIG, TOKENIZER, WEIGHTS])
+@pytest.mark.parametrize("file", [CONFIG, files.TOKENIZER, WEIGHTS])
 def test_what_differs_is_named(runs: list[Path], tmp_path: Path, file: str) -> None:
-    config, vocabulary = calico_tiny(len(VOCABULARY)), VOCABULARY
-    other = dataclasses.replace(config, data_version="drawings-v0") if file == CONFIG else config
-    save_checkpoint(tmp_path / "other", build(other), other, vocabulary)
-    if file == TOKENIZER:
-        (tmp_path / "other" / TOKENIZER).write_bytes((runs[0] / TOKENIZER).read_bytes() + b"\n")
+    config = replace(micro(), data_version="")
+    other = replace(config, data_version="drawings-v0") if file == CONFIG else config
+    save_checkpoint(tmp_path / "other", build(other), other, TOKENIZER)
+    if file == files.TOKENIZER:
+        (tmp_path / "other" / files.TOKENIZER).write_bytes((runs[0] / files.TOKENIZER).read_bytes() + b"\n")
     if file == WEIGHTS:
         (tmp_path / "other" / WEIGHTS).write_bytes((runs[0] / WEIGHTS).read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=str(tmp_path / "other" / file)):
@@ -79,15 +75,11 @@ def test_what_differs_is_named(runs: list[Path], tmp_path: Path, file: str) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_fits_the_depth_of_a_mean_of_drawings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(reference, "NUM_DRAWINGS", 12)
-    model, config, tokenizer = load_checkpoint(EMBEDDED)
-    assert config.data_version == VERSION
-    save_checkpoint(tmp_path / "again", model, config, tokenizer)
-    assert main([str(EMBEDDED), str(tmp_path / "again"), "--out", str(tmp_path / "mean")]) == 0
+@pytest.mark.usefixtures("small_reference")
+def test_the_command_fits_the_depth_of_a_mean_of_drawings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (str(save_micro(tmp_path / str(seed), seed)) for seed in (0, 1))
+    assert main([one, other, "--out", str(tmp_path / "mean")]) == 0
     assert "measure it before you use it" in capsys.readouterr().out
     assert (tmp_path / "mean" / DEPTH).exists()
-    assert main([str(EMBEDDED), str(tmp_path / "nowhere"), "--out", str(tmp_path / "no")]) == 2
+    assert main([one, str(tmp_path / "nowhere"), "--out", str(tmp_path / "no")]) == 2
     assert "nowhere" in capsys.readouterr().err

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from test_finetune import QUICK, TOKENIZER, group_of, micro, write
+from micro import TOKENIZER, micro, save_micro, shorten_answers
+from test_finetune import QUICK, group_of, write
 from test_mixedparts_build import record, write_index, write_pictures
 
-from calico.checkpoints.files import WEIGHTS, save_checkpoint
+from calico.checkpoints.files import WEIGHTS
 from calico.checkpoints.registry import Registry
 from calico.drawings import CLASSES, draw
 from calico.errors import InputError
-from calico.inference import segmenter
 from calico.mixedparts.writer import Bucket
-from calico.model.builder import build
 from calico.snapshots.splits import Shares
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import DRAWINGS, base_data_of, index_data
@@ -62,10 +59,7 @@ def pictures(index: Path) -> list[str]:
 
 
 def base_of(folder: Path, data_version: str) -> Path:
-    torch.manual_seed(0)
-    config = replace(micro(), data_version=data_version)
-    save_checkpoint(folder, build(config), config, TOKENIZER)
-    return folder
+    return save_micro(folder, config=replace(micro(), data_version=data_version))
 
 
 def test_what_is_replayed_is_of_the_train_split_and_depends_on_the_seed_alone(index: Path, pictures: list[str]) -> None:
@@ -127,22 +121,14 @@ def test_a_base_that_knows_no_drawings_needs_its_own_data(index: Path, pictures:
     assert base_data_of(micro(), None, base) is DRAWINGS
 
 
-@pytest.fixture
-def _short_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A model that knows nothing talks on and on."""
-    real = segmenter.generate
-
-    def generate(*args: Any, max_new_tokens: list[int], **options: Any) -> Any:
-        return real(*args, max_new_tokens=[4] * len(max_new_tokens), **options)
-
-    monkeypatch.setattr(segmenter, "generate", generate)
-    return
-
-
-@pytest.mark.usefixtures("_short_answers")
 def test_the_verb_replays_an_index_and_looks_for_forgetting_on_it(
-    index: Path, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    index: Path,
+    pictures: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shorten_answers(monkeypatch)
     data = index_data(index, pictures)
     registry = Registry(tmp_path / "registry")
     base = registry.add(base_of(tmp_path / "base", data.name), kind="checkpoint", preset="calico-tiny")

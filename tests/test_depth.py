@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from micro import TOKENIZER, micro
 from PIL import Image, ImageFilter
 
 from calico.checkpoints.files import save_checkpoint
@@ -32,18 +33,15 @@ from calico.drawings import VERSION
 from calico.errors import CheckpointError, InputError
 from calico.evaluation.depth import as_jpeg, auroc, find_photos, measure
 from calico.inference.segmenter import CoSegmenter
-from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import ImageFeatures
-from calico.model.config import calico_tiny
 from calico.model.encoders import GroundingFeatures
 from calico.training import depth_fit as training_reference
 from calico.training.corrections import CorrectedGroup
 from calico.training.depth_fit import fit_folder
 from calico.values import ImageGroup
 
-TOKENIZER = CalicoTokenizer.train()
-CONFIG = calico_tiny(len(TOKENIZER))
+CONFIG = micro()
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +223,8 @@ def test_the_embedded_reference_is_small() -> None:
     assert (EMBEDDED / DEPTH).stat().st_size < 10_000
 
 
-def test_a_folder_is_fitted_on_drawings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_reference, "NUM_DRAWINGS", 12)
+@pytest.mark.usefixtures("small_reference")
+def test_a_folder_is_fitted_on_drawings_only(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_checkpoint(tmp_path, build(CONFIG), replace(CONFIG, data_version=VERSION), TOKENIZER)
     fitted = fit_folder(tmp_path, seed=1)
@@ -234,7 +232,7 @@ def test_a_folder_is_fitted_on_drawings_only(tmp_path: Path, monkeypatch: pytest
     assert found.reference is not None
     assert np.array_equal(found.reference.weight, fitted.weight)
     assert found.reference.bias == fitted.bias
-    save_checkpoint(tmp_path, build(CONFIG), CONFIG, TOKENIZER)
+    save_checkpoint(tmp_path, build(CONFIG), replace(CONFIG, data_version=""), TOKENIZER)
     with pytest.raises(InputError, match="expected drawings-v1"):
         fit_folder(tmp_path)
 
@@ -242,7 +240,7 @@ def test_a_folder_is_fitted_on_drawings_only(tmp_path: Path, monkeypatch: pytest
 def test_a_finetune_of_many_images_shows_some_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_reference, "NUM_DRAWINGS", 10)
     shown: list[int] = []
-    reference = Reference(np.zeros(384, np.float32), np.float32(0))
+    reference = Reference(np.zeros(2 * CONFIG.global_encoder.hidden_size, np.float32), np.float32(0))
 
     def fit_of(model: object, config: object, images: Iterator[np.ndarray], own: list[np.ndarray]) -> Reference:
         shown.extend((len(list(images)), len(own)))

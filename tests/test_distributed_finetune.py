@@ -9,11 +9,10 @@ import pytest
 import torch
 from finetune_process import PLAIN, opened, weights, with_plain_descent
 from gloo import WORLD, run_together
-from test_finetune import TOKENIZER, micro, write
+from micro import save_micro
+from test_finetune import write
 
-from calico.checkpoints.files import save_checkpoint
 from calico.checkpoints.registry import Registry
-from calico.model.builder import build
 from calico.model.modes import train_mode
 from calico.snapshots.splits import Shares
 
@@ -22,8 +21,7 @@ from calico.snapshots.splits import Shares
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("together") / "f"
     made.mkdir()
-    torch.manual_seed(0)
-    save_checkpoint(made / "base", build(micro()), micro(), TOKENIZER)
+    save_micro(made / "base")
     write(made / "s", range(8), Shares(0.3, 0.0))
     registry = Registry(made / "registry")
     base = registry.add(made / "base", kind="checkpoint", preset="calico-tiny")

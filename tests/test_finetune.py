@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from micro import TOKENIZER, embed, micro, save_micro, shorten_answers
 from torch import nn
 
 from calico.checkpoints.adapter import ALL_LINEARS, ENCODERS, choose_spec, load_adapted, load_over_base
-from calico.checkpoints.files import load_checkpoint, save_checkpoint
+from calico.checkpoints.files import load_checkpoint
 from calico.checkpoints.fingerprint import ADAPTER, checkpoint_version, weights_version
 from calico.checkpoints.gate import Scores, Verdict, decide
 from calico.checkpoints.registry import Registry
@@ -25,9 +26,8 @@ from calico.depth.reference import load_reference
 from calico.drawings import draw
 from calico.errors import CalicoError, CheckpointError, InputError
 from calico.inference.segmenter import CoSegmenter
-from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
-from calico.model.config import CalicoConfig, EncoderConfig, calico_7b, calico_tiny
+from calico.model.config import calico_7b
 from calico.model.modes import PAPER_MODULES, PAPER_TARGETS
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.splits import TEST, Shares
@@ -43,30 +43,9 @@ from calico.training.starting_model import seen_groups
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, truth_of
 from scripts import finetune as verb
 
-TOKENIZER = CalicoTokenizer.train()
 BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)
 pytestmark = pytest.mark.usefixtures("small_reference")
 QUICK = FinetuneSettings(steps=4, batch=BATCH, max_seg_prompts=6, num_validations=2, save_seconds=1e9, log_steps=1)
-
-
-def micro() -> CalicoConfig:
-    """The same architecture at sizes of no use: a step takes tens of milliseconds."""
-    tiny = calico_tiny(len(TOKENIZER))
-    conv = {"widths": [4, 4, 8], "num_blocks": [0, 0, 1]}
-    return replace(
-        tiny,
-        global_encoder=EncoderConfig("conv", 32, 16, conv),
-        semantic_encoder=EncoderConfig("conv", 32, 16, conv),
-        grounding_encoder=EncoderConfig("conv", 32, 16, conv),
-        num_queries=2,
-        qformer=tiny.qformer
-        | {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16, "encoder_hidden_size": 16},
-        llm=tiny.llm | {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
-        cam_layers=(0, 1),
-        mask_decoder=tiny.mask_decoder | {"hidden_size": 16, "mlp_dim": 16, "iou_head_hidden_dim": 16},
-        num_mask_grid=32,
-        data_version="drawings-v1",
-    )
 
 
 def group_of(number: int, images: list[AnnotatedImage], accepted: bool = False) -> AnnotatedGroup:
@@ -97,10 +76,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    save_checkpoint(folder, build(micro()), micro(), TOKENIZER)
-    return folder
+    return save_micro(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -424,9 +400,7 @@ def test_a_state_that_holds_code_is_refused_and_nothing_runs(
 
 
 def test_another_base_is_refused(trained: FinetuneResult, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    torch.manual_seed(1)
-    save_checkpoint(other, build(micro()), micro(), TOKENIZER)
+    other = save_micro(tmp_path / "other", seed=1)
     with pytest.raises(CheckpointError, match=r"made on calico-tiny-\w+, but .*other is calico-tiny"):
         CoSegmenter.from_checkpoint(trained.folder, base=other)
     with pytest.raises(CheckpointError, match="name the folder of its own base"):
@@ -536,6 +510,14 @@ def test_what_was_accepted_as_predicted_does_not_tell_pixels() -> None:
     assert group_score(truth, misnamed(truth), accepted=True) == group_score(truth, misnamed(truth)) < 1.0
 
 
+@pytest.fixture
+def _embedded(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The micro model is the embedded one; its answers, which say nothing, end early."""
+    embed(base, monkeypatch)
+    shorten_answers(monkeypatch)
+
+
+@pytest.mark.usefixtures("_embedded")
 def test_test_groups_that_the_champion_was_trained_on_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -562,6 +544,7 @@ def test_a_part_under_smaller_ones_is_named_in_the_log(caplog: pytest.LogCapture
     assert "group 3/1 image 1: door: all covered by smaller parts" in caplog.text
 
 
+@pytest.mark.usefixtures("_embedded")
 def test_test_groups_count_by_the_version_and_the_others_by_folds(tmp_path: Path) -> None:
     made = write(tmp_path / "s", range(8), Shares(0.0, 0.4))
     test = {group.id for group in made.groups(TEST)}
@@ -579,8 +562,9 @@ def test_test_groups_count_by_the_version_and_the_others_by_folds(tmp_path: Path
     assert scores.test_challenger == by_version | {name: score for fold in by_folds for name, score in fold.items()}
 
 
+@pytest.mark.usefixtures("_embedded")
 def test_the_verb_finetunes_the_embedded_model_and_asks_the_gate(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One step, two groups in all: two folds, and not enough evidence. The same command again gives the same."""
     made = write(tmp_path / "s", range(2), Shares(0.0, 0.0))
@@ -596,7 +580,7 @@ def test_the_verb_finetunes_the_embedded_model_and_asks_the_gate(
     assert report["training"]["num_bytes"] < 3_000_000
     version = registry.get(report["version"])
     registry.verify(version)
-    assert (version.snapshot, version.parent) == (made.content_sha256, checkpoint_version())
+    assert (version.snapshot, version.parent) == (made.content_sha256, checkpoint_version(base))
     scores = Scores.from_json(json.loads((registry.path_of(version) / "scores.json").read_text()))
     assert set(scores.test_challenger) == {"1/0", "1/1"}
     assert verb.main(command) == 0

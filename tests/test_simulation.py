@@ -12,23 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_finetune import BATCH, TOKENIZER, micro
+from micro import embed, save_micro, shorten_answers
+from test_finetune import BATCH
 
-from calico.checkpoints import adapter, fingerprint
-from calico.checkpoints.files import save_checkpoint
 from calico.checkpoints.registry import Registry
 from calico.drawings import unseen
 from calico.errors import InputError
-from calico.inference import segmenter
 from calico.masks import iou
-from calico.model.builder import build
 from calico.simulation import loop, report
 from calico.simulation.annotator import Correction, Habits, correct, shaken
 from calico.simulation.loop import Simulation, simulate
 from calico.simulation.pool import PART_NAMES, held_out, pool_group
 from calico.snapshots.store import Snapshot
-from calico.training import challenge, finetune
-from calico.training import starting_model as start
+from calico.training import finetune
 from calico.training.finetune import FinetuneSettings
 from calico.values import CoSegmentation, NamedMask, truth_of
 from scripts import simulate_loop
@@ -133,22 +129,11 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def _of_no_use(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A micro model instead of the embedded one; its answers, which nobody reads here, end early."""
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    save_checkpoint(folder, build(micro()), micro(), TOKENIZER)
-    patch = pytest.MonkeyPatch()
-    for module in (fingerprint, segmenter, adapter, start, challenge, loop):
-        patch.setattr(module, "EMBEDDED", folder)
-
-    patch.setattr(finetune, "plot_curves", lambda log, picture: None)  # most of a short run's time
-
-    def generate(*args: Any, max_new_tokens: list[int], **options: Any) -> Any:
-        return real(*args, max_new_tokens=[4] * len(max_new_tokens), **options)
-
-    real = segmenter.generate
-    patch.setattr(segmenter, "generate", generate)
-    yield
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        embed(save_micro(tmp_path_factory.mktemp("base")), patch)
+        shorten_answers(patch)
+        patch.setattr(finetune, "plot_curves", lambda log, picture: None)  # most of a short run's time
+        yield
 
 
 SMALL = Simulation(
@@ -222,8 +207,7 @@ def test_another_simulation_does_not_mix_with_this_one(done: tuple[Path, dict[st
 
 
 def test_the_gate_is_asked_and_its_word_is_kept_from_another_checkpoint_too(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    save_checkpoint(tmp_path / "other", build(micro()), micro(), TOKENIZER)
+    save_micro(tmp_path / "other", seed=1)
     asked = replace(SMALL, strategies=("random",), num_rounds=1, groups_per_round=2, gate="ask")
     [run] = simulate(asked, tmp_path, checkpoint=tmp_path / "other")["runs"]
     assert run["decision"]["verdict"] in {"refuse", "not enough evidence", "publish"}

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from test_finetune import BATCH, TOKENIZER, micro
+from micro import TOKENIZER, micro
+from test_finetune import BATCH
 
 from calico.training.loop import Phase, Trainer, TrainingSettings
 
