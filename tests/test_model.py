@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from micro import TOKENIZER
 from torch import nn
 
 from calico.checkpoints.adapter import ENCODERS
-from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels
 from calico.model.config import calico_7b, calico_tiny
@@ -20,7 +20,6 @@ from calico.model.generation import Prompt, collate_prompts, generate
 from calico.model.modes import add_lora, is_trained_in_paper, merge_lora, set_mode, trained_share
 from calico.model.segmentation import seg_state_positions
 
-TOKENIZER = CalicoTokenizer.train()
 CONFIG = calico_tiny(len(TOKENIZER))
 
 
@@ -180,6 +179,22 @@ def test_a_batch_equals_its_rows_one_at_a_time(model: CalicoModel) -> None:
         masks = model.segment(features.grounding, expected.states, torch.full((10,), image))
         own_masks = model.segment(own.grounding, alone.states, torch.zeros(10, dtype=torch.long))
         torch.testing.assert_close(own_masks.logits, masks.logits, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_any_attention_gives_the_same_answers(model: CalicoModel) -> None:
+    shake(model.cams)
+    features = model.encode(random_pixels(3))
+    prompts = [prompt([0, 1]), prompt([2, 0, 1], "Segment the unique parts, please."), prompt([1, 2], "Which?")]
+    found = {}
+    for name in ("sdpa", "eager"):
+        model.llm.set_attn_implementation(name)
+        found[name] = generate(
+            model, features, prompts, eos_id=TOKENIZER.eos_id, pad_id=TOKENIZER.pad_id, max_new_tokens=[9] * 3
+        )
+    for one, other in zip(*found.values(), strict=True):
+        assert one.ids == other.ids
+        torch.testing.assert_close(one.states, other.states, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

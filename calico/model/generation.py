@@ -90,7 +90,7 @@ class LanguageSteps:
         with self.model.cam_hooks.context(batch.slots, features.refined_tokens):
             hidden = self._decoder(
                 inputs_embeds=self.model.embed(features, batch),
-                attention_mask=(causal & tokens[:, None, :] | itself)[:, None],
+                attention_mask=self._as_bias((causal & tokens[:, None, :] | itself)[:, None]),
                 position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
                 use_cache=True,
                 **{self._cache_argument: cache},
@@ -100,7 +100,7 @@ class LanguageSteps:
 
     def step(self, ids: Tensor, positions: Tensor, cache: RoomyCache) -> Tensor:
         """ids, positions: R, each row's newest token and its place. Returns R x D."""
-        mask = cache.advance()
+        mask = self._as_bias(cache.advance())
         if self._compiled is not None:
             try:
                 return self._compiled(ids, positions, mask, cache)
@@ -111,6 +111,12 @@ class LanguageSteps:
                 self.compile_failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
                 logger.warning("steps are not compiled: %s", self.compile_failure)
         return self._plain_step(ids, positions, mask, cache)
+
+    def _as_bias(self, mask: Tensor) -> Tensor:
+        """A bool mask, True where a token is seen, as what is added to the scores: every implementation of attention
+        adds it, while a bool mask means that to some (sdpa) and is itself added by others (eager)."""
+        dtype = self.model.llm.get_input_embeddings().weight.dtype
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
     def _plain_step(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: RoomyCache) -> Tensor:
         return self._decoder(
