@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from calico.checkpoints.fingerprint import EMBEDDED
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.config import CalicoConfig, EncoderConfig, calico_tiny
+from calico.model.generation import generate
+from calico.training.curves import plot_curves
 
 TOKENIZER = CalicoTokenizer.train()
 
@@ -52,19 +53,25 @@ def save_micro(folder: Path, seed: int = 0, config: CalicoConfig | None = None) 
 
 def embed(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """For every module that is loaded, the embedded checkpoint is the one in this folder."""
-    for name, module in list(sys.modules.items()):
-        is_ours = name.partition(".")[0] in {"calico", "backend", "benchmarks", "scripts"}
-        if is_ours and getattr(module, "EMBEDDED", None) == EMBEDDED:
-            patch.setattr(module, "EMBEDDED", folder)
+    _replace("EMBEDDED", EMBEDDED, folder, patch)
 
 
 def shorten_answers(patch: pytest.MonkeyPatch, num_tokens: int = 4) -> None:
     """A model that knows nothing talks on and on: answers end after so many tokens."""
-    from calico.inference import segmenter
 
-    real: Callable[..., Any] = segmenter.generate
+    def short(*args: Any, max_new_tokens: list[int], **options: Any) -> Any:
+        return generate(*args, max_new_tokens=[num_tokens] * len(max_new_tokens), **options)
 
-    def generate(*args: Any, max_new_tokens: list[int], **options: Any) -> Any:
-        return real(*args, max_new_tokens=[num_tokens] * len(max_new_tokens), **options)
+    _replace("generate", generate, short, patch)
 
-    patch.setattr(segmenter, "generate", generate)
+
+def leave_out_curves(patch: pytest.MonkeyPatch) -> None:
+    """The picture of its losses takes most of a short run's time."""
+    _replace("plot_curves", plot_curves, lambda log, picture: None, patch)
+
+
+def _replace(name: str, value: object, other: object, patch: pytest.MonkeyPatch) -> None:
+    for module_name, module in list(sys.modules.items()):
+        is_ours = module_name.partition(".")[0] in {"calico", "backend", "benchmarks", "scripts"}
+        if is_ours and getattr(module, name, None) == value:
+            patch.setattr(module, name, other)

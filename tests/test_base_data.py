@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from micro import TOKENIZER, micro, save_micro, shorten_answers
+from micro import TOKENIZER, leave_out_curves, micro, save_micro, shorten_answers
 from test_finetune import QUICK, group_of, write
 from test_mixedparts_build import record, write_index, write_pictures
 
@@ -129,6 +129,7 @@ def test_the_verb_replays_an_index_and_looks_for_forgetting_on_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shorten_answers(monkeypatch)
+    leave_out_curves(monkeypatch)
     data = index_data(index, pictures)
     registry = Registry(tmp_path / "registry")
     base = registry.add(base_of(tmp_path / "base", data.name), kind="checkpoint", preset="calico-tiny")

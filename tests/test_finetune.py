@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from micro import TOKENIZER, embed, micro, save_micro, shorten_answers
+from micro import TOKENIZER, embed, leave_out_curves, micro, save_micro, shorten_answers
 from torch import nn
 
 from calico.checkpoints.adapter import ALL_LINEARS, ENCODERS, choose_spec, load_adapted, load_over_base
@@ -28,6 +28,7 @@ from calico.errors import CalicoError, CheckpointError, InputError
 from calico.inference.segmenter import CoSegmenter
 from calico.model.builder import build
 from calico.model.config import calico_7b
+from calico.model.generation import generate
 from calico.model.modes import PAPER_MODULES, PAPER_TARGETS
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.splits import TEST, Shares
@@ -36,6 +37,7 @@ from calico.snapshots.writer import SnapshotWriter
 from calico.training.batches import BatchSettings
 from calico.training.challenge import challenge, components
 from calico.training.corrections import CorrectionBatches, annotated, class_weights, corrected, drawings, size_weights
+from calico.training.curves import plot_curves
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
 from calico.training.run_folder import RUN, STATE, FinetuneState
 from calico.training.scoring import group_score
@@ -72,6 +74,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_answers(patch)
+        leave_out_curves(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +265,9 @@ def test_only_what_the_adapter_holds_has_changed(base: Path, trained: FinetuneRe
     assert config == micro()
 
 
-def test_merged_is_what_was_trained(base: Path, trained: FinetuneResult) -> None:
+def test_merged_is_what_was_trained(base: Path, trained: FinetuneResult, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to fp16, in which the file is."""
+    monkeypatch.setattr("calico.inference.segmenter.generate", generate)  # whole answers
     unmerged, config, tokenizer, _ = load_over_base(trained.folder, base)
     merged, _, _ = load_adapted(trained.folder, base)
     group = ImageGroup(tuple(item.image for item in draw_group(5, group_size=2, size=40)))
@@ -268,8 +279,10 @@ def test_merged_is_what_was_trained(base: Path, trained: FinetuneResult) -> None
 
 
 def test_a_killed_finetune_resumes_exactly(
-    base: Path, snapshot: Snapshot, trained: FinetuneResult, tmp_path: Path
+    base: Path, snapshot: Snapshot, trained: FinetuneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("calico.training.finetune.plot_curves", plot_curves)
+
     class Killed(Exception):
         pass
 
@@ -512,9 +525,8 @@ def test_what_was_accepted_as_predicted_does_not_tell_pixels() -> None:
 
 @pytest.fixture
 def _embedded(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The micro model is the embedded one; its answers, which say nothing, end early."""
+    """The micro model is the embedded one."""
     embed(base, monkeypatch)
-    shorten_answers(monkeypatch)
 
 
 @pytest.mark.usefixtures("_embedded")

@@ -6,10 +6,10 @@ import logging
 
 import pytest
 import torch
+from micro import TOKENIZER
 
 from calico.checkpoints.adapter import attach, choose_spec
 from calico.checkpoints.files import load_checkpoint
-from calico.language.tokenizer import CalicoTokenizer
 from calico.model import memory
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
@@ -25,7 +25,6 @@ from calico.training.preflight import tell_memory, workload_of
 from calico.training.step import TrainingStep
 from scripts import model as verb
 
-TOKENIZER = CalicoTokenizer.train()
 CONFIG = calico_tiny(len(TOKENIZER))
 
 

@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from micro import TOKENIZER
 
 from calico.data.groups import draw_group
 from calico.errors import InputError
 from calico.inference.encodings import EncodingCache, num_bytes
 from calico.inference.segmenter import CoSegmenter, restored_mask
-from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.config import calico_tiny
 from calico.model.preprocessing import Preprocessor, fitted_part_map, fitted_points, fitted_size_hw
 from calico.values import ImageGroup, SubTask
 
-TOKENIZER = CalicoTokenizer.train()
 CONFIG = calico_tiny(len(TOKENIZER))
 
 

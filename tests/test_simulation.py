@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from micro import embed, save_micro, shorten_answers
+from micro import embed, leave_out_curves, save_micro, shorten_answers
 from test_finetune import BATCH
 
 from calico.checkpoints.registry import Registry
@@ -24,7 +24,6 @@ from calico.simulation.annotator import Correction, Habits, correct, shaken
 from calico.simulation.loop import Simulation, simulate
 from calico.simulation.pool import PART_NAMES, held_out, pool_group
 from calico.snapshots.store import Snapshot
-from calico.training import finetune
 from calico.training.finetune import FinetuneSettings
 from calico.values import CoSegmentation, NamedMask, truth_of
 from scripts import simulate_loop
@@ -132,7 +131,7 @@ def _of_no_use(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         embed(save_micro(tmp_path_factory.mktemp("base")), patch)
         shorten_answers(patch)
-        patch.setattr(finetune, "plot_curves", lambda log, picture: None)  # most of a short run's time
+        leave_out_curves(patch)
         yield
 
 

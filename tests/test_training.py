@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from micro import TOKENIZER, micro
+from micro import TOKENIZER, leave_out_curves, micro
 
 from calico.checkpoints.files import load_checkpoint, save_checkpoint
 from calico.data.groups import GroupPlan, choose_groups, draw_batch
@@ -292,6 +292,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(autouse=True)
+def _without_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.function is not test_a_killed_run_resumes_exactly:
+        leave_out_curves(monkeypatch)
 
 
 @pytest.mark.usefixtures("one_thread")
