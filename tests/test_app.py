@@ -104,17 +104,16 @@ def test_health_index_versions_setup(make):
 
 
 def test_answers_at_once_while_loading(make, monkeypatch):
-    gate = threading.Event()
-    client = make(load=lambda: (gate.wait(20), FakeSegmenter())[1])
+    gate, loaded = threading.Event(), threading.Event()
+    client = make(load=lambda: (gate.wait(20), loaded.set(), FakeSegmenter())[2])
     monkeypatch.setattr("backend.services.SETUP_WAIT_S", 0.05)
-    started = time.perf_counter()
     assert client.get("/health").get_json() == {"status": "UP", "model": "loading"}
     answer = client.post("/setup", json={})
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     services = client.application.extensions["calico"]
     monkeypatch.setitem(vars(services), "version_of_files", lambda: "tiny-of-the-files")
     assert client.post("/setup", json={}).get_json() == {"model_version": "tiny-of-the-files"}
-    assert time.perf_counter() - started < 1
+    assert not loaded.is_set()
     gate.set()
     wait_for(lambda: client.get("/health").get_json()["model"] == "ready")
     assert client.post("/setup", json={}).get_json() == {"model_version": "fake-1"}
@@ -645,6 +644,7 @@ def test_two_clients_200_mixed_requests_each(served, tmp_path):
     empty: list[bool] = []
     depths: list[int] = []
     health: list[float] = []
+    predictions: list[float] = []
     done = threading.Event()
 
     def ask(seed):
@@ -654,7 +654,9 @@ def test_two_clients_200_mixed_requests_each(served, tmp_path):
                 kind = choose.choice(["single", "batch", "click", "setup", "webhook"])
                 ids = choose.sample(sorted(tasks), 4 if kind == "batch" else 1)
                 if kind in ("single", "batch"):
+                    started = time.perf_counter()
                     results = predict(client, [tasks[i] for i in ids]).json()["results"]
+                    predictions.append(time.perf_counter() - started)
                     found = zip(ids, results, strict=True)  # a batch leaves out what the other client got meanwhile
                     wrong.extend(
                         kind for i, entry in found if not ((entry == [] and kind == "batch") or is_of_pair(entry, i))
@@ -690,9 +692,7 @@ def test_two_clients_200_mixed_requests_each(served, tmp_path):
     assert len(depths) == 400
     assert max(depths) <= 50
     assert len(health) > 10
-    if os.getloadavg()[0] < (os.cpu_count() or 1):  # on a busy machine it is the others that are measured
-        assert np.percentile(health, 95) <= 0.05
-        assert max(health) <= 0.5
+    assert np.median(health) < np.median(predictions), "it does not wait behind them"
 
 
 def test_two_clients_30_requests_each_with_the_real_model(served, tmp_path):

@@ -11,8 +11,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import micro as micro_model
 import pytest
 import torch
+from micro import micro, save_micro
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -28,18 +30,13 @@ from calico.checkpoints.files import (
 )
 from calico.errors import CheckpointError
 from calico.files import write_text
-from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.config import CalicoConfig, calico_7b, calico_tiny
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tokenizer = CalicoTokenizer.train()
-    config = calico_tiny(len(tokenizer))
-    torch.manual_seed(0)
-    save_checkpoint(tmp_path / "checkpoint", build(config), config, tokenizer)
-    return tmp_path / "checkpoint"
+    return save_micro(tmp_path / "checkpoint")
 
 
 def test_there_and_back(folder: Path, tmp_path: Path) -> None:
@@ -50,7 +47,7 @@ def test_there_and_back(folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert "llm.lm_head.weight" not in first
     assert model.llm.lm_head.weight is model.llm.model.embed_tokens.weight
-    assert config == calico_tiny(len(tokenizer))
+    assert config == micro()
     assert not any(p.is_meta for p in [*model.parameters(), *model.buffers()])
     assert {path.name for path in folder.iterdir()} == {CONFIG, TOKENIZER, WEIGHTS}
 
@@ -175,7 +172,7 @@ def test_a_missing_folder_says_what_a_checkpoint_is(tmp_path: Path) -> None:
 
 
 def test_a_grown_model_starts_as_the_one_that_it_grew_from(tmp_path: Path) -> None:
-    tokenizer = CalicoTokenizer.train()
+    tokenizer = micro_model.TOKENIZER
     large = calico_tiny(len(tokenizer))
     encoder = large.grounding_encoder
     options = {"widths": encoder.options["widths"], "num_blocks": [0, 1, 0, 1, 1]}

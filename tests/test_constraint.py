@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from micro import TOKENIZER
 
 from calico.language.answers import parse_answer, render_answer
 from calico.language.constraint import AnswerConstraint
@@ -21,7 +22,7 @@ PARTS = ["leg", "leg rest", "seat", "back", "blorfin", "chair"]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> CalicoTokenizer:
-    return CalicoTokenizer.train()
+    return TOKENIZER
 
 
 def decode(constraint: AnswerConstraint, tokenizer: CalicoTokenizer, rng: np.random.Generator, limit: int) -> list[int]:
@@ -108,10 +109,10 @@ def test_a_step_is_cheap_with_many_names(tokenizer: CalicoTokenizer) -> None:
     names = [f"part number {n}" for n in range(1000)]
     ids: list[int] = []
     constraint = AnswerConstraint(tokenizer, SubTask.UNIQUE_PARTS, 2, names)
-    start = time.perf_counter()
+    started = time.process_time()  # of this process: what else the machine does is not measured
     for _ in range(300):
         allowed = constraint.allowed(ids)
         ids.append(min(allowed))
         if ids[-1] == tokenizer.eos_id:
             break
-    assert (time.perf_counter() - start) / len(ids) < 0.05
+    assert (time.process_time() - started) / len(ids) < 0.05
