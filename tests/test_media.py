@@ -223,7 +223,7 @@ def test_remedies_are_those_of_who_answered(status, of_the_host, of_others):
 
 @pytest.fixture
 def server():
-    """A web server on loopback: /image, /large, /slow, /missing, /hop; what it was asked and what it has sent to the end."""
+    """A web server on loopback: /image, /large, /slow, /missing, /hop; what it was asked and what it sent whole."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
