@@ -221,6 +221,18 @@ class Media:
         return path is not None and is_file_of_host(path, task)
 
 
+def image_host(source: str) -> str | None:
+    """Whose machine is asked for an image, so that one that is slow does not hold up the others; None: nobody's."""
+    if source.startswith(HOST_PATHS):
+        return "Label Studio"
+    scheme = source[:16].partition("://")[0].lower() if "://" in source[:16] else ""
+    if scheme in BUCKET_SCHEMES:
+        return "Label Studio"  # whose presign route is asked first
+    if scheme not in ("http", "https"):
+        return None
+    return source[: len(scheme) + 260].partition("://")[2].partition("/")[0].rpartition("@")[2].lower()
+
+
 def _check_text(source: str) -> None:
     """Refuses what no address can be before anything tries to encode it, look it up or open it."""
     if len(source) > MAX_ADDRESS and not source.startswith("data:"):

@@ -40,13 +40,16 @@ class Job:
     reason: str = ""
     problems: list[str] = field(default_factory=list)
     queued_at: float = field(default_factory=time.time)
-    finished_at: float | None = None
+    seconds: float | None = None  # by the monotonic clock: the other may be set meanwhile
+    _queued: float = field(default_factory=time.monotonic)
+
+    def ended(self) -> None:
+        self.seconds = round(time.monotonic() - self._queued, 3)
 
     def as_json(self) -> dict[str, Any]:
-        seconds = None if self.finished_at is None else round(self.finished_at - self.queued_at, 3)
         return {
             "id": self.id, "task": self.task, "project": self.project, "state": self.state.value, "reason": self.reason,
-            "problems": self.problems, "queued_at": self.queued_at, "seconds": seconds,
+            "problems": self.problems, "queued_at": self.queued_at, "seconds": self.seconds,
         }  # fmt: skip
 
 
@@ -75,7 +78,7 @@ class Jobs:
             job.problems = list(problems) or job.problems
             if state in _OPEN:
                 return
-            job.finished_at = time.time()
+            job.ended()
             self._totals[state] += 1
             self._open.pop(job.id, None)
             self._ended[job.id] = job

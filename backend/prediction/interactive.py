@@ -15,6 +15,8 @@ from backend.codecs.labels import find_label
 from backend.codecs.prediction import shapes_of, validate_prediction
 from calico.errors import InputError
 
+MAX_PROMPTS = 1000  # clicks and boxes of one request
+
 Box = tuple[float, float, float, float]
 
 
@@ -50,14 +52,23 @@ def _pixel(percent: float, length: int) -> float:
 
 def read_prompts(context: Mapping[str, Any], config: LabelingConfig) -> Prompts:
     """`params.context` of `/predict`: every click and box on the image of the newest one. Raises InputError."""
-    rows = [
-        row for row in context.get("result") or [] if isinstance(row, Mapping) and isinstance(row.get("value"), Mapping)
-    ]
+    given_rows = context.get("result") or []
+    if not isinstance(given_rows, list):
+        raise InputError(
+            f"interactive request: expected a list as params.context.result, got {type(given_rows).__name__}"
+        )
+    if len(given_rows) > MAX_PROMPTS:
+        raise InputError(
+            f"interactive request: expected up to {MAX_PROMPTS:,} clicks and boxes, got {len(given_rows):,}"
+        )
+    rows = [row for row in given_rows if isinstance(row, Mapping) and isinstance(row.get("value"), Mapping)]
     rows = [row for row in rows if str(row.get("type", "")).startswith(("keypoint", "rectangle"))]
     if not rows:
         raise InputError("interactive request: expected a keypoint or rectangle in params.context.result, got none")
     last = rows[-1]
     to_name, item_index = str(last.get("to_name")), last.get("item_index")
+    if item_index is not None and not isinstance(item_index, int):
+        raise InputError(f"interactive request: expected a number as item_index, got {type(item_index).__name__}")
     image = config.image_of(to_name, item_index)
     if image is None:
         raise InputError(f"interactive request: to_name {to_name!r} is no <Image> of the config")
@@ -74,11 +85,11 @@ def read_prompts(context: Mapping[str, Any], config: LabelingConfig) -> Prompts:
             else:
                 box = (x, y, x + float(value["width"]), y + float(value["height"]))
         size_wh = (int(last["original_width"]), int(last["original_height"])) if last.get("original_width") else None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError(
             "interactive request: a keypoint needs numbers x, y; a rectangle x, y, width, height"
         ) from None
-    if not np.isfinite([*sum(points, ()), *(box or ())]).all():
+    if not (np.isfinite(points).all() and np.isfinite(box or ()).all()):
         raise InputError("interactive request: coordinates must be finite numbers")
     if box is None and not any(labels):
         raise InputError("interactive request: expected at least one positive click or a box")

@@ -15,8 +15,9 @@ from typing import Any
 
 from backend.codecs.config import LabelingConfig, read_config, task_images
 from backend.codecs.prediction import encode_prediction
+from backend.http.log_lines import one_line
 from backend.http.prometheus import Metrics
-from backend.media.media import Media
+from backend.media.media import Media, image_host
 from backend.prediction.activity import Job, Jobs, JobState
 from backend.prediction.engine import Engine, NotReady
 from backend.prediction.interactive import encode_mask, read_prompts
@@ -29,6 +30,7 @@ log = logging.getLogger("calico.backend")
 
 GROUPS_AT_ONCE = 4  # fetched and encoded side by side, so that the model never waits for the network; bounds memory too
 MAX_REMEMBERED = 100_000
+MAX_PROBLEMS = 50  # of a group, as shown in `/jobs`
 
 Prediction = dict[str, Any]
 
@@ -59,7 +61,8 @@ class _Work:
 class Predictor:
     """client: posts what was late; without one, late results wait in the engine's cache for the next request.
 
-    groups_at_once: that the model takes together; twice as many are fetched side by side, so that a batch waits ready.
+    groups_at_once: that the model takes together; twice as many of a project are fetched side by side, so that a batch
+    waits ready, and as many of others: no project and no image host has more than half of the threads.
     """
 
     def __init__(
@@ -76,7 +79,8 @@ class Predictor:
     ) -> None:
         self._engine, self._media, self._jobs, self._metrics, self._client = engine, media, jobs, metrics, client
         self._time_budget_s = time_budget_s
-        self._groups = Lane("groups", num_threads=max(GROUPS_AT_ONCE, 2 * groups_at_once), capacity=queue_size)
+        share = max(GROUPS_AT_ONCE, 2 * groups_at_once)
+        self._groups = Lane("groups", num_threads=2 * share, capacity=queue_size, share=share)
         self._posts = Lane("posts", num_threads=1, capacity=queue_size)
         self._given_at: OrderedDict[tuple[int, str], float] = (
             OrderedDict()
@@ -97,9 +101,9 @@ class Predictor:
         """
         deadline = time.monotonic() + self._time_budget_s
         priority = Priority.WAITED_FOR if len(tasks) == 1 else Priority.BATCH
-        works = [
-            self._queued(_Work(task, label_config, self._jobs.add(_id(task), project), priority)) for task in tasks
-        ]
+        works = [_Work(task, label_config, self._jobs.add(_id(task), project), priority) for task in tasks]
+        for work in works:
+            self._queue(work)
         futures = [work.future for work in works if work.future]
         if tasks and not futures:
             raise LaneFull(f"{self._groups.capacity} tasks wait already; try again later")
@@ -117,13 +121,12 @@ class Predictor:
         log.info("project %s: %d of %d tasks answered in %.1f s", project, sum(map(bool, results)), len(tasks), seconds)
         return results
 
-    def _queued(self, work: _Work) -> _Work:
+    def _queue(self, work: _Work) -> None:
         try:
-            work.future = self._groups.submit(lambda: self._run(work), work.priority)
+            work.future = self._groups.submit(lambda: self._run(work), work.priority, _owners(work))
         except LaneFull as error:
             self._jobs.update(work.job, JobState.REFUSED, str(error))
             self._metrics.groups.labels("refused").inc()
-        return work
 
     def _reply(self, work: _Work) -> Prediction | list[Any]:
         with work.lock:
@@ -168,7 +171,8 @@ class Predictor:
         except Exception as error:  # whatever it is, the other groups of the request go on
             self._fail(work.job, error)
             return
-        work.job.problems = [f"{problem.code}: {problem.message}" for problem in problems]
+        told = [f"{problem.code}: {problem.message}" for problem in problems[:MAX_PROBLEMS]]
+        work.job.problems = [one_line(text) for text in told]
         with work.lock:
             work.prediction = prediction
             is_late = work.is_late
@@ -180,13 +184,14 @@ class Predictor:
         sources = task_images(config, data)
         if not MIN_GROUP_SIZE <= len(sources) <= MAX_GROUP_SIZE:  # before anything is fetched
             raise InputError(f"a group has {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE} images, the task has {len(sources)}")
-        group = ImageGroup(tuple(self._media.load(source, task=work.task_id) for source in sources))
-        call = self._engine.segment(group, config.candidates(data), work.priority)
-        result = call.result()
-        with self._metrics.span("encode"):
-            encoded = encode_prediction(
-                result, config, model_version=call.version, task_id=work.task_id, task_data=data
-            )
+        with self._media.group(sources, task=work.task_id) as images:
+            call = self._engine.segment(ImageGroup(images), config.candidates(data), work.priority)
+            result = call.result()
+            del images
+            with self._metrics.span("encode"):
+                encoded = encode_prediction(
+                    result, config, model_version=call.version, task_id=work.task_id, task_data=data
+                )
         problems = [*result.problems, *encoded.problems]
         for problem in problems:
             self._metrics.problems.labels(problem.code).inc()
@@ -251,35 +256,56 @@ class Predictor:
         config, data = config_of(label_config), _data(task)
         prompts = read_prompts(context, config)
         sources = task_images(config, data)
-        if prompts.image >= len(sources):
+        if not 0 <= prompts.image < len(sources):
             raise InputError(f"interactive request: image {prompts.image + 1} of a task that has {len(sources)}")
-        image = self._media.load(sources[prompts.image], task=_id(task))
-        height, width = image.shape[:2]
-        if prompts.size_wh not in (None, (width, height)):
-            sizes = f"{prompts.size_wh} in the editor, {(width, height)} in the file"
-            raise InputError(f"interactive request: image {prompts.image + 1} is {sizes} (width, height)")
-        try:
-            call = self._engine.segment_prompts(
-                image,
-                prompts.points_xy(height, width),
-                prompts.labels,
-                prompts.box_xyxy(height, width),
-                timeout_s=deadline - time.monotonic(),
-            )
+        with self._media.single(sources[prompts.image], task=_id(task)) as image:
+            height, width = image.shape[:2]
+            if prompts.size_wh not in (None, (width, height)):
+                sizes = f"{prompts.size_wh} in the editor, {(width, height)} in the file"
+                raise InputError(f"interactive request: image {prompts.image + 1} is {sizes} (width, height)")
             try:
-                mask, score = call.result(max(0.0, deadline - time.monotonic()))
-            finally:
-                call.cancel()
-        except TimeoutError:
-            raise NotReady("the model is busy; try again in some seconds") from None
-        with self._metrics.span("encode"):
-            return encode_mask(mask, score, prompts, config, model_version=call.version, task_data=data)
+                call = self._engine.segment_prompts(
+                    image,
+                    prompts.points_xy(height, width),
+                    prompts.labels,
+                    prompts.box_xyxy(height, width),
+                    timeout_s=deadline - time.monotonic(),
+                )
+                try:
+                    mask, score = call.result(max(0.0, deadline - time.monotonic()))
+                finally:
+                    call.cancel()
+            except TimeoutError:
+                raise NotReady("the model is busy; try again in some seconds") from None
+            with self._metrics.span("encode"):
+                return encode_mask(mask, score, prompts, config, model_version=call.version, task_data=data)
+
+
+def config_of(label_config: str) -> LabelingConfig:
+    """Read once: a project sends the same text with every request. Raises InputError, as often as it is asked."""
+    found = _config_or_error(label_config)
+    if isinstance(found, InputError):
+        raise InputError(str(found))
+    return found
 
 
 @lru_cache(maxsize=64)
-def config_of(label_config: str) -> LabelingConfig:
-    """A project sends the same text with every request."""
-    return read_config(label_config)
+def _config_or_error(label_config: str) -> LabelingConfig | InputError:
+    try:
+        return read_config(label_config)
+    except InputError as error:
+        return error
+
+
+def _owners(work: _Work) -> set[tuple[str, str]]:
+    """In whose name a task is fetched: its project's and its image hosts'."""
+    owners = {("project", work.job.project)}
+    try:
+        sources = task_images(config_of(work.label_config), _data(work.task))
+    except InputError:  # said when its turn has come
+        return owners
+    hosts = (image_host(source) for source in sources[:MAX_GROUP_SIZE])
+    return owners | {("host", host) for host in hosts if host is not None}
 
 
 def _id(task: Mapping[str, Any]) -> int | None:
@@ -295,8 +321,9 @@ def _data(task: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def describe(error: BaseException) -> str:
     """One line for logs and `/jobs`. Our own errors speak for themselves; of others, what, where, and little else."""
+    text = " ".join(str(error).split())
     if isinstance(error, CalicoError):
-        return " ".join(str(error).split())
+        return one_line(text)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
-    return f"internal error {type(error).__name__}{where}: {' '.join(str(error).split())[:200]}"
+    return one_line(f"internal error {type(error).__name__}{where}: {text[:200]}")
