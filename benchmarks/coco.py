@@ -24,10 +24,11 @@ from backend.codecs.config import read_config, write_config
 from backend.codecs.prediction import encode_prediction
 from calico.coco.segmentation import decode_segmentation
 from calico.coco.writer import CocoWriter
+from calico.correspondence import truth_of
 from calico.data.groups import draw_group
 from calico.errors import InputError
 from calico.masks import iou
-from calico.values import CoSegmentation, PartRegion, truth_of
+from calico.values import CoSegmentation, PartRegion
 
 #: Run with the sdk's Python: tasks, config and folder in, the converter's file and its seconds out.
 CONVERT = """

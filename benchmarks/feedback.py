@@ -29,10 +29,11 @@ from backend.codecs.prediction import encode_prediction
 from backend.learning.collect import Source, collect
 from backend.settings import Settings
 from benchmarks.process import resident_bytes, status_bytes
+from calico.correspondence import co_segmentation, truth_of
 from calico.data.groups import draw_group
 from calico.simulation.annotator import shaken
 from calico.snapshots.report import feedback_report
-from calico.values import AnnotatedImage, CoSegmentation, NamedMask, truth_of
+from calico.values import AnnotatedImage, CoSegmentation, NamedMask
 
 SOURCES = ("export", "project")
 PROJECT = 1
@@ -135,7 +136,7 @@ def _off(truth: CoSegmentation, seed: int) -> CoSegmentation:
     """A prediction of it: edges that are a little off."""
     rng = np.random.default_rng(seed)
     masks = [NamedMask(r.image, r.object_name, r.part_name, shaken(r.mask, 1.5, rng)) for r in truth.regions]
-    return CoSegmentation.from_masks(truth.sizes_hw, masks)
+    return co_segmentation(truth.sizes_hw, masks)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -94,7 +94,8 @@ def _shown_characters(text: str) -> str:
     )
 
 
-def _check_mask(mask: np.ndarray, owner: str) -> None:
+def check_mask(mask: np.ndarray, owner: str) -> None:
+    """Raises InputError for what is no bool HxW mask; owner: whose it is, for the message."""
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype != np.bool_:
         got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
         raise InputError(f"{owner}: expected a bool HxW mask, got {got}; convert it with `mask > 0`")
@@ -166,7 +167,7 @@ class PartRegion:
 
     def __post_init__(self) -> None:
         owner = f"region {self.part_name or self.object_name!r} of image {self.image + 1}"
-        _check_mask(self.mask, owner)
+        check_mask(self.mask, owner)
         if self.image < 0:
             raise InputError(f"{owner}: the image index starts at 0, got {self.image}")
         if not self.object_name or (self.part_name is not None and not self.part_name):
@@ -214,7 +215,8 @@ class CoSegmentation:
     """What is known of one group: its regions, the raw answers, and the problems met on the way.
 
     sizes_hw: (height, width) of each image. regions: ordered, at most one per `RegionKey`.
-    answers: raw text per sub-task (empty for human annotation).
+    answers: raw text per sub-task (empty for human annotation). `calico.correspondence.co_segmentation` makes one of
+    masks and their names.
     """
 
     sizes_hw: tuple[tuple[int, int], ...]
@@ -246,53 +248,6 @@ class CoSegmentation:
                     f"image {region.image + 1} has two objects, {objects[region.image]!r} and {region.object_name!r}; "
                     "every image of a group has one"
                 )
-
-    @classmethod
-    def from_masks(
-        cls,
-        sizes_hw: Sequence[tuple[int, int]],
-        masks: Iterable[NamedMask],
-        *,
-        answers: Mapping[SubTask, str] | None = None,
-        problems: Iterable[Problem] = (),
-        relations: Iterable[tuple[RegionKey, RegionKey]] = (),
-    ) -> CoSegmentation:
-        """Names are normalised, masks of one key united (score: the highest), occurrence and correspondence computed.
-
-        relations: pairs of keys that correspond whatever their names (drawn by hand).
-        """
-        from calico.correspondence import correspond
-
-        united: dict[RegionKey, NamedMask] = {}
-        for item in masks:
-            object_name = normalize_name(item.object_name)
-            part_name = None if item.part_name is None else normalize_name(item.part_name)
-            _check_mask(item.mask, f"region {part_name or object_name!r} of image {item.image + 1}")
-            key = RegionKey(item.image, "object" if part_name is None else "part", part_name or object_name)
-            before = united.get(key)
-            if before is None:
-                united[key] = NamedMask(item.image, object_name, part_name, item.mask, item.score)
-            else:
-                if before.mask.shape != item.mask.shape:
-                    raise InputError(
-                        f"{key}: masks of sizes {before.mask.shape} and {item.mask.shape} cannot be united"
-                    )
-                united[key] = before._replace(mask=before.mask | item.mask, score=max(before.score, item.score))
-        relation_of = correspond(united, relations)
-        regions = tuple(
-            PartRegion(
-                image=item.image,
-                object_name=item.object_name,
-                part_name=item.part_name,
-                mask=item.mask,
-                occurrence=relation_of[key].occurrence,
-                correspondence=relation_of[key].images,
-                correspondence_id=relation_of[key].id,
-                score=item.score,
-            )
-            for key, item in united.items()
-        )
-        return cls(tuple(sizes_hw), regions, dict(answers or {}), tuple(problems))
 
     @property
     def by_key(self) -> dict[RegionKey, PartRegion]:
@@ -365,9 +320,3 @@ class Sample:
     question: Question
     target: CoSegmentation
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
-def truth_of(images: Sequence[AnnotatedImage]) -> CoSegmentation:
-    """All three sub-tasks' truth about a group of annotated images."""
-    sizes = [(item.image.shape[0], item.image.shape[1]) for item in images]
-    return CoSegmentation.from_masks(sizes, [mask for i, item in enumerate(images) for mask in item.masks(i)])

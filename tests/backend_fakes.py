@@ -14,6 +14,7 @@ from PIL import Image
 
 from backend.learning.inbox import Inbox
 from backend.learning.schema import events
+from calico.correspondence import co_segmentation
 from calico.errors import CheckpointError
 from calico.values import CoSegmentation, ImageGroup, NamedMask, Problem
 
@@ -81,7 +82,7 @@ class FakeSegmenter:
                 upper = mask.copy()
                 upper[image.shape[0] // 2 :] = False
                 masks += [NamedMask(i, "lamp", None, mask, 0.9), NamedMask(i, "lamp", "shade", upper, 0.8)]
-            return CoSegmentation.from_masks(group.sizes_hw, masks)
+            return co_segmentation(group.sizes_hw, masks)
         finally:
             self.num_running -= 1
 

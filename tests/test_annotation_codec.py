@@ -14,8 +14,9 @@ from backend.codecs import brush_rle
 from backend.codecs.annotation import Change, compare_with_prediction, decode_annotation
 from backend.codecs.config import read_config, write_config
 from backend.codecs.rows import mask_of_value
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
-from calico.values import CoSegmentation, NamedMask, Occurrence, RegionKey
+from calico.values import NamedMask, Occurrence, RegionKey
 
 FIXTURES = ROOT.parent / "shared" / "fixtures" / "label_studio"
 CONFIGS = {
@@ -390,7 +391,7 @@ def test_a_hand_made_group_without_ids():
     ]
     decoded = decode_annotation(rows, read_config(write_config(2)), [(40, 40)] * 2)
     assert [region.occurrence for region in decoded.cosegmentation.regions] == [Occurrence.COMMON] * 2
-    expected = CoSegmentation.from_masks(
+    expected = co_segmentation(
         [(40, 40)] * 2, [NamedMask(r.image, "mug", None, r.mask) for r in decoded.cosegmentation.regions]
     )
     same(decoded.cosegmentation, expected)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.language import SPECIAL_TOKENS
 from calico.language.answers import ParsedAnswer, parse_answer, render_answer
@@ -21,7 +22,7 @@ def group(*images: tuple[str, list[str]]) -> CoSegmentation:
     """A truth from (object name, part names) per image."""
     masks = [NamedMask(i, name, None, MASK) for i, (name, _) in enumerate(images)]
     masks += [NamedMask(i, name, part, MASK) for i, (name, parts) in enumerate(images) for part in parts]
-    return CoSegmentation.from_masks([MASK.shape] * len(images), masks)
+    return co_segmentation([MASK.shape] * len(images), masks)
 
 
 CHAIR_AND_STOOL = group(("chair", ["seat", "leg", "back"]), ("stool", ["leg", "seat", "drawer"]))
@@ -58,7 +59,7 @@ def test_one_class_on_some_images_of_a_larger_group() -> None:
 
 
 def test_parts_without_an_object_cannot_be_rendered() -> None:
-    orphan = CoSegmentation.from_masks(
+    orphan = co_segmentation(
         [(2, 2)] * 2, [NamedMask(0, "mug", None, MASK), *(NamedMask(i, "mug", "lid", MASK) for i in (0, 1))]
     )
     with pytest.raises(InputError, match="image 2 has parts but no object"):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks.coco import CASES, compare, judge
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.masks import encode_rle
-from calico.values import CoSegmentation, NamedMask
+from calico.values import NamedMask
 
 CONVERTER = """
 import json, pathlib
@@ -38,7 +39,7 @@ def test_a_region_is_found_on_its_own_image_under_its_own_name() -> None:
     wheels = box(0, 0, 2, 2) | box(6, 0, 8, 2)
     masks = [NamedMask(0, "car", None, box(0, 0, 8, 8)), NamedMask(0, "car", "wheel", wheels)]
     masks += [NamedMask(1, "car", None, box(0, 0, 4, 4))]
-    truth = CoSegmentation.from_masks([(12, 16)] * 2, masks)
+    truth = co_segmentation([(12, 16)] * 2, masks)
     rows = [(0, 1, box(0, 0, 8, 6)), (0, 2, box(0, 0, 2, 2)), (0, 2, box(6, 0, 8, 2)), (0, 2, box(9, 5, 16, 12))]
     document = {
         "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "car:wheel"}],

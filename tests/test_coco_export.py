@@ -30,6 +30,7 @@ from backend.codecs.prediction import encode_prediction
 from backend.project.client import LabelStudioClient
 from calico.coco.orientation import upright
 from calico.coco.writer import CocoWriter, read_category_ids
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.masks import tight_box_xyxy
 from calico.values import CoSegmentation, NamedMask
@@ -69,7 +70,7 @@ def group(num_images: int = 3) -> CoSegmentation:
         for image in range(num_images)
         for part, mask in ring_and_slivers(SIZES[image], image).items()
     ]
-    return CoSegmentation.from_masks(SIZES[:num_images], masks)
+    return co_segmentation(SIZES[:num_images], masks)
 
 
 def config_of(layout: str, geometry: str = "brush", num_images: int = 3) -> str:
@@ -148,7 +149,7 @@ def test_polygons_drawn_by_annotators(tmp_path, layout):
     solid[10:31, 5:20] = True
     solid[12:20, 20:23] = True
     masks = [NamedMask(i, "cup", name, solid) for i in range(2) for name in (None, "handle")]
-    coseg = CoSegmentation.from_masks([(50, 40)] * 2, masks)
+    coseg = co_segmentation([(50, 40)] * 2, masks)
     xml = config_of(layout, "polygon", 2)
     export(tmp_path, [task_of(1, coseg, xml)], xml)
     assert all((mask == solid).all() for mask in masks_of(tmp_path / "out.json").values())
@@ -227,7 +228,7 @@ def test_an_unfinished_run_of_other_options_is_not_gone_on_with(tmp_path):
 def test_ids_stay_when_the_project_grows(tmp_path):
     xml = config_of("B")
     before = export(tmp_path, [task_of(5, group(), xml)], xml)
-    lamp = CoSegmentation.from_masks(SIZES, [NamedMask(0, "lamp", None, np.ones(SIZES[0], bool))])
+    lamp = co_segmentation(SIZES, [NamedMask(0, "lamp", None, np.ones(SIZES[0], bool))])
     after = export(
         tmp_path, [task_of(2, lamp, xml), task_of(5, group(), xml)], xml,
         "--categories", str(tmp_path / "out.json"), name="after.json",
@@ -252,9 +253,7 @@ def test_a_piece_belongs_to_the_piece_of_the_object_that_it_lies_on(tmp_path):
     two, part = np.zeros((9, 20), np.bool_), np.zeros((9, 20), np.bool_)
     two[1:8, 1:8] = two[1:8, 11:18] = True
     part[2:4, 2:4] = part[2:4, 12:14] = part[8, 19] = True
-    coseg = CoSegmentation.from_masks(
-        [(9, 20)] * 2, [NamedMask(0, "pair", None, two), NamedMask(0, "pair", "eye", part)]
-    )
+    coseg = co_segmentation([(9, 20)] * 2, [NamedMask(0, "pair", None, two), NamedMask(0, "pair", "eye", part)])
     rows = export(tmp_path, [task_of(1, coseg, config_of("B"))], config_of("B"), "--pieces")["annotations"]
     places = {row["id"]: place for place, row in enumerate(rows)}
     assert [places[row["part_of"]] for row in rows if "part_of" in row] == [0, 1, 0]
@@ -263,7 +262,7 @@ def test_a_piece_belongs_to_the_piece_of_the_object_that_it_lies_on(tmp_path):
 def test_more_pieces_than_ids_are_refused(tmp_path):
     dust = np.zeros((202, 202), np.bool_)
     dust[::2, ::2] = True
-    coseg = CoSegmentation.from_masks([dust.shape] * 2, [NamedMask(0, "dust", None, dust)])
+    coseg = co_segmentation([dust.shape] * 2, [NamedMask(0, "dust", None, dust)])
     tasks = [task_of(1, coseg, config_of("B"))]
     out = export(tmp_path, tasks, config_of("B"), "--pieces", code=1)
     assert out["report"]["skipped"]["counts"] == {"unreadable_task": 1}
@@ -281,7 +280,7 @@ def test_category_names(tmp_path, scheme, named):
 def test_predictions_keep_their_scores(tmp_path):
     masks = [NamedMask(i, "cup", None, np.eye(9, dtype=bool), 0.25 + i / 4) for i in range(2)]
     xml = config_of("A", num_images=2)
-    task = task_of(1, CoSegmentation.from_masks([(9, 9)] * 2, masks), xml)
+    task = task_of(1, co_segmentation([(9, 9)] * 2, masks), xml)
     out = export(tmp_path, [task], xml, "--predictions")
     assert [row["score"] for row in out["annotations"]] == [0.25, 0.5]
     assert out["annotations"][0]["provenance"] == {"task": 1, "prediction": 1, "model_version": "m-1"}
@@ -305,7 +304,7 @@ def test_exif_orientation(tmp_path, orientation):
     parts = {name: part for name, part in ring_and_slivers(mask.shape, orientation).items() if name is not None}
     parts["hole"] = ring_and_slivers(mask.shape, orientation)[None]
     masks = [NamedMask(i, "patch", name, drawn) for i in range(2) for name, drawn in {None: mask, **parts}.items()]
-    coseg = CoSegmentation.from_masks([mask.shape] * 2, masks)
+    coseg = co_segmentation([mask.shape] * 2, masks)
     xml = config_of("A", num_images=2)
     tasks = [task_of(1, coseg, xml)]
     out = export(tmp_path, tasks, xml, "--images", str(tmp_path / "images"))
@@ -360,7 +359,7 @@ def test_what_is_skipped_is_counted(tmp_path):
 
 def test_an_image_without_regions_is_exported_where_its_size_is_known(tmp_path):
     xml = config_of("A", num_images=2)
-    task = task_of(1, CoSegmentation.from_masks(SIZES[:2], [NamedMask(0, "cup", None, np.ones(SIZES[0], bool))]), xml)
+    task = task_of(1, co_segmentation(SIZES[:2], [NamedMask(0, "cup", None, np.ones(SIZES[0], bool))]), xml)
     (tmp_path / "x").mkdir()
     for place, size in enumerate(SIZES[:2]):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / "x" / f"1_{place}.png")

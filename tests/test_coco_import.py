@@ -24,6 +24,7 @@ from calico.coco.names import Category, families_of, read_category
 from calico.coco.orientation import upright
 from calico.coco.segmentation import decode_segmentation, encode_polygons
 from calico.coco.writer import CocoWriter
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.masks import encode_rle
 from calico.values import CoSegmentation, NamedMask, RegionKey
@@ -240,7 +241,7 @@ def ours(folder: Path, options: CocoOptions) -> tuple[Path, CoSegmentation]:
         NamedMask(2, "mug", None, box(3, 3, 20, 12)),
     ]  # fmt: skip
     relations = [(RegionKey(0, "part", "ear"), RegionKey(1, "part", "handle"))]
-    coseg = CoSegmentation.from_masks([SIZE] * 3, masks, relations=relations)
+    coseg = co_segmentation([SIZE] * 3, masks, relations=relations)
     entries = [ImageEntry(f"{i}.png", {"source": f"https://host/{i}.png"}) for i in range(3)]
     with CocoWriter(folder / "ours.json", scheme=options.scheme, run={}) as writer:
         writer.add(encode_group(coseg, entries, 5, options))

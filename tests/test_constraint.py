@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from micro import TOKENIZER
 
+from calico.correspondence import co_segmentation
 from calico.language.answers import parse_answer, render_answer
 from calico.language.constraint import AnswerConstraint
 from calico.language.tokenizer import CalicoTokenizer
-from calico.values import CoSegmentation, NamedMask, SubTask
+from calico.values import NamedMask, SubTask
 
 MASK = np.ones((2, 2), bool)
 OBJECTS = ["chair", "stool", "zorbel", "dog"]
@@ -81,7 +82,7 @@ def test_the_canonical_answer_is_always_allowed(
 ) -> None:
     masks = [NamedMask(i, name, None, MASK) for i, (name, _) in enumerate(group)]
     masks += [NamedMask(i, name, part, MASK) for i, (name, parts) in enumerate(group) for part in parts]
-    target = CoSegmentation.from_masks([(2, 2)] * len(group), masks)
+    target = co_segmentation([(2, 2)] * len(group), masks)
     ids = tokenizer.ids(render_answer(target, sub_task).text)
     constraint = AnswerConstraint(tokenizer, sub_task, len(group), None if free else [*OBJECTS, *PARTS])
     for step, token in enumerate(ids):

@@ -12,6 +12,7 @@ from backend.prediction.engine import Engine, NotReady
 from backend.prediction.lane import Lane, LaneFull, Priority
 from backend.prediction.result_cache import ResultCache
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version
+from calico.correspondence import co_segmentation
 from calico.errors import CheckpointError
 from calico.values import CoSegmentation, ImageGroup, NamedMask
 
@@ -180,23 +181,21 @@ def test_a_click_goes_before_waiting_groups():
     assert segmenter.num_groups <= 2
 
 
-def co_segmentation(seed: int, size_hw=(64, 64)) -> CoSegmentation:
+def two_lamps(seed: int, size_hw=(64, 64)) -> CoSegmentation:
     mask = np.random.default_rng(seed).random(size_hw) > 0.5
-    return CoSegmentation.from_masks(
-        [size_hw, size_hw], [NamedMask(0, "lamp", None, mask), NamedMask(1, "lamp", None, ~mask)]
-    )
+    return co_segmentation([size_hw, size_hw], [NamedMask(0, "lamp", None, mask), NamedMask(1, "lamp", None, ~mask)])
 
 
 def test_the_result_cache_is_bounded_and_drops_the_least_used():
-    one = co_segmentation(0)
+    one = two_lamps(0)
     cache = ResultCache(12_000)
     cache.put(0, one)
     size = cache.num_bytes
     assert 2 * 64 * 64 / 8 <= size < 6000
-    cache.put(1, co_segmentation(1))
+    cache.put(1, two_lamps(1))
     assert cache.get(0) is not None  # used: 1 goes before it
     for key in range(2, 12_000 // size + 1):
-        cache.put(key, co_segmentation(key))
+        cache.put(key, two_lamps(key))
     assert cache.num_bytes <= 12_000
     assert cache.get(0) is not None
     assert cache.get(1) is None

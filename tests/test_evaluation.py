@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.evaluation import Case, EvaluationRun, PartDataCases, drawing_cases
 from calico.evaluation.baseline import FrequentParts
@@ -28,7 +29,7 @@ from calico.metrics.text_similarity import TrigramEncoder
 from calico.mixedparts.index import MixedParts
 from calico.mixedparts.records import ObjectRecord, PartMask
 from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, write_manifest
-from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, SubTask, image_digest
+from calico.values import AnnotatedImage, ImageGroup, NamedMask, SubTask, image_digest
 from scripts import evaluate
 
 PARTS = {"chair": ("seat", "leg"), "stool": ("seat",), "mug": ("handle",)}
@@ -69,7 +70,7 @@ class Mover:
             for item in self.known[image_digest(image)]:
                 moved = np.roll(item.mask, by, axis=1)
                 masks.append(NamedMask(index, item.object_name, item.part_name, moved, max(0.0, 1 - by / 12)))
-        truth = CoSegmentation.from_masks(group.sizes_hw, masks)
+        truth = co_segmentation(group.sizes_hw, masks)
         answers = {}
         for task in sub_tasks:
             text, segs = render_answer(truth, task)

@@ -22,6 +22,7 @@ from backend.codecs.prediction import encode_prediction
 from backend.learning.feedback import Collector, annotator_hash
 from backend.learning.feedback_sources import AnnotatedTask, export_tasks, project_tasks
 from backend.project.client import LabelStudioClient
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.snapshots.report import feedback_report
 from calico.snapshots.store import Snapshot
@@ -45,7 +46,7 @@ def coseg(parts: Iterable[tuple[int, str]] = ((0, "leg"), (1, "leg"), (1, "arm")
         left = {"leg": 5, "arm": 14}.get(name, 22)
         mask[6:12, left : left + 5] = True
         masks.append(NamedMask(image, "chair", name, mask))
-    return CoSegmentation.from_masks(SIZES, masks)
+    return co_segmentation(SIZES, masks)
 
 
 def rows_of(found: CoSegmentation | None = None, task: int = 1) -> list[dict[str, Any]]:
@@ -131,7 +132,7 @@ def test_a_redrawn_mask_is_edited_with_its_iou_and_a_stale_label_is_counted(tmp_
     masks = [NamedMask(1, "chair", "arm", smaller), NamedMask(1, "chair", None, smaller)]
     redrawn = next(
         r["value"]["rle"]
-        for r in rows_of(CoSegmentation.from_masks(SIZES, masks))
+        for r in rows_of(co_segmentation(SIZES, masks))
         if r["type"] == "brushlabels" and r["value"]["brushlabels"] != ["object"]
     )
     arm = next(r["id"] for r in rows if r["type"] == "textarea" and r["value"]["text"] == ["arm"])

@@ -21,6 +21,7 @@ from calico.checkpoints.files import load_checkpoint
 from calico.checkpoints.fingerprint import ADAPTER, checkpoint_version, weights_version
 from calico.checkpoints.gate import Scores, Verdict, decide
 from calico.checkpoints.registry import Registry
+from calico.correspondence import co_segmentation, truth_of
 from calico.data.groups import draw_group
 from calico.depth.reference import load_reference
 from calico.drawings import draw
@@ -42,7 +43,7 @@ from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSett
 from calico.training.run_folder import RUN, STATE, FinetuneState
 from calico.training.scoring import group_score
 from calico.training.starting_model import seen_groups
-from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, truth_of
+from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask
 from scripts import finetune as verb
 
 BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)
@@ -128,7 +129,7 @@ def test_a_relation_drawn_by_hand_is_trained_on_as_drawn() -> None:
     plain = group_of(1, images)
     first, second = (next(r.key for r in plain.target.regions if r.image == k and r.kind == "part") for k in (0, 1))
     masks = [NamedMask(r.image, r.object_name, r.part_name, r.mask) for r in plain.target.regions]
-    target = CoSegmentation.from_masks(plain.target.sizes_hw, masks, relations=[(first, second)])
+    target = co_segmentation(plain.target.sizes_hw, masks, relations=[(first, second)])
     group = corrected(replace(plain, target=target), [i.image for i in images], 40, 1.0)
     assert group.truth is not None
     assert group.truth.by_key[first].correspondence == (0, 1)
@@ -200,7 +201,7 @@ def test_an_image_without_regions_asks_for_nothing() -> None:
     images = [draw(3, size_hw=(40, 40), object_name="mug"), draw(4, size_hw=(40, 40), object_name="mug")]
     plain = group_of(1, images)
     masks = [NamedMask(0, r.object_name, r.part_name, r.mask) for r in plain.target.regions if r.image == 0]
-    target = CoSegmentation.from_masks(plain.target.sizes_hw, masks)
+    target = co_segmentation(plain.target.sizes_hw, masks)
     group = corrected(replace(plain, target=target), [i.image for i in images], 40, 1.0)
     listing = replace(BATCH, listed_share=1.0, candidate_share=1.0)  # names to choose from; one of them is none
     for settings in (BATCH, listing):
@@ -477,7 +478,7 @@ def grown(truth: CoSegmentation, amount: int) -> CoSegmentation:
         NamedMask(r.image, r.object_name, r.part_name, np.roll(r.mask, amount if r.part_name else 0, 1))
         for r in truth.regions
     ]
-    return CoSegmentation.from_masks(truth.sizes_hw, masks)
+    return co_segmentation(truth.sizes_hw, masks)
 
 
 def shuffled(truth: CoSegmentation) -> CoSegmentation:
@@ -487,12 +488,12 @@ def shuffled(truth: CoSegmentation) -> CoSegmentation:
         parts = [r for r in truth.regions if r.image == image and r.part_name]
         for region, other in zip(parts, [*parts[1:], *parts[:1]], strict=True):
             masks.append(NamedMask(image, region.object_name, region.part_name, other.mask))
-    return CoSegmentation.from_masks(truth.sizes_hw, masks)
+    return co_segmentation(truth.sizes_hw, masks)
 
 
 def misnamed(truth: CoSegmentation) -> CoSegmentation:
     masks = [NamedMask(r.image, r.object_name, r.part_name and f"{r.part_name} thing", r.mask) for r in truth.regions]
-    return CoSegmentation.from_masks(truth.sizes_hw, masks)
+    return co_segmentation(truth.sizes_hw, masks)
 
 
 def test_the_gate_refuses_spoiled_challengers_and_takes_a_good_one() -> None:
@@ -550,7 +551,7 @@ def test_test_groups_that_the_champion_was_trained_on_are_left_out(
 def test_a_part_under_smaller_ones_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     masks = {name: np.zeros((8, 8), bool) for name in ("door", "panel", "window")}
     masks["door"][2:6] = masks["panel"][2:4] = masks["window"][4:6] = True
-    target = CoSegmentation.from_masks([(8, 8)] * 2, [NamedMask(0, "car", name, mask) for name, mask in masks.items()])
+    target = co_segmentation([(8, 8)] * 2, [NamedMask(0, "car", name, mask) for name, mask in masks.items()])
     found = annotated(np.zeros((8, 8, 3), np.uint8), target.regions, "group 3/1 image 1")
     assert {code - 2 for code in np.unique(found.part_map) if code > 1} == {1, 2}
     assert "group 3/1 image 1: door: all covered by smaller parts" in caplog.text

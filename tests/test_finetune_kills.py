@@ -15,6 +15,7 @@ import torch
 from conftest import is_required, require
 
 from calico.checkpoints.registry import Registry
+from calico.correspondence import truth_of
 from calico.data.groups import draw_group
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.splits import Shares
@@ -23,7 +24,7 @@ from calico.snapshots.writer import SnapshotWriter
 from calico.training.batches import BatchSettings
 from calico.training.challenge import RESULT, challenge
 from calico.training.finetune import FinetuneSettings
-from calico.values import ImageGroup, truth_of
+from calico.values import ImageGroup
 
 NUM_KILLS = 10
 BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)

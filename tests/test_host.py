@@ -23,8 +23,8 @@ from backend.demo.label_studio import LabelStudioHost
 from backend.learning.reconcile import reconcile
 from backend.project.client import HostError, LabelStudioClient
 from calico.checkpoints.registry import Registry
+from calico.correspondence import truth_of
 from calico.data.groups import evaluation_groups
-from calico.values import truth_of
 
 pytestmark = pytest.mark.host
 

@@ -15,6 +15,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.language.answers import parse_answer, render_answer
 from calico.masks import encode_rle
@@ -60,7 +61,7 @@ MASKS = [
     NamedMask(1, "stool", None, box(4, 4, 16, 16), 0.6),
     NamedMask(1, "stool", "seat", box(4, 4, 16, 8), 0.5),
 ]
-TRUTH = CoSegmentation.from_masks(SIZES, MASKS)
+TRUTH = co_segmentation(SIZES, MASKS)
 
 
 def right_answers(truth: CoSegmentation = TRUTH) -> dict[SubTask, Answered]:
@@ -75,11 +76,11 @@ def right_answers(truth: CoSegmentation = TRUTH) -> dict[SubTask, Answered]:
 
 
 def regions_of(masks: Sequence[NamedMask]) -> tuple[PartRegion, ...]:
-    return CoSegmentation.from_masks(SIZES, masks).regions
+    return co_segmentation(SIZES, masks).regions
 
 
 def answered(masks: Sequence[NamedMask], task: SubTask = SubTask.COMMON_PARTS) -> dict[SubTask, Answered]:
-    return {task: Answered(keyed(CoSegmentation.from_masks(SIZES, masks).regions))}
+    return {task: Answered(keyed(co_segmentation(SIZES, masks).regions))}
 
 
 def report_of(answers: dict[SubTask, Answered], merged: CoSegmentation = TRUTH) -> dict:
@@ -161,14 +162,14 @@ def test_an_extra_name_never_raises_strict_miou() -> None:
     true = keyed(TRUTH.regions)
     for _ in range(30):
         chosen = [item for item in MASKS if rng.random() < 0.7]
-        regions = keyed(CoSegmentation.from_masks(SIZES, chosen).regions)
+        regions = keyed(co_segmentation(SIZES, chosen).regions)
         before = strict_miou(compare(true, regions))
         extra = {RegionKey(rng.randrange(2), "part", "spout"): ScoredMask(box(0, 0, rng.randint(1, 20), 20), 1.0)}
         assert strict_miou(compare(true, regions | extra)) <= before
 
 
 def test_names_and_occurrence() -> None:
-    predicted = CoSegmentation.from_masks(SIZES, [*MASKS[:4], NamedMask(1, "stool", "leg", box(4, 8, 6, 16))])
+    predicted = co_segmentation(SIZES, [*MASKS[:4], NamedMask(1, "stool", "leg", box(4, 8, 6, 16))])
     counts = name_counts(compare(keyed(TRUTH.regions), keyed(predicted.regions)))
     assert counts == (2, 3, 3)  # seat and leg of image 1 are right, leg of image 2 is not, its seat is missed
     # By that, the seat looks unique and the leg common: both wrong.
@@ -191,7 +192,7 @@ def test_order_does_not_matter() -> None:
         evaluation = Evaluation()
         for group_id, masks in order(groups):
             masks = order(masks)
-            merged = CoSegmentation.from_masks(SIZES, list(masks))
+            merged = co_segmentation(SIZES, list(masks))
             answers = {task: Answered(keyed(merged.restricted_to(task).regions)) for task in SubTask}
             evaluation.add(group_id, TRUTH, answers, merged)
         reports.append(evaluation.report())
@@ -335,7 +336,7 @@ def test_ss_needs_an_encoder() -> None:
     renamed = [item._replace(part_name="tase") if item.part_name == "seat" else item for item in MASKS]
     for encoder, recalled in ((None, 2 / 4), (LetterEncoder(), 1.0)):
         evaluation = Evaluation(encoder)
-        common = CoSegmentation.from_masks(SIZES, renamed).restricted_to(SubTask.COMMON_PARTS)
+        common = co_segmentation(SIZES, renamed).restricted_to(SubTask.COMMON_PARTS)
         evaluation.add("g", TRUTH, {SubTask.COMMON_PARTS: Answered(keyed(common.regions))}, TRUTH)
         overall = evaluation.report()["overall"]
         assert overall["recall"] == pytest.approx(recalled)
@@ -387,7 +388,7 @@ def test_scores_are_compared_within_parts_and_a_wrong_name_counts_zero() -> None
         NamedMask(0, "chair", "leg", box(0, 4, 2, 8), 0.5),  # half right
         NamedMask(0, "chair", "wheel", MASKS[2].mask, 0.1),  # a wrong name
     ]
-    report = report_of({}, CoSegmentation.from_masks(SIZES, masks))
+    report = report_of({}, co_segmentation(SIZES, masks))
     assert report["overall"]["score_spearman"] == pytest.approx(1)
     assert report["overall"]["n"]["score_spearman"] == 3
     assert [row["mean_iou"] for row in report["calibration"]] == pytest.approx([0, 0.5, 1])
@@ -514,7 +515,7 @@ def test_only_what_was_asked_is_held_against_the_reconciled_result() -> None:
 
 def test_regions_by_their_share_of_the_image() -> None:
     # Of 400 pixels: leg 16 (4 %), seats 40 (10 %) and 48 (12 %), objects 100 and 144.
-    report = report_of({}, CoSegmentation.from_masks(SIZES, [MASKS[0], MASKS[2], MASKS[3], MASKS[4]]))
+    report = report_of({}, co_segmentation(SIZES, [MASKS[0], MASKS[2], MASKS[3], MASKS[4]]))
     sizes = report["by_region_size"]
     assert sizes["2 to 8 %"]["iou_parts"] == 1
     assert sizes["2 to 8 %"]["n"]["iou_parts"] == 1

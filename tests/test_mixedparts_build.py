@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from benchmarks.part_data import benchmark_data
+from calico.correspondence import truth_of
 from calico.drawings import draw
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
@@ -41,7 +42,7 @@ from calico.model.config import calico_tiny
 from calico.model.preprocessing import Preprocessor
 from calico.training.batches import BatchSettings
 from calico.training.index_batches import IndexBatches
-from calico.values import AnnotatedImage, SubTask, truth_of
+from calico.values import AnnotatedImage, SubTask
 from scripts import mixedparts, train
 
 CATEGORIES = Path(__file__).resolve().parents[2] / "shared" / "fixtures" / "categories"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.pictures.contours import contours, smoothed
 from calico.pictures.group_page import write_group_page
@@ -37,7 +38,7 @@ def scene() -> tuple[list[np.ndarray], CoSegmentation]:
         NamedMask(1, "stool", "seat", box(100, 100, 500, 250)),
     ]
     images = [np.full((600, 600, 3), GREY, np.uint8) for _ in range(2)]
-    return images, CoSegmentation.from_masks(((600, 600), (600, 600)), masks)
+    return images, co_segmentation(((600, 600), (600, 600)), masks)
 
 
 @cache
@@ -103,7 +104,7 @@ def test_the_order_of_regions_changes_nothing() -> None:
 def test_colours_stay_apart_beyond_the_palette() -> None:
     names = [f"part {i:02d}" for i in range(2 * len(PALETTE))]
     masks = [NamedMask(i, "thing", name, np.ones((4, 4), bool)) for name in names for i in range(2)]
-    colours = list(colours_of(CoSegmentation.from_masks(((4, 4), (4, 4)), masks)).values())
+    colours = list(colours_of(co_segmentation(((4, 4), (4, 4)), masks)).values())
     distances = [np.abs(np.subtract(a, b)).sum() for i, a in enumerate(colours) for b in colours[:i]]
     assert len(set(colours)) == len(names)
     assert min(distances) > 30
@@ -117,7 +118,7 @@ def test_colours_stay_apart_beyond_the_palette() -> None:
 def test_any_size_is_drawn_readably(size_hw: tuple[int, int], expected_hw: tuple[int, int]) -> None:
     masks = [NamedMask(i, "dog", part, np.ones(size_hw, bool)) for i in range(2) for part in (None, "a long name")]
     masks.append(NamedMask(0, "dog", "tail", np.zeros(size_hw, bool)))
-    group = CoSegmentation.from_masks((size_hw, size_hw), masks)
+    group = co_segmentation((size_hw, size_hw), masks)
     drawn = draw_overlay(np.zeros((*size_hw, 3), np.uint8), group, 0)
     assert drawn.shape == (*expected_hw, 3)
     assert drawn.dtype == np.uint8
@@ -183,7 +184,7 @@ def test_the_page_shows_all_and_escapes_all(tmp_path: Path) -> None:
     masks.append(NamedMask(1, "stool", evil, box(300, 300, 320, 320)))
     answers = {SubTask.COMMON_PARTS: f"<p> the seat </p> [SEG] {evil}"}
     problems = [Problem(evil, f"{evil} & more", 1)]
-    full = CoSegmentation.from_masks(group.sizes_hw, masks, answers=answers, problems=problems)
+    full = co_segmentation(group.sizes_hw, masks, answers=answers, problems=problems)
     page = write_group_page(tmp_path / "out", ImageGroup(tuple(images), (evil, "b.png")), full, title=evil)
     text = page.read_text()
     assert page == tmp_path / "out" / "index.html"

@@ -15,8 +15,9 @@ from backend.codecs.controls import Label
 from backend.codecs.geometry import fill_polygon, polygons_of_mask
 from backend.codecs.labels import match_label
 from backend.codecs.prediction import encode_prediction, validate_prediction
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
-from calico.values import CoSegmentation, NamedMask
+from calico.values import NamedMask
 
 SIZES = [(40, 60), (52, 33), (45, 45)]
 LAYOUT_C = """<View><Repeater on="$images" indexFlag="{{idx}}"><View>
@@ -40,7 +41,7 @@ def group(num_images=2, objects=("chair", "ottoman", "chair")):
         if i == 1:
             masks.append(NamedMask(i, objects[i], "knob", knob, 0.25))
             masks.append(NamedMask(i, objects[i], "cushion", np.ones((height, width), np.bool_), 0.5))
-    return CoSegmentation.from_masks(SIZES[:num_images], masks)
+    return co_segmentation(SIZES[:num_images], masks)
 
 
 def encode(coseg, config, **options):
@@ -152,7 +153,7 @@ def test_brush_and_labels_as_two_tags():
 
 def test_an_empty_mask_is_reported():
     masks = [NamedMask(i, "cup", None, np.full((5, 5), i == 0)) for i in range(2)]
-    encoded = encode(CoSegmentation.from_masks([(5, 5)] * 2, masks), read_config(write_config(2)))
+    encoded = encode(co_segmentation([(5, 5)] * 2, masks), read_config(write_config(2)))
     assert len(rows_of(encoded.prediction, "brushlabels")) == 1
     assert [problem.code for problem in encoded.problems] == ["empty_mask"]
 
@@ -188,7 +189,7 @@ def test_labels_that_say_an_object_are_for_objects_only():
     config = read_config(write_config(2, labels=["chair", "chair:leg", "ottoman"]))
     masks = [NamedMask(i, name, None, np.ones((4, 4), np.bool_)) for i, name in enumerate(["chair", "ottoman"])]
     masks.append(NamedMask(0, "chair", "chair", np.ones((4, 4), np.bool_)))
-    encoded = encode(CoSegmentation.from_masks([(4, 4)] * 2, masks), config)
+    encoded = encode(co_segmentation([(4, 4)] * 2, masks), config)
     assert [row["value"]["brushlabels"] for row in rows_of(encoded.prediction, "brushlabels")] == [
         ["chair"],
         ["object"],

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calico.correspondence import co_segmentation
 from calico.inference.reconcile import UNKNOWN_OBJECT, AnsweredMasks, reconcile
 from calico.language.answers import parse_answer, render_answer
 from calico.values import CoSegmentation, NamedMask, Occurrence, RegionKey, SubTask
@@ -65,7 +66,7 @@ groups = st.lists(
 def test_right_answers_give_the_truth_back(group: list[tuple[str, set[str]]]) -> None:
     masks = [NamedMask(i, name, None, np.ones(SIZES[i], bool)) for i, (name, _) in enumerate(group)]
     masks += [NamedMask(i, name, p, mask(i, k)) for i, (name, parts) in enumerate(group) for k, p in enumerate(parts)]
-    truth = CoSegmentation.from_masks(SIZES[: len(group)], masks)
+    truth = co_segmentation(SIZES[: len(group)], masks)
     answers = {}
     for sub_task in SubTask:
         rendered = render_answer(truth, sub_task)

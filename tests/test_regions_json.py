@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.pictures.regions_json import read_regions, regions_from_json, regions_to_json, write_regions
 from calico.values import CoSegmentation, NamedMask, Problem, RegionKey, SubTask
@@ -18,7 +19,7 @@ def example() -> CoSegmentation:
     rng = np.random.default_rng(0)
     named = [(0, "chair", None), (0, "chair", "leg"), (1, "snake", None), (1, "snake", "tail"), (2, "chair", None)]
     masks = [NamedMask(i, obj, part, rng.random(SIZES[i]) < 0.5, float(rng.random())) for i, obj, part in named]
-    return CoSegmentation.from_masks(
+    return co_segmentation(
         SIZES,
         masks,
         answers={SubTask.COMMON_OBJECT: "<p> the chair </p> [SEG] (IMAGE1) [SEG] (IMAGE3)"},

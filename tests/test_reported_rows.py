@@ -23,8 +23,9 @@ from backend.codecs.labels import find_label
 from backend.codecs.prediction import encode_prediction
 from backend.codecs.rows import mask_of_value, read_rows
 from backend.prediction.interactive import encode_mask, read_prompts
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
-from calico.values import CoSegmentation, NamedMask, Occurrence, normalize_name, whole_number
+from calico.values import NamedMask, Occurrence, normalize_name, whole_number
 
 REPORTS = Path(__file__).resolve().parents[2] / "shared" / "fixtures" / "reports"
 SIZE = (48, 64)
@@ -144,7 +145,7 @@ def test_the_choices_of_common_and_unique_are_known_by_their_values() -> None:
         assert (controls.choices, controls.choice_values) == ("occ1", ("common", "unique"))
         assert controls.use_of("quality1") is Use.OTHER
         assert controls.use_of("occ1") is Use.OCCURRENCE
-        group = CoSegmentation.from_masks([SIZE] * 2, [NamedMask(i, "chair", "leg", LEG) for i in (0, 1)])
+        group = co_segmentation([SIZE] * 2, [NamedMask(i, "chair", "leg", LEG) for i in (0, 1)])
         rows = encode_prediction(group, config, model_version="v").prediction["result"]
         assert [r["value"]["choices"] for r in rows if r["type"] == "choices"] == [["common"], ["common"]]
         bad = [*rows, {**said(1, 1, "quality1", "choices", "bad"), "id": rows[0]["id"]}]
@@ -175,7 +176,7 @@ def test_a_remark_on_a_region_names_nothing() -> None:
 def test_names_that_a_prediction_wrote_survive_a_remark() -> None:
     """The editor replaces the text of `meta` and keeps what else stands there."""
     config = read_config(config_of(NAME))
-    group = CoSegmentation.from_masks([SIZE] * 2, [NamedMask(i, "chair", "leg", LEG) for i in (0, 1)])
+    group = co_segmentation([SIZE] * 2, [NamedMask(i, "chair", "leg", LEG) for i in (0, 1)])
     rows = encode_prediction(group, config, model_version="v").prediction["result"]
     for r in rows:
         if "meta" in r:
@@ -253,7 +254,7 @@ def test_every_control_that_draws_counts() -> None:
     assert config.vocabulary == "fixed"
     assert config.candidates() == ("chair", "table", "leg", "seat")
     masks = [NamedMask(i, "chair", part, mask) for i in (0, 1) for part, mask in ((None, BOX), ("leg", LEG))]
-    group = CoSegmentation.from_masks([SIZE] * 2, masks)
+    group = co_segmentation([SIZE] * 2, masks)
     encoded = encode_prediction(group, config, model_version="v")
     drawn = [(r["from_name"], r["value"]["brushlabels"]) for r in encoded.prediction["result"] if "score" in r]
     assert drawn == [("brush1", ["chair"]), ("part1", ["leg"]), ("brush2", ["chair"]), ("part2", ["leg"])]
@@ -408,7 +409,7 @@ def test_a_group_there_and_back(geometry: str, tag: str) -> None:
     config = read_config(xml)
     assert config.images[0].geometry == geometry
     masks = [NamedMask(i, "chair", part, mask) for i in (0, 1) for part, mask in ((None, BOX), ("leg", LEG))]
-    group = CoSegmentation.from_masks([SIZE] * 2, masks)
+    group = co_segmentation([SIZE] * 2, masks)
     back = decode_annotation(encode_prediction(group, config, model_version="v").prediction, config)
     assert {r.key: r.mask.tobytes() for r in back.cosegmentation.regions} == {
         r.key: r.mask.tobytes() for r in group.regions

@@ -16,6 +16,7 @@ from micro import embed, leave_out_curves, save_micro, shorten_answers
 from test_finetune import BATCH
 
 from calico.checkpoints.registry import Registry
+from calico.correspondence import co_segmentation, truth_of
 from calico.drawings import unseen
 from calico.errors import InputError
 from calico.masks import iou
@@ -25,7 +26,7 @@ from calico.simulation.loop import Simulation, simulate
 from calico.simulation.pool import PART_NAMES, held_out, pool_group
 from calico.snapshots.store import Snapshot
 from calico.training.finetune import FinetuneSettings
-from calico.values import CoSegmentation, NamedMask, truth_of
+from calico.values import CoSegmentation, NamedMask
 from scripts import simulate_loop
 
 pytestmark = pytest.mark.usefixtures("small_reference")
@@ -74,7 +75,7 @@ def test_what_is_nearly_right_is_kept_and_a_wrong_name_is_not() -> None:
     right = correct(wanted, wanted, PART_NAMES, NEVER, 0)
     assert (right.num_kept, right.num_redrawn, right.is_untouched) == (len(wanted.regions), 0, True)
     masks = [NamedMask(r.image, "mug", r.part_name, r.mask) for r in wanted.regions]
-    other = correct(wanted, CoSegmentation.from_masks(wanted.sizes_hw, masks), PART_NAMES, NEVER, 0)
+    other = correct(wanted, co_segmentation(wanted.sizes_hw, masks), PART_NAMES, NEVER, 0)
     assert (other.num_kept, other.is_untouched) == (0, False)
     assert other.target is not None
     assert {region.object_name for region in other.target.regions} == {"umbrella"}

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.snapshots.page import write_page
 from calico.snapshots.records import AnnotatedGroup, ImageReference
@@ -19,7 +20,7 @@ from calico.snapshots.report import feedback_report
 from calico.snapshots.splits import Shares, Splitter
 from calico.snapshots.store import MANIFEST, SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter, purge
-from calico.values import CoSegmentation, ImageGroup, NamedMask, RegionKey, SubTask
+from calico.values import ImageGroup, NamedMask, RegionKey, SubTask
 
 SIZE = (12, 16)
 
@@ -37,7 +38,7 @@ def group_of(
     masks = [NamedMask(0, "chair", None, half), NamedMask(1, "chair", None, ~half), NamedMask(0, "chair", "leg", half)]
     masks.append(NamedMask(1, "chair", "foot", half))
     relations = [(RegionKey(0, "part", "leg"), RegionKey(1, "part", "foot"))]
-    target = CoSegmentation.from_masks((SIZE, SIZE), masks, relations=relations)
+    target = co_segmentation((SIZE, SIZE), masks, relations=relations)
     digests = ImageGroup(tuple(images)).digests
     references = tuple(ImageReference(f"/data/{d[:6]}.png", SIZE, d) for d in digests)
     provenance = {"task": number, "annotator": annotator, "accepted_as_is": accepted, **more}

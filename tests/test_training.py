@@ -17,6 +17,7 @@ import torch
 from micro import TOKENIZER, leave_out_curves, micro
 
 from calico.checkpoints.files import load_checkpoint, save_checkpoint
+from calico.correspondence import truth_of
 from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.errors import CheckpointError, InputError
 from calico.language.answers import parse_answer
@@ -39,7 +40,7 @@ from calico.training.loop import LOG, STATE, Phase, Trainer, TrainingSettings
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights, dice_loss, mask_iou, mask_loss, text_loss
 from calico.training.run_folder import RUN
 from calico.training.step import TrainingStep, next_clicks
-from calico.values import SubTask, truth_of
+from calico.values import SubTask
 
 CONFIG = micro()
 SIZE = CONFIG.grounding_encoder.image_size

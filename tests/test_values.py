@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calico.correspondence import correspond
+from calico.correspondence import co_segmentation, correspond, truth_of
 from calico.errors import InputError
 from calico.values import (
     AnnotatedImage,
@@ -19,7 +19,6 @@ from calico.values import (
     RegionKey,
     SubTask,
     normalize_name,
-    truth_of,
 )
 
 MASK = np.ones((4, 5), dtype=bool)
@@ -138,19 +137,19 @@ def test_a_cosegmentation_refuses_what_contradicts_itself() -> None:
 def test_pieces_of_one_name_are_one_region() -> None:
     left, right = MASK.copy(), MASK.copy()
     left[:, 2:], right[:, :3] = False, False
-    group = CoSegmentation.from_masks(
+    group = co_segmentation(
         SIZES, [NamedMask(0, "Chair", "the Leg", left, 0.2), NamedMask(0, "a chair", "leg", right, 0.7)]
     )
     (only,) = group.regions
     assert (only.object_name, only.part_name, only.score) == ("chair", "leg", 0.7)
     assert np.array_equal(only.mask, left | right)
     with pytest.raises(InputError, match="cannot be united"):
-        CoSegmentation.from_masks(SIZES, [part(0, "leg"), NamedMask(0, "chair", "leg", np.ones((9, 9), bool))])
+        co_segmentation(SIZES, [part(0, "leg"), NamedMask(0, "chair", "leg", np.ones((9, 9), bool))])
 
 
 def test_common_is_two_or_more_of_three_images() -> None:
     masks = [part(i, name) for i, name in [(0, "leg"), (1, "leg"), (2, "leg"), (0, "arm"), (2, "arm"), (1, "back")]]
-    found = CoSegmentation.from_masks(SIZES, masks).by_key
+    found = co_segmentation(SIZES, masks).by_key
     leg, arm, back = (found[RegionKey(i, "part", name)] for i, name in [(1, "leg"), (2, "arm"), (1, "back")])
     assert (leg.occurrence, leg.correspondence) == (Occurrence.COMMON, (0, 1, 2))
     assert (arm.occurrence, arm.correspondence) == (Occurrence.COMMON, (0, 2))
@@ -208,7 +207,7 @@ def test_correspondence_is_an_equivalence_whatever_the_order(keys: list[RegionKe
 def test_what_each_question_asks_for() -> None:
     masks = [part(0, None), part(1, None, "stool"), part(2, None)]
     masks += [part(0, "leg"), part(1, "leg", "stool"), part(2, "arm")]
-    group = CoSegmentation.from_masks(SIZES, masks)
+    group = co_segmentation(SIZES, masks)
 
     def names(sub_task: SubTask) -> list[tuple[int, str]]:
         return [(r.image, r.name) for r in group.restricted_to(sub_task).regions]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from calico.correspondence import co_segmentation
 from calico.inference.segmenter import CoSegmenter
 from calico.inference.windows import merge, windows
 from calico.language.tokenizer import CalicoTokenizer
@@ -23,7 +24,7 @@ def mask(column: int) -> np.ndarray:
 
 
 def window(*masks: NamedMask, problems: tuple[Problem, ...] = ()) -> CoSegmentation:
-    return CoSegmentation.from_masks([SIZE] * 4, masks, problems=problems)
+    return co_segmentation([SIZE] * 4, masks, problems=problems)
 
 
 @pytest.mark.parametrize(

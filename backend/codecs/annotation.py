@@ -21,6 +21,7 @@ import numpy as np
 from backend.codecs.controls import Label, LabelingConfig, names_of_label, role
 from backend.codecs.labels import find_label
 from backend.codecs.rows import DrawnRegion, Relation, Size, mask_of_value, read_rows, shape_of
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.images import MAX_PIXELS
 from calico.masks import iou
@@ -106,7 +107,7 @@ def decode_annotation(
         kind = "object" if item.part is None else "part"
         key_of[item.drawn.id] = RegionKey(item.image, kind, item.part or objects[item.image])
     relations = _relations(found.relations, key_of, config.relation, problems)
-    coseg = CoSegmentation.from_masks(sizes, masks, relations=relations)
+    coseg = co_segmentation(sizes, masks, relations=relations)
     for item in named:
         computed = coseg.by_key[key_of[item.drawn.id]].occurrence
         if item.says is not None and item.says != computed:

@@ -10,6 +10,7 @@ import numpy as np
 
 from calico.coco.dataset import CocoDataset, CocoObject, Findings
 from calico.coco.orientation import upright
+from calico.correspondence import co_segmentation
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, AnnotatedImage, CoSegmentation, NamedMask, RegionKey
 
 MAX_PARTS = 254  # of one object: what a uint8 part map can name
@@ -91,7 +92,7 @@ def cosegmentation_of(
                 linked.setdefault(f"{kind} {row['correspondence_id']}", []).append(key)
     for keys in linked.values():
         relations += [(a, b) for a, b in pairwise(keys) if a.name != b.name]
-    return CoSegmentation.from_masks(sizes, masks, relations=relations)
+    return co_segmentation(sizes, masks, relations=relations)
 
 
 def annotated_image(item: CocoObject, image: np.ndarray, findings: Findings, *, orientation: int = 1) -> AnnotatedImage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from calico.correspondence import co_segmentation
 from calico.data.groups import draw_batch, visible_parts
 from calico.metrics.strict import Answered, asked_kind, keyed
 from calico.mixedparts.index import MixedParts
@@ -71,7 +72,7 @@ class FrequentParts:
             if region.kind == "object"
             for name in (None, *self.parts_of.get(region.object_name, ()))
         ]
-        found = CoSegmentation.from_masks(truth.sizes_hw, masks)
+        found = co_segmentation(truth.sizes_hw, masks)
         answered = {}
         asked = set()
         for task in sub_tasks:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from calico.correspondence import truth_of
 from calico.data.groups import evaluation_groups
 from calico.drawings import unseen
 from calico.errors import InputError
 from calico.mixedparts.index import MixedParts, target_of
-from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, SubTask, truth_of
+from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, SubTask
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calico.correspondence import co_segmentation
 from calico.language.answers import Mention, ParsedAnswer
 from calico.masks import iou
 from calico.values import CoSegmentation, NamedMask, Occurrence, Problem, RegionKey, SubTask
@@ -94,7 +95,7 @@ def reconcile(sizes_hw: Sequence[tuple[int, int]], answers: Mapping[SubTask, Ans
         message = f"no answer names the object of image {image + 1}; its parts are those of {UNKNOWN_OBJECT!r}"
         problems.append(Problem("part_without_object", message, image))
 
-    result = CoSegmentation.from_masks(sizes_hw, masks)
+    result = co_segmentation(sizes_hw, masks)
     problems += _occurrence_problems(result, shown, answers)
     return CoSegmentation(
         result.sizes_hw, result.regions, {task: answer.text for task, answer in answers.items()}, tuple(problems)

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 
+from calico.correspondence import co_segmentation
 from calico.masks import iou
 from calico.values import CoSegmentation, ImageGroup, NamedMask, PartRegion, Problem, RegionKey, SubTask
 
@@ -85,7 +86,7 @@ def merge(
         for sub_task in SubTask
         if any(sub_task in one.answers for one in found)
     }
-    return CoSegmentation.from_masks(sizes_hw, masks, answers=answers, problems=problems)
+    return co_segmentation(sizes_hw, masks, answers=answers, problems=problems)
 
 
 def _title(images: Sequence[int]) -> str:

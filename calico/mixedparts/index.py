@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.language.questions import canonical_question
 from calico.mixedparts.records import ObjectRecord, PartMask, annotated, load_record_image
@@ -236,7 +237,7 @@ def target_of(records: Sequence[ObjectRecord]) -> CoSegmentation:
         for name, mask in sorted(record.masks().items(), key=lambda item: item[0] or "")
         if mask.any()
     ]
-    return CoSegmentation.from_masks([record.size_hw for record in records], masks)
+    return co_segmentation([record.size_hw for record in records], masks)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.masks import iou
 from calico.values import CoSegmentation, NamedMask, PartRegion
@@ -83,7 +84,7 @@ def correct(
                 taken.add((region.image, str(drawn.part_name)))
                 num_misnamed += 1
         masks.append(drawn)
-    target = CoSegmentation.from_masks(truth.sizes_hw, masks)
+    target = co_segmentation(truth.sizes_hw, masks)
     is_untouched = num_kept == len(target.regions) == len(prediction.regions)
     return Correction(target, num_kept, len(masks) - num_kept, num_missed, num_misnamed, is_untouched)
 

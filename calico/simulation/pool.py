@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from calico import drawings
+from calico.correspondence import truth_of
 from calico.data import groups as sampler
 from calico.drawings import unseen
-from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, truth_of
+from calico.values import AnnotatedImage, CoSegmentation, ImageGroup
 
 HELD_OUT_SEED = 6_007  # of the groups that are never labelled: the same for every seed and strategy
 PART_NAMES = tuple(dict.fromkeys((*drawings.PART_NAMES, *(p for parts in unseen.PARTS_OF.values() for p in parts))))

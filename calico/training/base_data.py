@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calico.correspondence import truth_of
 from calico.data.groups import evaluation_groups
 from calico.errors import InputError
 from calico.mixedparts.index import MixedParts, target_of
@@ -16,7 +17,7 @@ from calico.mixedparts.sources import image_folders
 from calico.model.config import CalicoConfig
 from calico.training.batches import DRAWN, Vocabulary
 from calico.training.corrections import Replay, drawings
-from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, normalize_name, truth_of
+from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, normalize_name
 
 logger = logging.getLogger(__name__)
 BASE_SEED = 5_001  # of the groups that forgetting is looked for on: of no other use

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calico.correspondence import truth_of
 from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.drawings import CLASSES, PART_NAMES
 from calico.language.answers import render_answer
@@ -24,7 +25,7 @@ from calico.model.calico import Pixels, PromptBatch
 from calico.model.generation import Prompt, collate_prompts
 from calico.model.preprocessing import BranchPixels, Preprocessor, fitted_part_map
 from calico.training.augmentation import distorted
-from calico.values import AnnotatedImage, Question, SubTask, truth_of
+from calico.values import AnnotatedImage, Question, SubTask
 
 PADDING = 255  # in part maps: outside the image
 MIN_CLICK_SHARE = 0.002  # of the image's area: smaller parts are not clicked on

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from calico.correspondence import co_segmentation, truth_of
 from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
@@ -24,7 +25,7 @@ from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.augmentation import augmented
 from calico.training.batches import DRAWN, BatchSettings, TrainingBatch, Vocabulary, build_batch
-from calico.values import AnnotatedImage, CoSegmentation, NamedMask, PartRegion, SubTask, truth_of
+from calico.values import AnnotatedImage, CoSegmentation, NamedMask, PartRegion, SubTask
 
 logger = logging.getLogger(__name__)
 KEPT_SIZE = 1.5  # longest side of a kept picture, times the model's input: an augmentation takes some of it away
@@ -153,7 +154,7 @@ def _hand_drawn(target: CoSegmentation, images: Sequence[AnnotatedImage]) -> CoS
     ids = {region.key: region.correspondence_id for region in target.regions}
     pairs = [(a, b) for a, b in combinations([r.key for r in plain.regions if r.key in ids], 2) if ids[a] == ids[b]]
     masks = [NamedMask(r.image, r.object_name, r.part_name, r.mask) for r in plain.regions]
-    return CoSegmentation.from_masks(plain.sizes_hw, masks, relations=pairs)
+    return co_segmentation(plain.sizes_hw, masks, relations=pairs)
 
 
 def drawings(seed: int, num_images: int, size: int, favoured: Sequence[str] = ()) -> list[AnnotatedImage]:
