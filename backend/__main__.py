@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 
 from backend.http.app import create_app
-from backend.http.server import configure_logging, serve
+from backend.http.server import serve
 from backend.services import start_watch
 from backend.settings import Settings
+from backend.telemetry.logs import configure_logging
 from calico.errors import CalicoError
 
 

@@ -24,8 +24,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # This folder stands first on the path, and its file names would hide other packages'; the clone belongs there.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from backend.http.server import configure_logging, serve
+    from backend.http.server import serve
     from backend.settings import Settings
+    from backend.telemetry.logs import configure_logging
     from calico.errors import CalicoError
 
     try:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from backend.http.prometheus import Metrics
+from backend.host.client import LabelStudioClient
 from backend.learning.inbox import Inbox, InboxUnavailable
 from backend.learning.job_folders import NO_TOKEN
 from backend.learning.reconcile import Reconciler
@@ -22,8 +22,8 @@ from backend.prediction.champion import Champion, Load
 from backend.prediction.engine import Engine
 from backend.prediction.predictor import Predictor, describe
 from backend.prediction.protocol import Segmenter
-from backend.project.client import LabelStudioClient
 from backend.settings import Settings
+from backend.telemetry.prometheus import Metrics
 from calico.errors import CheckpointError, InputError
 from calico.inference.options import ServingOptions
 

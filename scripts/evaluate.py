@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calico.drawings.unseen import DOMAINS
+from calico.data.unseen import DOMAINS
 from calico.errors import InputError
 from scripts import _cli
 

@@ -49,9 +49,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from backend.coco.images import FolderImages, HostImages, ImageFiles
     from backend.coco.task_files import Task, read_tasks
     from backend.codecs.config import read_config
-    from backend.http.prometheus import Metrics
-    from backend.project.client import LabelStudioClient
+    from backend.host.client import LabelStudioClient
     from backend.settings import Settings
+    from backend.telemetry.prometheus import Metrics
     from calico.coco.encode import CocoOptions
     from calico.coco.writer import CocoWriter, read_category_ids
 

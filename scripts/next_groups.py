@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.project.client import LabelStudioClient
+    from backend.host.client import LabelStudioClient
     from backend.project.next_groups import NextGroups, Options, Summary
     from backend.settings import Settings
 
@@ -92,9 +92,9 @@ def feature_source(settings: Any, client: Any) -> tuple[Any, str]:
     """Mean of a group's image features, by the backend's own model and way to images; and the model's version."""
     import numpy as np
 
-    from backend.http.prometheus import Metrics
     from backend.media.media import Media
     from backend.services import champion_of
+    from backend.telemetry.prometheus import Metrics
     from calico.inference.features import image_features
 
     media = Media(settings, Metrics(), client)

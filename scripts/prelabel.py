@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.project.client import LabelStudioClient
+    from backend.host.client import LabelStudioClient
     from backend.project.prelabel import Options, Prelabeler, Summary, delete_version
     from backend.settings import Settings
 

@@ -143,8 +143,8 @@ def features_of(sources: list[str], checkpoint: Path | None) -> Any:
 
 
 def examine(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.host.client import LabelStudioClient
     from backend.project.backend_client import BackendClient
-    from backend.project.client import LabelStudioClient
     from backend.project.doctor import examine_project
     from backend.settings import Settings
 

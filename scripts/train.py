@@ -19,8 +19,8 @@ from calico.errors import InputError
 from scripts import _cli
 
 if TYPE_CHECKING:
-    from calico.data.mixture import Mixture
     from calico.mixedparts.index import MixedParts
+    from calico.training.mixture import Mixture
 
 DRAWINGS = "drawings"
 
@@ -82,13 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.checkpoints.fingerprint import EMBEDDED
-    from calico.data.mixture import Mixture
     from calico.drawings import VERSION
     from calico.language.tokenizer import CalicoTokenizer, tokenizer_corpus
     from calico.model.config import calico_small, calico_tiny
     from calico.training.batches import MIXED_BATCH
     from calico.training.depth_fit import fit_folder
     from calico.training.loop import Phase, Trainer, TrainingSettings
+    from calico.training.mixture import Mixture
     from calico.training.new_trunk import TrunkStart
 
     _check(args)
@@ -183,9 +183,9 @@ def _check(args: argparse.Namespace) -> None:
 
 def _data(args: argparse.Namespace) -> MixedParts | Mixture | None:
     """None: drawings alone, as the embedded checkpoint was made; a mixture where --shares is given."""
-    from calico.data.mixture import Mixture
-    from calico.data.pools import DrawnPool, ImagePool, IndexPool
     from calico.model.config import calico_small
+    from calico.training.mixture import Mixture
+    from calico.training.pools import DrawnPool, ImagePool, IndexPool
 
     if not args.shares:
         return None if args.data in (None, [DRAWINGS]) else _index(Path(args.data[0]), args.images)

@@ -12,9 +12,9 @@ from PIL import Image
 from werkzeug.serving import make_server
 
 from backend.demo.label_studio import LabelStudioHost
+from backend.host.client import LabelStudioClient
 from backend.http.app import create_app
 from backend.prediction.engine import Segmenter
-from backend.project.client import LabelStudioClient
 from backend.services import start_watch
 from backend.settings import Settings
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from chromium import Chromium  # noqa: E402
 
-from backend.project.client import LabelStudioClient  # noqa: E402
+from backend.host.client import LabelStudioClient  # noqa: E402
 
 
 def main() -> int:

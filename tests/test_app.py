@@ -22,10 +22,10 @@ from backend_fakes import LIST_XML, PAIR_XML, FakeSegmenter, pair_task, picture,
 from waitress import create_server
 
 from backend.codecs import brush_rle
+from backend.host.client import LabelStudioClient
 from backend.http.app import create_app
-from backend.http.security import Redact
-from backend.project.client import LabelStudioClient
 from backend.settings import Settings
+from backend.telemetry.logs import Redact
 from calico.checkpoints.fingerprint import EMBEDDED
 from calico.drawings import draw
 from calico.errors import CheckpointError

@@ -21,7 +21,7 @@ from backend.codecs.annotation import decode_annotation
 from backend.codecs.brush_rle import decode
 from backend.codecs.config import read_config, write_config
 from backend.demo.label_studio import LabelStudioHost
-from backend.project.client import LabelStudioClient
+from backend.host.client import LabelStudioClient
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from backend.project.client import HostError, LabelStudioClient
+from backend.host.client import HostError, LabelStudioClient
 from calico.errors import InputError
 
 LEGACY = "ab" * 20

@@ -27,7 +27,7 @@ from backend.coco.images import FolderImages
 from backend.coco.task_files import choose, file_name_of, read_tasks
 from backend.codecs.config import read_config, write_config
 from backend.codecs.prediction import encode_prediction
-from backend.project.client import LabelStudioClient
+from backend.host.client import LabelStudioClient
 from calico.coco.orientation import upright
 from calico.coco.writer import CocoWriter, read_category_ids
 from calico.correspondence import co_segmentation
@@ -398,7 +398,7 @@ def test_from_a_project_page_by_page(tmp_path, monkeypatch):
         def __init__(self, url: str, token: str) -> None:
             super().__init__(url, token, transport=httpx.MockTransport(answer))
 
-    monkeypatch.setattr("backend.project.client.LabelStudioClient", Client)
+    monkeypatch.setattr("backend.host.client.LabelStudioClient", Client)
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://localhost:8080")
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "0" * 40)
     assert export_coco.main([str(tmp_path / "api.json"), "--project", "9", "--no-images"]) == 0

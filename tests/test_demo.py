@@ -22,7 +22,7 @@ from conftest import ROOT
 from backend.demo.label_studio import LabelStudioHost
 from backend.demo.processes import port_is_taken
 from backend.demo.show import PROJECTS, Demo
-from backend.project.client import LabelStudioClient
+from backend.host.client import LabelStudioClient
 from calico.checkpoints.files import EMBEDDED
 from calico.errors import InputError
 from scripts import demo as verb

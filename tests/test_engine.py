@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from backend_fakes import FakeSegmenter, picture
 
-from backend.http.prometheus import Metrics
 from backend.prediction.activity import Jobs, JobState
 from backend.prediction.engine import Engine, NotReady
 from backend.prediction.lane import Lane, LaneFull, Priority
 from backend.prediction.result_cache import ResultCache
+from backend.telemetry.prometheus import Metrics
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version
 from calico.correspondence import co_segmentation
 from calico.errors import CheckpointError

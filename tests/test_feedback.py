@@ -19,9 +19,9 @@ from backend.codecs.annotations_of_task import annotation_that_counts
 from backend.codecs.brush_rle import encode
 from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
+from backend.host.client import LabelStudioClient
 from backend.learning.feedback import Collector, annotator_hash
 from backend.learning.feedback_sources import AnnotatedTask, export_tasks, project_tasks
-from backend.project.client import LabelStudioClient
 from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.snapshots.report import feedback_report

@@ -20,8 +20,8 @@ from backend.codecs.brush_rle import decode
 from backend.codecs.config import read_config, write_config
 from backend.codecs.prediction import encode_prediction
 from backend.demo.label_studio import LabelStudioHost
+from backend.host.client import HostError, LabelStudioClient
 from backend.learning.reconcile import reconcile
-from backend.project.client import HostError, LabelStudioClient
 from calico.checkpoints.registry import Registry
 from calico.correspondence import truth_of
 from calico.data.groups import evaluation_groups

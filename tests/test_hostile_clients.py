@@ -21,10 +21,9 @@ from backend.http import app as app_module
 from backend.http import listener
 from backend.http.app import create_app
 from backend.http.listener import listen
-from backend.http.log_lines import one_line
-from backend.http.security import Redact
-from backend.http.server import configure_logging
 from backend.settings import Settings
+from backend.telemetry.log_lines import one_line
+from backend.telemetry.logs import Redact, configure_logging
 
 SECRET = "a-secret-of-the-path"
 ROOT = Path(__file__).parents[1]
@@ -313,7 +312,7 @@ def test_a_signed_address_is_not_logged_at_debug(tmp_path):
     """In a process of its own, as it is started, against a server that sets a cookie."""
     code = """
 import socket, threading
-from backend.http.server import configure_logging
+from backend.telemetry.logs import configure_logging
 from backend.media.fetching import Fetcher
 from backend.settings import Settings
 configure_logging(Settings(log_level="DEBUG"))

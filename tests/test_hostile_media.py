@@ -19,15 +19,15 @@ from backend_fakes import picture, png
 from PIL import Image
 from test_media import PNG, PUBLIC, TOKEN, Web
 
-from backend.http.prometheus import Metrics
+from backend.host.client import LabelStudioClient
 from backend.media.addresses import is_public
 from backend.media.fetching import Fetcher
 from backend.media.host_files import is_file_of_host
 from backend.media.local_files import Outside, read_below
 from backend.media.media import Media
 from backend.media.pixels import PixelBudget
-from backend.project.client import LabelStudioClient
 from backend.settings import Settings
+from backend.telemetry.prometheus import Metrics
 from calico.errors import InputError
 
 

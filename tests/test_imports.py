@@ -10,9 +10,12 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+import calico
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("calico", "backend", "benchmarks", "scripts")
@@ -142,6 +145,107 @@ for module in {modules!r}:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# -- rooms ------------------------------------------------------------------------------------------------------------
+
+NUM_AT_THE_TOP = 8
+
+
+def room_of(module: str) -> str | None:
+    """`calico.model` of `calico.model.cem`; None for a file at the top of its package."""
+    names = module.split(".")[:2]
+    return ".".join(names) if (ROOT / Path(*names)).is_dir() and len(names) == 2 else None
+
+
+def our_module(name: str) -> str | None:
+    """The longest beginning of a dotted name that is a module of ours."""
+    while name and not (path := ROOT / Path(*name.split("."))).is_dir() and not path.with_suffix(".py").is_file():
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def arrows() -> dict[str, set[str]]:
+    """Which rooms of its own package a room imports from, anywhere in its files."""
+    between: dict[str, set[str]] = {}
+    for path in ALL_MODULES:
+        room = room_of(".".join(path.with_suffix("").parts))
+        if room is None:
+            continue
+        named = imports_in(ast.parse((ROOT / path).read_text(encoding="utf-8")), path)
+        ours = [our_module(name) for name in named if name.startswith(f"{path.parts[0]}.")]
+        targets = {room_of(module) for module in ours if module}
+        between.setdefault(room, set()).update(target for target in targets if target not in (None, room))
+    return between
+
+
+def test_few_files_lie_beside_the_rooms() -> None:
+    for package in ("calico", "backend"):
+        beside = sorted(path.name for path in (ROOT / package).glob("*.py"))
+        assert len(beside) <= NUM_AT_THE_TOP, f"{package}/: {beside}; give the new one a room"
+
+
+def test_no_circle_between_rooms() -> None:
+    between = arrows()
+    assert "calico.values" not in between
+    assert between["calico.inference"] >= {"calico.model", "calico.language"}  # there is something to look at
+    while between:
+        leaves = {room for room, targets in between.items() if not targets & between.keys()}
+        assert leaves, f"these rooms import each other, directly or through others: {sorted(between)}"
+        between = {room: targets for room, targets in between.items() if room not in leaves}
+
+
+def test_values_stand_on_errors_alone() -> None:
+    path = Path("calico/values.py")
+    named = imports_in(ast.parse((ROOT / path).read_text(encoding="utf-8")), path)
+    assert {our_module(name) for name in named if name.startswith("calico")} == {"calico.errors"}
+
+
+@pytest.mark.parametrize("path", [*ALL_MODULES, *modules_of("tests")], ids=str)
+def test_what_is_imported_of_ours_is_there(path: Path) -> None:
+    """A branch that a move or a new name has overtaken learns it here, and not when the line runs."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or node.level or (node.module or "").partition(".")[0] not in PACKAGES:
+            continue
+        assert node.module is not None
+        assert our_module(node.module) == node.module, f"{path} imports {node.module}, which is not there"
+        for alias in node.names:
+            name = f"{node.module}.{alias.name}"
+            assert our_module(name) == name or alias.name in names_of(node.module), f"{path} imports {name}: not there"
+
+
+@cache
+def names_of(module: str) -> frozenset[str]:
+    """What a module defines, imports or hands on, by its text."""
+    path = ROOT / Path(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+    return frozenset(names)
+
+
+def test_the_public_names_come_late_and_need_no_torch_before() -> None:
+    code = """
+import sys
+import calico
+assert "CoSegmenter" in dir(calico)
+from calico import CoSegmentation, ImageGroup, PartRegion, load_group
+assert not {"torch", "transformers"} & set(sys.modules), "import calico brings torch"
+from calico import CoSegmenter
+from calico.inference.segmenter import CoSegmenter as same
+assert CoSegmenter is same and "torch" in sys.modules
+assert set(calico.__all__) == set(calico._HOMES)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'Segmenter'"):
+        calico.Segmenter  # noqa: B018
 
 
 def test_listing_the_verbs_imports_none_of_them() -> None:

@@ -15,9 +15,9 @@ import pytest
 import sqlalchemy as sa
 from backend_fakes import stored_events
 
+from backend.host.client import HostError, LabelStudioClient
 from backend.learning.inbox import NUM_WRITERS, RECONCILED, Inbox, InboxUnavailable
 from backend.learning.reconcile import Reconciler, reconcile
-from backend.project.client import HostError, LabelStudioClient
 from calico.errors import InputError
 
 ROOT = Path(__file__).parents[1]

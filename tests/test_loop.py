@@ -25,7 +25,7 @@ from backend.codecs.annotation import DecodedAnnotation, decode_annotation
 from backend.codecs.config import read_config, write_config
 from backend.codecs.prediction import encode_prediction
 from backend.demo.label_studio import LabelStudioHost
-from backend.project.client import LabelStudioClient
+from backend.host.client import LabelStudioClient
 from calico.checkpoints.registry import Registry
 from calico.masks import iou
 from calico.simulation.annotator import Habits, correct

@@ -15,12 +15,12 @@ import pytest
 from backend_fakes import picture, png
 from PIL import Image
 
-from backend.http.prometheus import Metrics
+from backend.host.client import LabelStudioClient
 from backend.media.disk_cache import DiskCache
 from backend.media.fetching import Fetcher, is_public, resolve, same_origin, shown
 from backend.media.media import Media
-from backend.project.client import LabelStudioClient
 from backend.settings import Settings
+from backend.telemetry.prometheus import Metrics
 from calico.errors import InputError
 
 PUBLIC = "93.184.216.34"

@@ -16,7 +16,7 @@ from live_backend import make_project
 from test_prelabel import MemoryHost, connect
 
 from backend.demo.label_studio import LabelStudioHost
-from backend.project.client import HostError, LabelStudioClient
+from backend.host.client import HostError, LabelStudioClient
 from backend.project.next_groups import PAGE_SIZE, PLACE, REASON, NextGroups, Options, Summary
 from calico.errors import InputError
 from scripts import next_groups
@@ -315,7 +315,7 @@ def test_the_command_prints_the_table(
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://studio.test")
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "ab" * 20)
     monkeypatch.setenv("CALICO_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("backend.project.client.LabelStudioClient", lambda url, token: connect(host))
+    monkeypatch.setattr("backend.host.client.LabelStudioClient", lambda url, token: connect(host))
     options = ["--project", "1", "--strategy", "least_confidence", "--count", "2", "--json", str(tmp_path / "r.json")]
     assert next_groups.main(options) == 0
     printed = capsys.readouterr().out

@@ -22,12 +22,12 @@ from backend.corpus.output import Output
 from backend.corpus.plan import as_lines, plan_of
 from backend.corpus.run import ThisProcess, note_of, run_corpus
 from backend.corpus.stages import Failure, Prediction, Stages
-from backend.http.prometheus import Metrics
 from backend.media.media import Media
 from backend.prediction.activity import Jobs
 from backend.prediction.engine import Engine
 from backend.prediction.predictor import Predictor
 from backend.settings import Settings
+from backend.telemetry.prometheus import Metrics
 from calico.errors import InputError
 from scripts import predict
 

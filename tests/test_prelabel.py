@@ -16,8 +16,8 @@ from live_backend import LiveBackend, make_project
 
 from backend.codecs.config import write_config
 from backend.demo.label_studio import LabelStudioHost
+from backend.host.client import HostError, LabelStudioClient
 from backend.project.backend_client import BackendClient, BackendError
-from backend.project.client import HostError, LabelStudioClient
 from backend.project.prediction_sources import LocalSource, Outcome, RemoteSource
 from backend.project.prelabel import Options, Prelabeler, Summary, delete_version, is_held_out
 from backend.settings import Settings

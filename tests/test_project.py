@@ -16,8 +16,8 @@ from live_backend import LiveBackend, make_project
 from backend.codecs.config import read_config, task_images, write_config
 from backend.codecs.task_data import task_address, task_of
 from backend.demo.label_studio import LabelStudioHost
+from backend.host.client import LabelStudioClient
 from backend.project.backend_client import BackendClient
-from backend.project.client import LabelStudioClient
 from backend.project.doctor import Check, examine_project
 from backend.settings import Settings
 from calico.errors import InputError

@@ -17,7 +17,7 @@ from test_finetune import BATCH
 
 from calico.checkpoints.registry import Registry
 from calico.correspondence import co_segmentation, truth_of
-from calico.drawings import unseen
+from calico.data import unseen
 from calico.errors import InputError
 from calico.masks import iou
 from calico.simulation import loop, report

@@ -11,9 +11,9 @@ import pytest
 from backend_fakes import Named, pair_task, picture
 from test_app import make, predict, wait_for  # noqa: F401  make is a fixture
 
-from backend.http.prometheus import Metrics
 from backend.prediction.champion import Champion
 from backend.prediction.engine import Engine
+from backend.telemetry.prometheus import Metrics
 from calico.checkpoints.fingerprint import EMBEDDED
 from calico.checkpoints.registry import POINTER, Registry
 from calico.errors import InputError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calico import drawings
-from calico.drawings import unseen
+from calico.data import unseen
 from calico.errors import InputError
 from calico.values import AnnotatedImage
 

@@ -12,11 +12,11 @@ from backend.codecs.config import read_config
 from backend.corpus.output import Output
 from backend.corpus.plan import Plan, Shard
 from backend.corpus.stages import Stages
-from backend.http.prometheus import Metrics
+from backend.host.client import LabelStudioClient
 from backend.media.media import Media
-from backend.project.client import LabelStudioClient
 from backend.services import champion_of
 from backend.settings import Settings
+from backend.telemetry.prometheus import Metrics
 
 MAX_REASONS = 20
 MAX_REASONS_COUNTED = 10_000  # memory is bounded, whatever the failures say

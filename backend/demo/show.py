@@ -32,7 +32,7 @@ from PIL import Image
 from backend.codecs.config import write_config
 from backend.demo.label_studio import LABEL_STUDIO_VERSION, Account, LabelStudioHost, install, is_installed
 from backend.demo.processes import ChildProcess, ProcessError, SingleInstance, free_port
-from backend.project.client import HostError, LabelStudioClient
+from backend.host.client import HostError, LabelStudioClient
 from calico.errors import InputError
 from calico.files import write_text
 from calico.values import AnnotatedImage

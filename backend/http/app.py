@@ -13,9 +13,8 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from backend.host.client import LabelStudioClient
 from backend.http.activity_page import jobs_page
-from backend.http.log_lines import one_line
-from backend.http.prometheus import Metrics
 from backend.http.security import guard
 from backend.learning.inbox import KNOWN_ACTIONS
 from backend.learning.scheduler import COMMAND
@@ -25,9 +24,10 @@ from backend.prediction.engine import NotReady
 from backend.prediction.lane import LaneFull
 from backend.prediction.predictor import describe
 from backend.prediction.protocol import Segmenter
-from backend.project.client import LabelStudioClient
 from backend.services import Services, build_services
 from backend.settings import Settings
+from backend.telemetry.log_lines import one_line
+from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, InputError
 
 log = logging.getLogger("calico.backend")

@@ -1,4 +1,4 @@
-"""Who may ask: basic auth, a secret in the path (`/k/<secret>/...`) or in a header; and what the log may not hold.
+"""Who may ask: basic auth, a secret in the path (`/k/<secret>/...`) or in a header.
 
 Label Studio sends no credentials with its webhook, so the backend is registered as `http://host:9090/k/<secret>`.
 """
@@ -8,19 +8,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
-from backend.http.log_lines import MAX_LINE, one_line
 from backend.settings import Settings
 
 SECRET_HEADER = "X-Calico-Secret"
 _ASKED_FOR = "calico.path"  # WSGI environment key: the path with the secret in it
 _PREFIX = "/k/"
-OURS = ("calico", "backend")  # loggers whose level is that of the settings
 
 
 class SecretPath:
@@ -93,31 +90,3 @@ def guard(app: Flask, settings: Settings) -> None:
 
 def _equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
-
-
-def blanked(text: str, secrets: Iterable[str]) -> str:
-    for secret in secrets:
-        if len(secret) >= 6:  # shorter ones occur in ordinary words
-            text = text.replace(secret, "***")
-    return text
-
-
-class Redact(logging.Filter):
-    """Blanks the configured secrets in whatever is logged (the second line of defence, after not logging them) and
-    makes one line of it. What other libraries tell below a warning does not pass: httpcore would tell whole addresses,
-    signed ones too, and cookies."""
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        super().__init__()
-        self._secrets = tuple(secrets)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError):  # a library's own mistake must not show its arguments
-            message = str(record.msg)
-        record.msg, record.args = one_line(blanked(message, self._secrets), MAX_LINE), ()
-        record.exc_info = record.exc_text = record.stack_info = (
-            None  # a traceback shows values; describe() shows the place
-        )
-        return record.levelno >= logging.WARNING or record.name.partition(".")[0] in OURS

@@ -9,20 +9,7 @@ import sys
 from flask import Flask
 
 from backend.http.listener import listen
-from backend.http.security import OURS, Redact
 from backend.settings import Settings
-
-
-def configure_logging(settings: Settings) -> None:
-    """To standard error, one line a message, the configured secrets blanked. The level is that of our own loggers;
-    others tell warnings and errors at most."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    root, level = logging.getLogger(), logging.getLevelNamesMapping()[settings.log_level]
-    root.setLevel(max(level, logging.WARNING))
-    for name in OURS:
-        logging.getLogger(name).setLevel(level)
-    for handler in root.handlers:
-        handler.addFilter(Redact(settings.secrets))
 
 
 def serve(app: Flask, settings: Settings) -> int:

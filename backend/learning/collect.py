@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from backend.codecs.config import read_config
-from backend.http.prometheus import Metrics
+from backend.host.client import LabelStudioClient
 from backend.learning.feedback import Collector
 from backend.learning.feedback_sources import AnnotatedTask, export_tasks, project_tasks
 from backend.media.media import Media
-from backend.project.client import LabelStudioClient
 from backend.settings import Settings
+from backend.telemetry.prometheus import Metrics
 from calico.errors import InputError
 from calico.snapshots.splits import Shares
 from calico.snapshots.store import Snapshot

@@ -21,9 +21,9 @@ from backend.codecs.annotation import OVERLAP, Change, DecodedAnnotation, compar
 from backend.codecs.annotations_of_task import annotation_that_counts
 from backend.codecs.config import LabelingConfig, read_config, task_images
 from backend.codecs.rows import read_rows
+from backend.host.client import HostError
 from backend.learning.feedback_sources import AnnotatedTask
 from backend.media.fetching import shown
-from backend.project.client import HostError
 from backend.project.prelabel import is_held_out
 from calico.errors import InputError
 from calico.masks import boundary_f, iou

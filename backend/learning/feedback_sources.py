@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.coco.task_files import read_tasks
-from backend.project.client import LabelStudioClient
+from backend.host.client import LabelStudioClient
 
 PAGE_SIZE = 20  # full tasks hold masks
 _ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}

@@ -14,12 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from backend.http.security import blanked
-from backend.http.server import configure_logging
 from backend.learning.collect import Source, collect
 from backend.learning.job_folders import JOB, NO_TOKEN, OUTCOME, PROGRESS, RUN, TrainingStore, write_json
 from backend.prediction.predictor import describe
 from backend.settings import Settings
+from backend.telemetry.logs import blanked, configure_logging
 from calico.errors import CalicoError, InputError
 
 log = logging.getLogger("calico.backend")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.demo.processes import started_at
-from backend.http.security import blanked
+from backend.telemetry.logs import blanked
 from calico.errors import InputError
 from calico.files import write_text
 

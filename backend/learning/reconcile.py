@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+from backend.host.client import LabelStudioClient
 from backend.learning.inbox import RECONCILED, Inbox, trigger_of
 from backend.prediction.predictor import describe
-from backend.project.client import LabelStudioClient
 
 log = logging.getLogger("calico.backend")
 

@@ -15,14 +15,14 @@ from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 import httpx
 import numpy as np
 
-from backend.http.prometheus import Metrics
+from backend.host.client import LabelStudioClient
 from backend.media.disk_cache import DiskCache
 from backend.media.fetching import Fetcher, same_origin, shown
 from backend.media.host_files import HOST_PATHS, is_file_of_host, path_below
 from backend.media.local_files import Outside, read_below
 from backend.media.pixels import PixelBudget
-from backend.project.client import LabelStudioClient
 from backend.settings import Settings
+from backend.telemetry.prometheus import Metrics
 from calico.errors import InputError
 from calico.images import load_image
 

@@ -10,12 +10,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from backend.http.prometheus import Metrics
 from backend.prediction.lane import Priority
 from backend.prediction.protocol import Segmenter
 from backend.prediction.result_cache import ResultCache
 from backend.prediction.succession import Succession, Wanted
 from backend.prediction.worker import GroupQuestion, PromptQuestion, Worker
+from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, CheckpointError
 from calico.values import CoSegmentation, ImageGroup
 

@@ -15,14 +15,14 @@ from typing import Any
 
 from backend.codecs.config import LabelingConfig, read_config, task_images
 from backend.codecs.prediction import encode_prediction
-from backend.http.log_lines import one_line
-from backend.http.prometheus import Metrics
+from backend.host.client import LabelStudioClient
 from backend.media.media import Media, image_host
 from backend.prediction.activity import Job, Jobs, JobState
 from backend.prediction.engine import Engine, NotReady
 from backend.prediction.interactive import encode_mask, read_prompts
 from backend.prediction.lane import Lane, LaneFull, Priority
-from backend.project.client import LabelStudioClient
+from backend.telemetry.log_lines import one_line
+from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, InputError
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, ImageGroup, Problem
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from backend.http.prometheus import Metrics
 from backend.prediction.protocol import Segmenter
+from backend.telemetry.prometheus import Metrics
 
 log = logging.getLogger("calico.backend")
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from backend.http.prometheus import Metrics
 from backend.prediction.lane import LaneFull, Priority
 from backend.prediction.protocol import Segmenter
+from backend.telemetry.prometheus import Metrics
 from calico.values import CoSegmentation, ImageGroup
 
 log = logging.getLogger("calico.backend")

@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from backend.codecs.config import read_config, task_images
-from backend.http.prometheus import Metrics
+from backend.host.client import HostError, LabelStudioClient
 from backend.media.fetching import is_public, resolve
 from backend.media.media import Media
 from backend.project.backend_client import BackendClient, BackendError, without_secret
-from backend.project.client import HostError, LabelStudioClient
 from backend.settings import Settings
+from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, InputError
 
 BLOCKED = (

@@ -21,7 +21,7 @@ from backend.codecs.annotations_of_task import annotation_that_counts
 from backend.codecs.config import read_config, task_images
 from backend.codecs.controls import LabelingConfig
 from backend.codecs.rows import read_rows
-from backend.project.client import HostError, LabelStudioClient
+from backend.host.client import HostError, LabelStudioClient
 from calico.data.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
 from calico.errors import InputError
 from calico.files import written_whole

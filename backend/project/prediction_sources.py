@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from backend.http.prometheus import Metrics
+from backend.host.client import LabelStudioClient
 from backend.media.media import Media
 from backend.prediction.activity import Jobs, JobState
 from backend.prediction.engine import Engine
 from backend.prediction.predictor import Predictor
 from backend.prediction.protocol import Segmenter
 from backend.project.backend_client import BackendClient
-from backend.project.client import LabelStudioClient
 from backend.services import champion_of
 from backend.settings import Settings
+from backend.telemetry.prometheus import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.codecs.config import LabelingConfig, read_config, task_images
-from backend.project.client import LabelStudioClient
+from backend.host.client import LabelStudioClient
 from backend.project.prediction_sources import PredictionSource
 from calico.errors import InputError
 from calico.files import write_text

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from calico.correspondence import truth_of
+from calico.data import unseen
 from calico.data.groups import evaluation_groups
-from calico.drawings import unseen
 from calico.errors import InputError
 from calico.mixedparts.index import MixedParts, target_of
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, SubTask

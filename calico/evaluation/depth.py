@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from calico import drawings
+from calico.data import unseen
 from calico.data.groups import stream_seed
-from calico.drawings import unseen
 from calico.errors import InputError
 from calico.images import load_image
 from calico.inference.segmenter import CoSegmenter

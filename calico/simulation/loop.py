@@ -18,8 +18,8 @@ import numpy as np
 
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, read_card
 from calico.checkpoints.registry import Registry
+from calico.data import unseen
 from calico.data.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
-from calico.drawings import unseen
 from calico.errors import InputError
 from calico.files import write_text
 from calico.inference.features import image_features

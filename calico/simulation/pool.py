@@ -9,7 +9,7 @@ from functools import cached_property
 from calico import drawings
 from calico.correspondence import truth_of
 from calico.data import groups as sampler
-from calico.drawings import unseen
+from calico.data import unseen
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup
 
 HELD_OUT_SEED = 6_007  # of the groups that are never labelled: the same for every seed and strategy

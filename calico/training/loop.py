@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader
 
 from calico.checkpoints.files import TOKENIZER, load_checkpoint, load_grown, save_checkpoint
 from calico.checkpoints.fingerprint import weights_version
-from calico.data.mixture import Mixture
 from calico.drawings import VERSION
 from calico.files import written_whole
 from calico.language.tokenizer import CalicoTokenizer
@@ -40,6 +39,7 @@ from calico.training.distillation import Told
 from calico.training.index_batches import IndexBatches
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
 from calico.training.mixed_batches import MixedBatches
+from calico.training.mixture import Mixture
 from calico.training.new_trunk import TrunkStart
 from calico.training.run_folder import LOG, STATE, add_to_log, is_noted, keep_log_until, note_run, unusable_state
 from calico.training.step import TrainingStep

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from calico.data.groups import choose_groups
-from calico.data.mixture import Mixture
 from calico.data.scenes import varied_scene
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.preprocessing import Preprocessor
 from calico.training.batches import BatchSettings, TrainingBatch, Vocabulary, build_batch
 from calico.training.corrections import size_weights
+from calico.training.mixture import Mixture
 from calico.values import AnnotatedImage
 
 SHARED_CLASS = 0.5  # of the images of a class that several sources know, those from its other sources

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from calico.data.pools import ImagePool
 from calico.data.scenes import SceneSettings
+from calico.training.pools import ImagePool
 
 
 @dataclass(frozen=True)

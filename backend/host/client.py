@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from backend.project.connection import HostConnection, HostError
+from backend.host.connection import HostConnection, HostError
 
 __all__ = ["HostError", "LabelStudioClient"]
 
