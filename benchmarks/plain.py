@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from calico.language.constraint import AnswerConstraint
 from calico.language.questions import canonical_question, render_prompt
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels
+from calico.model.cam import CAM_BATCH
 from calico.model.config import CalicoConfig
 from calico.model.generation import Answer, Prompt, collate_prompts
 from calico.model.preprocessing import Preprocessor
@@ -33,6 +35,7 @@ class PlainPath:
         self.tokenizer = tokenizer
         self._preprocess = Preprocessor.from_config(config)
         self._longest = config.grounding_encoder.image_size
+        self._system = config.system_prompt
 
     @torch.inference_mode()
     def segment(self, group: ImageGroup, candidates: Sequence[str] | None = None) -> CoSegmentation:
@@ -66,7 +69,8 @@ class PlainPath:
         self, features: ImageFeatures, sub_task: SubTask, num_images: int, candidates: Sequence[str] | None
     ) -> Answer:
         question = canonical_question(sub_task, num_images, candidates or ())
-        encoded = self.tokenizer.encode_prompt(render_prompt(question.text, num_images), self.model.num_image_tokens)
+        text = render_prompt(question.text, num_images, system=self._system)
+        encoded = self.tokenizer.encode_prompt(text, self.model.num_image_tokens)
         prompt = Prompt(encoded.ids, encoded.image_positions, range(num_images))
         batch = collate_prompts([prompt], self.tokenizer.pad_id, self.model.device, left=True)
         limit = 512 + 256 * (num_images - 2)
@@ -77,10 +81,13 @@ class PlainPath:
         def allowed(row: int, ids: Tensor) -> list[int]:
             return sorted(constraint.allowed(ids.tolist())) if constraint else []
 
+        cam_batch = [self.model.cam_batch(features, batch.slots)]  # for the prefill alone
+
+        def before_decoder(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return (args, {**kwargs, CAM_BATCH: cam_batch.pop()}) if cam_batch else None
+
         with ExitStack() as stack:
-            cam = stack.enter_context(ExitStack())
-            cam.enter_context(self.model.cam_hooks.context(batch.slots, features.refined_tokens))
-            hook = self.model.llm.get_decoder().register_forward_hook(lambda *_: cam.close())  # after the prefill
+            hook = self.model.llm.get_decoder().register_forward_pre_hook(before_decoder, with_kwargs=True)
             stack.callback(hook.remove)
             found = self.model.llm.generate(
                 inputs_embeds=self.model.embed(features, batch),

@@ -19,9 +19,9 @@ from calico.checkpoints.files import TOKENIZER
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel
 from calico.model.config import PRESETS
+from calico.model.inputs import ModelInputs
 from calico.model.modes import train_mode
-from calico.model.precision import check_bits, quantise_llm, uses_bf16
-from calico.model.preprocessing import Preprocessor
+from calico.model.precision import check_bits, quantise_llm, uses_bf16, widen_trained
 from calico.training.batches import BatchSettings, DrawingBatches
 from calico.training.finetune_settings import FinetuneSettings
 from calico.training.loop import Phase, Trainer, TrainingSettings
@@ -52,18 +52,17 @@ def benchmark_training(
         trainer = Trainer(Path(folder), settings, config, tokenizer)
         trainer.run(lambda *_: times.append((time.perf_counter(), time.process_time())))
         report = _report(times, settings.batch)
-        ratio = _lots_to_whole(trainer, size, num_steps)
+        ratio = _lots_to_whole(trainer, num_steps)
     about = {"preset": f"{preset} with random weights", "mode": mode, "precision": precision}
     return about | report | {"lots_to_whole": ratio}
 
 
-def _lots_to_whole(trainer: Trainer, size: int, num_steps: int) -> float:
+def _lots_to_whole(trainer: Trainer, num_steps: int) -> float:
     """Time of a step's losses and gradients with its rows read in lots, to that with all rows padded to the longest:
     the median over steps, both on the same batch by turns; processor seconds on a CPU."""
     device, settings, model = trainer.accelerator.device, trainer.settings, trainer.model
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    preprocess = Preprocessor.from_config(trainer.config, size)
-    data = DrawingBatches(str(trainer.folder / TOKENIZER), settings.batch, trainer.config.num_queries, preprocess, 1)
+    data = DrawingBatches(str(trainer.folder / TOKENIZER), settings.batch, ModelInputs.from_config(trainer.config), 1)
     ratios = []
     for number in range(num_steps):
         batch, seconds = data[number].to(device), {}
@@ -95,9 +94,8 @@ def benchmark_adapter(
     attach(model, choose_spec(model, config))
     if bits is not None:
         quantise_llm(model, bits, device)
+    widen_trained(model)
     parameters = list(trained(model).values())
-    for parameter in parameters:
-        parameter.data = parameter.data.float()
     if gradient_checkpointing:
         model.llm.gradient_checkpointing_enable({"use_reentrant": False})
     step = TrainingStep(model, None, settings.weights, size, settings.max_seg_prompts).to(device)
@@ -105,8 +103,7 @@ def benchmark_adapter(
     times: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         CalicoTokenizer.train().save(Path(folder) / TOKENIZER)
-        preprocess = Preprocessor.from_config(config, size)
-        data = DrawingBatches(str(Path(folder) / TOKENIZER), batch, config.num_queries, preprocess, 0)
+        data = DrawingBatches(str(Path(folder) / TOKENIZER), batch, ModelInputs.from_config(config), 0)
         for number in range(num_steps + WARM_UP):
             train_mode(model, "paper")
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--accepted-as-is", type=float, metavar="WEIGHT", help="of predictions submitted untouched, 0 to 1 (0.25)"
     )
     parser.add_argument(
-        "--bits", type=int, choices=[4, 8], help="train over a language model in so many bits; 4 needs an NVIDIA GPU"
+        "--bits", type=int, choices=[4, 8], help="train over a language model in so many bits; 4 needs bitsandbytes"
     )
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument(

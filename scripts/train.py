@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.checkpoints.files import read_config
     from calico.checkpoints.fingerprint import EMBEDDED
     from calico.drawings import VERSION
     from calico.language.tokenizer import CalicoTokenizer, tokenizer_corpus
@@ -110,8 +111,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     else:
         tokenizer = CalicoTokenizer.train()
         config = calico_tiny(len(tokenizer))
+    begun = read_config(args.start) if args.start and not (args.grow or args.trunk) else config
     if args.start or args.trunk:  # low resolution is for weights that see nothing yet
-        settings = dataclasses.replace(settings, phases=(Phase(1.0, config.grounding_encoder.image_size),))
+        settings = dataclasses.replace(settings, phases=(Phase(1.0, begun.grounding_encoder.image_size),))
     if args.learning_rate:
         settings = dataclasses.replace(settings, learning_rate=args.learning_rate)
     counts = {"num_images": args.num_images, "num_groups": args.num_groups}

@@ -18,7 +18,7 @@ from calico.errors import CheckpointError, InputError
 from calico.model.builder import build
 from calico.model.calico import CalicoModel, Pixels
 from calico.model.config import CalicoConfig
-from calico.model.preprocessing import Preprocessor
+from calico.model.inputs import ModelInputs
 from calico.training.batches import BatchSettings, DrawingBatches
 from calico.training.loop import Phase, Trainer, TrainingSettings
 from scripts import ablate, train
@@ -58,7 +58,7 @@ def built(*without: str) -> CalicoModel:
 @torch.no_grad()
 def answer_states(model: CalicoModel, semantic: float) -> torch.Tensor:
     """What the language model makes of one batch whose semantic view is a constant."""
-    data = DrawingBatches("", BATCH, CONFIG.num_queries, Preprocessor(32, 32, 32), seed=1)
+    data = DrawingBatches("", BATCH, ModelInputs.from_config(CONFIG, 32), seed=1)
     data._tokenizer = TOKENIZER
     batch = data[0]
     pixels = batch.pixels._replace(semantic_view=torch.full_like(batch.pixels.semantic_view, semantic))

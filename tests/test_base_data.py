@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from micro import TOKENIZER, leave_out_curves, micro, save_micro, shorten_answers
-from test_finetune import QUICK, group_of, write
+from test_finetune import INPUTS, QUICK, group_of, write
 from test_mixedparts_build import record, write_index, write_pictures
 
 from calico.checkpoints.files import WEIGHTS
@@ -79,7 +79,7 @@ def test_questions_list_the_names_of_the_base_data(index: Path, pictures: list[s
     listing = BatchSettings(4, 6, 2, 2, listed_share=1.0, candidate_share=1.0, dropout_share=0.0)
 
     def words(data: Any) -> set[str]:
-        batches = CorrectionBatches([group], data.draw, TOKENIZER, listing, 2, 32, 0, data.vocabulary)
+        batches = CorrectionBatches([group], data.draw, TOKENIZER, listing, INPUTS, 0, data.vocabulary)
         texts = [TOKENIZER.text(row) for step in range(3) for row in batches.batch(step).prompts.token_ids.tolist()]
         return {name for name in (*CLASSES, "walrus", "zebra") if any(name in text for text in texts)}
 

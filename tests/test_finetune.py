@@ -30,7 +30,9 @@ from calico.inference.segmenter import CoSegmenter
 from calico.model.builder import build
 from calico.model.config import calico_7b
 from calico.model.generation import generate
+from calico.model.inputs import ModelInputs
 from calico.model.modes import PAPER_MODULES, PAPER_TARGETS
+from calico.model.preprocessing import Preprocessor
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.splits import TEST, Shares
 from calico.snapshots.store import SAMPLES, Snapshot
@@ -48,6 +50,7 @@ from scripts import finetune as verb
 
 BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)
 pytestmark = pytest.mark.usefixtures("small_reference")
+INPUTS = ModelInputs(Preprocessor(32, 32, 32), 2)
 QUICK = FinetuneSettings(steps=4, batch=BATCH, max_seg_prompts=6, num_validations=2, save_seconds=1e9, log_steps=1)
 
 
@@ -140,7 +143,7 @@ def test_rare_names_and_small_parts_come_more_often() -> None:
     rare = kept(9, [draw(900 + j, size_hw=(40, 40), object_name="knife") for j in (0, 1)])
     weights = class_weights([*groups, rare])
     assert weights[-1] > 1.5 * weights[:-1].max()
-    batch = CorrectionBatches([*groups, rare], drawings, TOKENIZER, BATCH, 2, 32, 0).batch(0)
+    batch = CorrectionBatches([*groups, rare], drawings, TOKENIZER, BATCH, INPUTS, 0).batch(0)
     weight = size_weights(batch)
     areas = torch.tensor(
         [
@@ -161,20 +164,20 @@ def test_a_batch_holds_its_share_of_base_data(share: float, num_base: int) -> No
 
     groups = [kept(k, draw_group(k, group_size=2, size=40)) for k in range(5)]
     settings = replace(BATCH, num_images=8, num_groups=12)
-    batches = CorrectionBatches(groups, replay, TOKENIZER, settings, 2, 32, 3, replay_share=share)
+    batches = CorrectionBatches(groups, replay, TOKENIZER, settings, INPUTS, 3, replay_share=share)
     batch = batches.batch(0)
     num_own = len(batch.part_maps) - drawn[0]
     assert drawn[0] == round(num_own * share / (1 - share)) >= num_base
     assert (batch.prompts.slots.image < num_own).any()
     with pytest.raises(InputError, match="above 0 and below 1, got 1"):
-        CorrectionBatches(groups, replay, TOKENIZER, settings, 2, 32, 3, replay_share=1)
+        CorrectionBatches(groups, replay, TOKENIZER, settings, INPUTS, 3, replay_share=1)
 
 
 def test_a_batch_depends_on_the_step_alone() -> None:
     groups = [kept(k, draw_group(k, group_size=2, size=40)) for k in range(5)]
 
     def batches() -> CorrectionBatches:
-        return CorrectionBatches(groups, drawings, TOKENIZER, BATCH, 2, 32, 3)
+        return CorrectionBatches(groups, drawings, TOKENIZER, BATCH, INPUTS, 3)
 
     first, again, other = batches().batch(2), batches().batch(2), batches().batch(3)
     assert torch.equal(first.pixels.global_view, again.pixels.global_view)
@@ -186,7 +189,7 @@ def test_a_batch_depends_on_the_step_alone() -> None:
 
 def test_rows_about_base_data_alone_are_marked() -> None:
     groups = [kept(k, draw_group(k, group_size=2, size=40)) for k in range(3)]
-    batches = CorrectionBatches(groups, drawings, TOKENIZER, replace(BATCH, num_groups=12), 2, 32, 0, replay_share=0.5)
+    batches = CorrectionBatches(groups, drawings, TOKENIZER, replace(BATCH, num_groups=12), INPUTS, 0, replay_share=0.5)
     found: list[bool] = []
     for batch in map(batches.batch, range(4)):
         num_own = len(batch.part_maps) // 2
@@ -205,7 +208,7 @@ def test_an_image_without_regions_asks_for_nothing() -> None:
     group = corrected(replace(plain, target=target), [i.image for i in images], 40, 1.0)
     listing = replace(BATCH, listed_share=1.0, candidate_share=1.0)  # names to choose from; one of them is none
     for settings in (BATCH, listing):
-        batch = CorrectionBatches([group], drawings, TOKENIZER, settings, 2, 32, 0).batch(0)
+        batch = CorrectionBatches([group], drawings, TOKENIZER, settings, INPUTS, 0).batch(0)
         assert set(group.images[1].masks(1)) == set()
         assert 1 not in batch.prompts.seg_image.tolist()
 
@@ -213,7 +216,7 @@ def test_an_image_without_regions_asks_for_nothing() -> None:
 def test_left_stays_left() -> None:
     item = draw(7, size_hw=(40, 30), object_name="teapot")
     named = replace(item, part_names=("left handle", *item.part_names[1:]))
-    batches = CorrectionBatches([kept(1, [named, named])], drawings, TOKENIZER, BATCH, 2, 32, 0)
+    batches = CorrectionBatches([kept(1, [named, named])], drawings, TOKENIZER, BATCH, INPUTS, 0)
     assert not batches._may_flip
 
 

@@ -14,10 +14,10 @@ from calico.model import memory
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.model.config import calico_7b, calico_tiny
+from calico.model.inputs import ModelInputs
 from calico.model.memory import Workload, finetuning_memory, held_bytes, num_tokens, serving_memory, weight_bytes
 from calico.model.modes import train_mode
 from calico.model.precision import quantise_llm
-from calico.model.preprocessing import Preprocessor
 from calico.training import preflight
 from calico.training.batches import BatchSettings, DrawingBatches, TrainingBatch
 from calico.training.losses import LossWeights
@@ -47,7 +47,7 @@ def test_weights_are_counted_to_the_byte(dtype: torch.dtype, bits: int | None) -
 @pytest.fixture(scope="module")
 def batch() -> TrainingBatch:
     settings = BatchSettings(num_images=2, num_groups=3, num_points=2, num_boxes=2)
-    data = DrawingBatches("", settings, CONFIG.num_queries, Preprocessor(128, 128, 128), seed=5)
+    data = DrawingBatches("", settings, ModelInputs.from_config(CONFIG, 128), seed=5)
     data._tokenizer = TOKENIZER
     return data[0]
 

@@ -39,7 +39,7 @@ from calico.mixedparts.statistics import COLUMNS, statistics, table_rows
 from calico.mixedparts.tables import Table, TableWriter
 from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, write_manifest
 from calico.model.config import calico_tiny
-from calico.model.preprocessing import Preprocessor
+from calico.model.inputs import ModelInputs
 from calico.training.batches import BatchSettings
 from calico.training.index_batches import IndexBatches
 from calico.values import AnnotatedImage, SubTask
@@ -658,7 +658,7 @@ def test_memory_does_not_grow_with_the_samples_read(tmp_path: Path) -> None:
 
 
 def batches_of(data: MixedParts, tokenizer: CalicoTokenizer, settings: BatchSettings) -> IndexBatches:
-    found = IndexBatches(data, "", settings, CONFIG.num_queries, Preprocessor(64, 64, 64), seed=3)
+    found = IndexBatches(data, "", settings, ModelInputs.from_config(CONFIG, 64), seed=3)
     found._tokenizer = tokenizer
     return found
 

@@ -14,6 +14,7 @@ from torch import nn
 from calico.checkpoints.adapter import ENCODERS
 from calico.model.builder import build
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels
+from calico.model.cam import CAM_BATCH
 from calico.model.config import calico_7b, calico_tiny
 from calico.model.encoders import Dinov2Tokens
 from calico.model.generation import Prompt, collate_prompts, generate
@@ -151,8 +152,8 @@ def test_generation_equals_full_forwards_step_by_step(model: CalicoModel) -> Non
     embedded = model.embed(features, batch)
     theirs: list[int] = []
     for _ in range(8):  # uncached and unhooked but for the full forward, step by step
-        with model.cam_hooks.context(batch.slots, features.refined_tokens):
-            hidden = model.llm.get_decoder()(inputs_embeds=embedded, use_cache=False).last_hidden_state[:, -1]
+        cam = {CAM_BATCH: model.cam_batch(features, batch.slots)}
+        hidden = model.llm.get_decoder()(inputs_embeds=embedded, use_cache=False, **cam).last_hidden_state[:, -1]
         theirs.append(int(model.llm.get_output_embeddings()(hidden).argmax(-1)))
         embedded = torch.cat([embedded, model.llm.get_input_embeddings()(torch.tensor([[theirs[-1]]]))], 1)
     assert ours.ids == theirs
@@ -237,8 +238,8 @@ def test_only_the_declared_weights_change(model: CalicoModel, mode: str) -> None
     hidden = states(model, features, [prompt([0, 1])])
     seg = model.segment(features.grounding, hidden[0, -2:], torch.tensor([0, 1]))
     decoder = model.pixel_decoder
-    clicks = decoder(features.grounding, decoder.point_prompts(torch.rand(2, 1, 2), torch.tensor([[1], [0]])))
-    boxes = decoder(features.grounding, decoder.box_prompts(torch.rand(2, 4)), mask_input=seg.logits[:, None])
+    clicks = decoder(features.grounding, decoder.prompts(torch.rand(2, 1, 2), torch.tensor([[1], [0]])))
+    boxes = decoder(features.grounding, decoder.prompts(boxes_xyxy=torch.rand(2, 4)), mask_input=seg.logits[:, None])
     loss = sum(m.logits.square().sum() + m.iou.sum() for m in (seg, clicks, boxes))
     (loss + model.llm.get_output_embeddings()(hidden).square().sum()).backward()
     for parameter in model.parameters():

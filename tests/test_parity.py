@@ -98,14 +98,14 @@ def test_sam_path_equals_sam_model() -> None:
     grounding = SamGrounding(theirs.vision_encoder)(pixels)
     ours = PixelDecoder(theirs.prompt_encoder, theirs.mask_decoder)
     images = torch.tensor([0, 0, 0, 1, 1, 1])
-    found = ours(grounding.take(images), ours.point_prompts(points.flatten(0, 1), labels.flatten(0, 1)))
+    found = ours(grounding.take(images), ours.prompts(points.flatten(0, 1), labels.flatten(0, 1)))
     torch.testing.assert_close(found.logits, by_point.pred_masks.flatten(0, 2), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.iou, by_point.iou_scores.flatten(), atol=1e-4, rtol=1e-4)
-    found = ours(grounding, ours.box_prompts(boxes[:, 0]))
+    found = ours(grounding, ours.prompts(boxes_xyxy=boxes[:, 0]))
     torch.testing.assert_close(found.logits, by_box.pred_masks.flatten(0, 2), atol=1e-4, rtol=1e-4)
     masks = torch.randn(2, 1, 64, 64)
     mask_too = theirs(pixel_values=pixels, input_boxes=boxes, input_masks=masks, multimask_output=False)
-    found = ours(grounding, ours.box_prompts(boxes[:, 0]), masks)
+    found = ours(grounding, ours.prompts(boxes_xyxy=boxes[:, 0]), masks)
     torch.testing.assert_close(found.logits, mask_too.pred_masks.flatten(0, 2), atol=1e-4, rtol=1e-4)
 
 

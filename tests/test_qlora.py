@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,16 +93,16 @@ def test_a_finetune_with_checkpointing_takes_the_same_steps(base: Path, snapshot
         torch.testing.assert_close(saved[name], gradient, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without an NVIDIA GPU")
-def test_four_bits_need_a_gpu(
-    base: Path, snapshot: Snapshot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_four_bits_need_their_package(
+    base: Path, snapshot: Snapshot, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="4 bits needs an NVIDIA GPU"):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match="4 bits needs bitsandbytes"):
         Finetune(snapshot, base, tmp_path / "run", replace(QUICK, bits=4))
     assert not (tmp_path / "run").exists()
     options = ["--data", str(snapshot.folder), "--out", str(tmp_path / "out"), "--registry", str(tmp_path / "registry")]
     assert verb.main([*options, "--bits", "4", "--steps", "1"]) == 2
-    assert "NVIDIA GPU" in capsys.readouterr().err
+    assert "pip install -e '.[quantized]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -340,8 +341,9 @@ def test_eight_bits_round_the_weights_and_little_else(together: list[CoSegmentat
     assert_close_masks(segmenter.segment(GROUPS[0]), together[0])
 
 
-def test_bits_that_cannot_be_had_are_refused_before_weights_are_read() -> None:
-    with pytest.raises(InputError, match="4 bits needs an NVIDIA GPU, the device is cpu"):
+def test_bits_that_cannot_be_had_are_refused_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match="4 bits needs bitsandbytes"):
         CoSegmenter.from_checkpoint(device="cpu", options=ServingOptions(llm_bits=4))
     with pytest.raises(InputError, match="expected 8 or 4"):
         check_bits(3, "cuda")

@@ -23,7 +23,7 @@ from calico.errors import CheckpointError, InputError
 from calico.language.answers import parse_answer
 from calico.model.builder import build
 from calico.model.cam import ImageSlots
-from calico.model.preprocessing import Preprocessor
+from calico.model.inputs import ModelInputs
 from calico.model.segmentation import MaskLogits
 from calico.training.auxiliary import MAX_IMAGES, AnswerStates, AuxiliaryHeads, compared_loss, local_loss, shown_loss
 from calico.training.batches import (
@@ -44,7 +44,6 @@ from calico.values import SubTask
 
 CONFIG = micro()
 SIZE = CONFIG.grounding_encoder.image_size
-VIEWS = Preprocessor(SIZE, SIZE, SIZE)
 SMALL = BatchSettings(num_images=6, num_groups=4, num_points=3, num_boxes=3)
 
 
@@ -53,7 +52,7 @@ def test_a_batch_means_what_its_drawings_show() -> None:
     rng = np.random.default_rng(0)
     plans = choose_groups(images, rng, num_groups=9)
     settings = replace(SMALL, candidate_share=0.0)
-    batch = build_batch(images, plans, settings, TOKENIZER, CONFIG.num_queries, 64, rng)
+    batch = build_batch(images, plans, settings, TOKENIZER, ModelInputs.from_config(CONFIG, 64), rng)
     prompts = batch.prompts
     seg = 0
     for row, plan in enumerate(plans):
@@ -87,7 +86,7 @@ def test_image_tokens_stand_where_the_pictures_are_listed() -> None:
 
 
 def batch_at(step: int) -> TrainingBatch:
-    data = DrawingBatches("", SMALL, CONFIG.num_queries, VIEWS, seed=5)
+    data = DrawingBatches("", SMALL, ModelInputs.from_config(CONFIG, SIZE), seed=5)
     data._tokenizer = TOKENIZER
     return data[step]
 
@@ -117,7 +116,7 @@ def test_the_next_click_lies_where_the_mask_is_wrong() -> None:
     found[0, 10:30, 18:30] = -5.0  # lacks the right
     found[1, 35:45, 35:45] = 5.0  # has too much at the bottom
     masks = MaskLogits(found, torch.zeros(3))
-    points, labels = next_clicks(masks, target, torch.ones_like(target), scale=2.0)
+    points, labels = next_clicks(masks, target, torch.ones_like(target), 96)
     assert labels.tolist() == [1, 0, -10]
     assert 18 < points[0, 0] / 2 < 29
     assert 10 < points[0, 1] / 2 < 29
@@ -158,7 +157,7 @@ def test_one_group_is_overfitted() -> None:
     images = [image for image in draw_batch(11, num_images=4, size=SIZE) if image.object_name == "chair"]
     pair = [GroupPlan((0, 1), SubTask.COMMON_OBJECT)]
     plain = BatchSettings(num_points=1, num_boxes=1, candidate_share=0.0, dropout_share=0.0)
-    batch = build_batch(images, pair, plain, TOKENIZER, config.num_queries, SIZE, np.random.default_rng(0))
+    batch = build_batch(images, pair, plain, TOKENIZER, ModelInputs.from_config(config, SIZE), np.random.default_rng(0))
     step = TrainingStep(build(config), None, replace(SMALL_MODEL_WEIGHTS, auxiliary=0.0), SIZE, 64).train()
     optimizer = torch.optim.AdamW(step.parameters(), lr=3e-3)
     for _ in range(100):
@@ -263,7 +262,7 @@ def test_answers_without_a_mask_are_trained_on_too(is_weighted: bool) -> None:
     images = draw_batch(1, num_images=6, size=64)
     pair = [images[0], next(i for i in images[1:] if i.object_name != images[0].object_name)]
     plans = [GroupPlan((0, 1), SubTask.COMMON_OBJECT)]
-    batch = build_batch(pair, plans, SMALL, TOKENIZER, CONFIG.num_queries, SIZE, np.random.default_rng(0))
+    batch = build_batch(pair, plans, SMALL, TOKENIZER, ModelInputs.from_config(CONFIG, SIZE), np.random.default_rng(0))
     assert not len(batch.seg_value)
     step = TrainingStep(build(CONFIG), None, LossWeights(), SIZE, 4)
     result = step(replace(batch, seg_weight=torch.zeros(0, dtype=torch.float64) if is_weighted else None))

@@ -74,9 +74,12 @@ class AdapterCard:
 
 
 def choose_spec(model: CalicoModel, config: CalicoConfig) -> AdapterSpec:
-    """The paper's (LoRA on q and v, CEM, CAM, mask decoder); for a model so small that all this stays under
-    `MAX_SMALL_BYTES`, also LoRA on every linear of the language model and its output rows, and on compact
-    encoders, which know no look but that of their training; a pretrained trunk under them stays as it is."""
+    """The paper's (LoRA on q and v, CEM, CAM, mask decoder). For a model of no full-size preset, and so small that all
+    this stays under `MAX_SMALL_BYTES`, also LoRA on every linear of the language model and its output rows, and on
+    compact encoders, which know no look but that of their training; a pretrained trunk under them stays as it is."""
+    paper = AdapterSpec(config.lora, PAPER_TARGETS, PAPER_MODULES)
+    if config.is_full_size:
+        return paper
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rows = names[id(model.llm.get_output_embeddings().weight)]
     kinds = {encoder.kind for encoder in (config.global_encoder, config.semantic_encoder, config.grounding_encoder)}
@@ -91,7 +94,7 @@ def choose_spec(model: CalicoModel, config: CalicoConfig) -> AdapterSpec:
     num_whole = sum(p.numel() for name, p in model.named_parameters() if name.startswith(small.whole))
     if 2 * (num_lora + num_whole) <= MAX_SMALL_BYTES * 0.97:  # the rest for the file's header
         return small
-    return AdapterSpec(config.lora, PAPER_TARGETS, PAPER_MODULES)
+    return paper
 
 
 def attach(model: CalicoModel, spec: AdapterSpec, tensors: Mapping[str, Tensor] | None = None) -> None:

@@ -95,6 +95,13 @@ def read_config(folder: Path) -> CalicoConfig:
     return CalicoConfig.from_file(folder / CONFIG)
 
 
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Of a checkpoint's weights, told by one of them. Raises `CheckpointError`."""
+    if (found := read_weights(folder).get("cam_queries")) is None:
+        raise CheckpointError(f"{folder}: its weights lack cam_queries; use the {WEIGHTS} of a CALICO")
+    return found.dtype
+
+
 def load_grown(folder: Path, config: CalicoConfig) -> tuple[CalicoModel, CalicoTokenizer]:
     """The weights in `folder` inside a larger model: encoders may have gained blocks, which start as identities.
 

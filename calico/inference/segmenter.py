@@ -260,19 +260,18 @@ class CoSegmenter:
             box = points = None
             if box_xyxy is not None:
                 corners = fitted_points(np.array(box_xyxy, np.float32).reshape(2, 2), size_hw, longest)
-                box = torch.from_numpy(corners).reshape(1, 1, 4).to(device)
+                box = torch.from_numpy(corners).reshape(1, 4).to(device)
             if len(points_xy):
-                points = torch.from_numpy(fitted_points(np.array(points_xy, np.float32), size_hw, longest))[
-                    None, None
-                ].to(device)
-            marks = None if points is None else torch.tensor([[[int(label) for label in labels]]], device=device)
+                points = torch.from_numpy(fitted_points(np.array(points_xy, np.float32), size_hw, longest))[None]
+                points = points.to(device)
+            marks = None if points is None else torch.tensor([[int(label) for label in labels]], device=device)
             masks = None
             for seen in range(1 if decoder.mask_prompt and len(points_xy) else len(points_xy), len(points_xy) + 1):
                 if points is None or marks is None:
-                    sparse, _ = decoder.prompt_encoder(None, None, box, None)
+                    sparse = decoder.prompts(boxes_xyxy=box)
                 else:
-                    sparse, _ = decoder.prompt_encoder(points[:, :, :seen], marks[:, :, :seen], box, None)
-                masks = decoder(features.grounding, sparse[:, 0], decoder.seen(masks))
+                    sparse = decoder.prompts(points[:, :seen], marks[:, :seen], box)
+                masks = decoder(features.grounding, sparse, decoder.seen(masks))
             assert masks is not None
             mask = restored_mask(masks.logits[0], size_hw, longest)
             scale = SCORE_CAP if self.distances(features)[0] > 1 else 1.0
@@ -280,7 +279,8 @@ class CoSegmenter:
 
     def _prompt(self, sub_task: SubTask, num_images: int, candidates: Sequence[str]) -> Prompt:
         question = canonical_question(sub_task, num_images, candidates)
-        encoded = self.tokenizer.encode_prompt(render_prompt(question.text, num_images), self.config.num_queries)
+        text = render_prompt(question.text, num_images, system=self.config.system_prompt)
+        encoded = self.tokenizer.encode_prompt(text, self.config.num_queries)
         return Prompt(encoded.ids, encoded.image_positions, range(num_images))
 
     def _generate(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from calico.model.cam import CamHooks, CorrespondenceAdaptation, ImageSlots
+from calico.model.cam import CAM_BATCH, CamBatch, CorrespondenceAdaptation, ImageSlots, hook_layers
 from calico.model.cem import CorrespondenceExtraction, NoExtraction
 from calico.model.encoders import GroundingFeatures
 from calico.model.qformer import QFormer
@@ -152,14 +152,18 @@ class CalicoModel(nn.Module):
         self.semantic_encoder = semantic_encoder
         self.cem = cem
         self.cams = cams
+        self.cam_layers = cam_layers
         self.cam_queries = nn.Parameter(qformer.queries.detach().clone())
         self.grounding_encoder = grounding_encoder
         self.seg_projection = seg_projection
         self.pixel_decoder = pixel_decoder
-        self.cam_hooks = CamHooks(llm.model, cam_layers, self._cams_in_order(), lambda: self.cam_queries, qformer)
+        hook_layers(llm.model)
 
-    def _cams_in_order(self) -> list[CorrespondenceAdaptation]:
-        return [cam for cam in self.cams if isinstance(cam, CorrespondenceAdaptation)]
+    def cam_batch(self, features: ImageFeatures, slots: ImageSlots) -> CamBatch:
+        """What the language model's forward is given as the argument `CAM_BATCH`, so that CAM acts in it."""
+        cams = [cam for cam in self.cams if isinstance(cam, CorrespondenceAdaptation)]
+        by_layer = dict(zip(self.cam_layers, cams, strict=True))
+        return CamBatch(slots, features.refined_tokens, by_layer, self.cam_queries, self.qformer)
 
     @property
     def num_image_tokens(self) -> int:
@@ -171,8 +175,8 @@ class CalicoModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the encoders and the states; the mask decoder may be wider."""
-        return self.cam_queries.dtype
+        """Of the encoders and the states; what an adapter trains and the mask decoder may be wider."""
+        return self.qformer.queries.dtype
 
     def encode(self, pixels: Pixels) -> ImageFeatures:
         """All that depends on the images alone."""
@@ -180,6 +184,7 @@ class CalicoModel(nn.Module):
 
     def encode_with_states(self, pixels: Pixels) -> tuple[ImageFeatures, EncoderStates]:
         """The language model's tokens use plain X_global, CAM uses X'_global (paper, section 4.2)."""
+        pixels = Pixels(*(view.to(self.dtype) for view in pixels))
         views = self.views(pixels)
         global_tokens = self.global_encoder(views.global_view)  # I x T x D_g
         semantic_tokens = self.semantic_encoder(views.semantic_view)  # I x S x D_s
@@ -226,7 +231,12 @@ class CalicoModel(nn.Module):
     def answer_logits(self, features: ImageFeatures, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """A x V at the positions that predict an answer token, row after row; and all `hidden_states`, R x L x D."""
         hidden = self.hidden_states(features, batch)
-        return self.llm.get_output_embeddings()(hidden[:, :-1][batch.predicts]), hidden
+        return self.token_logits(hidden[:, :-1][batch.predicts]), hidden
+
+    def token_logits(self, states: Tensor) -> Tensor:
+        """... x D -> ... x V, by output rows that may be wider than the states, where an adapter trains them."""
+        head = self.llm.get_output_embeddings()
+        return head(states.to(head.weight.dtype))
 
     def hidden_states(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
         """R x L x D: the last layer's normalised states, CAM included, no cache; of no meaning at padding."""
@@ -239,14 +249,17 @@ class CalicoModel(nn.Module):
         return padded[torch.cat(lots).argsort()]
 
     def _hidden_states(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:
-        with self.cam_hooks.context(batch.slots, features.refined_tokens):
-            return self.llm.get_decoder()(
-                inputs_embeds=self.embed(features, batch), attention_mask=batch.attention_mask, use_cache=False
-            ).last_hidden_state
+        return self.llm.get_decoder()(
+            inputs_embeds=self.embed(features, batch),
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+            **{CAM_BATCH: self.cam_batch(features, batch.slots)},
+        ).last_hidden_state
 
     def segment(self, grounding: GroundingFeatures, states: Tensor, image: Tensor) -> MaskLogits:
         """states: K x D of the [SEG]s; image: K, the encoded image of each. All masks in one decoder call."""
-        prompts = self.seg_projection(states.to(self.seg_projection.dtype))  # K x C
+        with torch.autocast(states.device.type, enabled=False):
+            prompts = self.seg_projection(states.to(self.seg_projection.dtype))  # K x C
         return self.pixel_decoder(grounding.take(image), prompts[:, None])
 
 

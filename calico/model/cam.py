@@ -2,23 +2,23 @@
 
 A CAM stands before a decoder layer and adds to the hidden states at the image positions what the Q-Former finds in
 X'_global for queries shifted by the instruction. It enters by forward pre-hooks, so the language model's own weights
-and code stay as they are: one on the decoder hands the batch down as an argument, one on each layer takes it out. Being
-an argument it is there again when a checkpointed layer is run anew for its gradients. They act only inside
-`CamHooks.context`: in training and in the prefill, never in cached steps.
+and code stay as they are: the decoder is given a `CamBatch` as one more argument, hands it down, and the hook on each
+layer takes it out. Being an argument it belongs to one call, and it is there again when a checkpointed layer is run
+anew for its gradients. Who leaves it out, as cached steps do, runs the plain language model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaModel
 
-_BATCH = "cam_batch"  # the argument
+CAM_BATCH = "cam_batch"  # name of the decoder's argument
 
 
 class CorrespondenceAdaptation(nn.Module):
@@ -47,54 +47,40 @@ class ImageSlots:
     instruction: Tensor
 
 
-class CamHooks:
-    """Registers CAMs before their layers and carries the batch they act on. One forward at a time per model.
+class CamBatch(NamedTuple):
+    """What the CAMs of one forward act on. refined_tokens: X'_global of all encoded images, I x T x D_g.
 
-    decoder: hands the arguments it does not know on to its layers. queries: gives q_cam, num_queries x D_q, shared by
-    all CAMs; asked at each call, since loading may replace it.
+    cams: by the decoder layer that each stands before. queries: q_cam, num_queries x D_q, shared by all CAMs.
+    qformer: (N x Q x D_q, N x T x D_g) -> N x Q x D_q, shared too.
     """
 
-    def __init__(
-        self,
-        decoder: LlamaModel,
-        cam_layers: Sequence[int],
-        cams: Sequence[CorrespondenceAdaptation],
-        queries: Callable[[], Tensor],
-        qformer: Callable[[Tensor, Tensor], Tensor],
-    ) -> None:
-        self._queries = queries
-        self._qformer = qformer
-        self._batch: tuple[ImageSlots, Tensor] | None = None
-        decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
-        before = dict(zip(cam_layers, cams, strict=True))
-        for number, layer in enumerate(decoder.layers):
-            layer.register_forward_pre_hook(self._before_layer(before.get(number)), with_kwargs=True)
+    slots: ImageSlots
+    refined_tokens: Tensor
+    cams: Mapping[int, CorrespondenceAdaptation]
+    queries: Tensor
+    qformer: Callable[[Tensor, Tensor], Tensor]
 
-    @contextmanager
-    def context(self, slots: ImageSlots, refined_tokens: Tensor) -> Iterator[None]:
-        """refined_tokens: X'_global of all encoded images, I x T x D_g."""
-        self._batch = (slots, refined_tokens)
-        try:
-            yield
-        finally:
-            self._batch = None
+    def changed(self, hidden: Tensor, cam: CorrespondenceAdaptation) -> Tensor:
+        """hidden: R x L x D, entering a layer. Returns it with what this CAM adds at the image positions."""
+        slots, dtype = self.slots, cam.extraction.weight.dtype
+        instruction = hidden[torch.arange(len(hidden), device=hidden.device), slots.instruction]  # R x D
+        queries = self.queries + cam.extraction(instruction.to(dtype))[:, None]  # R x Q x D_q
+        answers = self.qformer(queries[slots.row], self.refined_tokens[slots.image])  # M x Q x D_q
+        change = cam.reintegration(answers.to(dtype)).to(hidden.dtype)  # M x Q x D
+        return hidden.index_put((slots.row[:, None], slots.position), change, accumulate=True)
 
-    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return None if self._batch is None else (args, {**kwargs, _BATCH: self._batch})
 
-    def _before_layer(self, cam: CorrespondenceAdaptation | None) -> Callable[..., Any]:
-        def before_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if _BATCH not in kwargs:
-                return None
-            slots, refined = kwargs.pop(_BATCH)
-            if cam is None:
-                return args, kwargs
-            hidden = args[0]  # R x L x D
-            instruction = hidden[torch.arange(len(hidden), device=hidden.device), slots.instruction]  # R x D
-            queries = self._queries() + cam.extraction(instruction)[:, None]  # R x Q x D_q
-            found = self._qformer(queries[slots.row], refined[slots.image])  # M x Q x D_q
-            change = cam.reintegration(found).to(hidden.dtype)  # M x Q x D
-            hidden = hidden.index_put((slots.row[:, None], slots.position), change, accumulate=True)
-            return (hidden, *args[1:]), kwargs
+def hook_layers(decoder: LlamaModel) -> None:
+    """Once per decoder: from then on it takes a `CamBatch` as the argument `CAM_BATCH`, or none.
 
-        return before_layer
+    The hooks hold nothing, neither a model nor a call, so models are freed when dropped and threads do not meet.
+    """
+    for number, layer in enumerate(decoder.layers):
+        layer.register_forward_pre_hook(partial(_before_layer, number), with_kwargs=True)
+
+
+def _before_layer(number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    batch: CamBatch | None = kwargs.pop(CAM_BATCH, None)
+    if batch is None or number not in batch.cams:
+        return args, kwargs
+    return (batch.changed(args[0], batch.cams[number]), *args[1:]), kwargs

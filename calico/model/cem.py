@@ -20,9 +20,11 @@ class CorrespondenceExtraction(nn.Module):
         nn.init.zeros_(self.attention.out_proj.bias)
 
     def forward(self, global_tokens: Tensor, semantic_tokens: Tensor) -> Tensor:
-        """global_tokens: N x T x D_g, semantic_tokens: N x S x D_s. Returns N x T x D_g."""
-        attended, _ = self.attention(global_tokens, semantic_tokens, semantic_tokens, need_weights=False)
-        return global_tokens + attended
+        """global_tokens: N x T x D_g, semantic_tokens: N x S x D_s. Returns N x T x D_g, in global_tokens' dtype."""
+        dtype = self.attention.out_proj.weight.dtype
+        query, context = global_tokens.to(dtype), semantic_tokens.to(dtype)
+        attended, _ = self.attention(query, context, context, need_weights=False)
+        return global_tokens + attended.to(global_tokens.dtype)
 
 
 class NoExtraction(nn.Module):

@@ -15,6 +15,7 @@ from typing import Any
 from calico.errors import CheckpointError
 
 FORMAT_VERSION = 1
+FULL_SIZE = ("calico-7b",)  # presets that are joined from published weights and trained as the paper says
 ABLATABLE = ("cem", "cam", "auxiliary")  # what `CalicoConfig.without` may name
 
 
@@ -52,6 +53,7 @@ class CalicoConfig:
     mask_prompt: bool = False  # whether each click after the first also sees the mask before it, as SAM's do
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05})
     trunk: str = ""  # of `calico.model.trunk.TRUNKS`, which the encoders then share; "": each sees pixels of its own
+    system_prompt: str = ""  # before the first turn, for a language model that was trained with one
     data_version: str = ""  # what the weights were trained on
     without: tuple[str, ...] = ()  # of `ABLATABLE`: modules left out, or the auxiliary losses, for an ablation
     format_version: int = FORMAT_VERSION
@@ -62,6 +64,11 @@ class CalicoConfig:
         kinds = {encoder.kind for encoder in (self.global_encoder, self.semantic_encoder, self.grounding_encoder)}
         if bool(self.trunk) != (kinds == {"trunk"}) or (not self.trunk and "trunk" in kinds):
             raise ValueError(f"trunk: {self.trunk!r} does not go with encoders of kind {', '.join(sorted(kinds))}")
+
+    @property
+    def is_full_size(self) -> bool:
+        """Of a preset that starts from published weights; others are born and finetuned by recipes of their own."""
+        return self.preset in FULL_SIZE
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

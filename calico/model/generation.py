@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calico.model.calico import CalicoModel, ImageFeatures, PromptBatch
-from calico.model.cam import ImageSlots
+from calico.model.cam import CAM_BATCH, ImageSlots
 from calico.model.kv_cache import RoomyCache
 from calico.model.out_of_memory import is_out_of_memory
 
@@ -87,14 +87,13 @@ class LanguageSteps:
         longest = tokens.shape[1]
         causal = torch.ones(longest, longest, dtype=torch.bool, device=tokens.device).tril()
         itself = torch.eye(longest, dtype=torch.bool, device=tokens.device)  # else padding would look at nothing
-        with self.model.cam_hooks.context(batch.slots, features.refined_tokens):
-            hidden = self._decoder(
-                inputs_embeds=self.model.embed(features, batch),
-                attention_mask=self._as_bias((causal & tokens[:, None, :] | itself)[:, None]),
-                position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
-                use_cache=True,
-                **{self._cache_argument: cache},
-            ).last_hidden_state[:, -1]
+        hidden = self._decoder(
+            inputs_embeds=self.model.embed(features, batch),
+            attention_mask=self._as_bias((causal & tokens[:, None, :] | itself)[:, None]),
+            position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+            **{self._cache_argument: cache, CAM_BATCH: self.model.cam_batch(features, batch.slots)},
+        ).last_hidden_state[:, -1]
         cache.open()
         return hidden
 
@@ -146,7 +145,6 @@ def generate(
     steps: how the language model runs, plain where None.
     """
     steps = steps or LanguageSteps(model)
-    head = model.llm.get_output_embeddings()
     batch = collate_prompts(prompts, pad_id, model.device, left=True)
     cache = RoomyCache(model.llm.config.num_hidden_layers, batch.attention_mask)
     hidden = steps.prefill(features, batch, cache)
@@ -154,7 +152,7 @@ def generate(
     answers = [_Written() for _ in prompts]
     alive = list(range(len(prompts)))  # the prompt of each row
     while True:
-        logits = head(hidden).float()  # R x V
+        logits = model.token_logits(hidden).float()  # R x V
         if constraints:
             _forbid(logits, [_allowed(constraints[prompt], answers[prompt]) for prompt in alive])
         best = logits.log_softmax(-1).max(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,7 +12,14 @@ import torch
 from calico.errors import CalicoError
 
 logger = logging.getLogger(__name__)
-_IN_WORDS = ("out of memory", "not enough memory", "can't allocate memory")  # the last is Linux's
+_IN_WORDS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",  # Linux's
+    "CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS has no workspace; its other failures are none of memory
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,6 +33,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _IN_WORDS)
     )
+
+
+def give_back_memory() -> None:
+    """What dropped models and failed calls held goes back to the system: reference cycles, and the GPU's own cache."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def in_halves(
@@ -42,8 +57,7 @@ def in_halves(
         if len(items) < 2:
             raise OutOfMemory(f"memory ran out over 1 of {what}; serve the model in fewer bits") from error
     # Outside of the handler, whose traceback holds the tensors that did not fit.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_back_memory()
     half = (len(items) + 1) // 2
     notice = f"memory ran out over {len(items)} {what}; tried again with {half} at once"
     logger.warning("%s", notice)

@@ -1,5 +1,14 @@
-"""In which numbers a model is served, or frozen under an adapter in training: bfloat16 but for the mask decoder, the
-language model in 8 or 4 bits."""
+"""In which numbers a model is served, or frozen under an adapter in training.
+
+One rule for all devices, which holds outside of autocast too:
+
+1. Frozen weights are in the model's own dtype (`CalicoModel.dtype`): float32, or bfloat16 where the files hold it and
+   the device computes in it. The language model's linears may be in 8 or 4 bits instead.
+2. The mask decoder, its prompts and the [SEG] projection are float32 (`FULL_PRECISION`), under autocast too.
+3. What trains is float32 (`widen_trained`).
+4. A module whose weights may be of another dtype than its inputs (CEM, CAM, the Q-Former, the mask decoder) casts what
+   it is given to its weights' dtype and gives back that of the stream it adds to.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +30,13 @@ BITS = (8, 4)
 def serving_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     """Of the weight with this name in a model that is served in `dtype`."""
     return torch.float32 if name.startswith(FULL_PRECISION) else dtype
+
+
+def widen_trained(model: nn.Module) -> None:
+    """In place: weights that train become float32, in which small steps are not lost."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def trains_in_bf16(device: torch.device) -> bool:
@@ -100,8 +116,6 @@ def check_bits(bits: int | None, device: torch.device | str) -> None:
         return
     if bits != 4:
         raise InputError(f"a language model in {bits} bits: expected 8 or 4, or none for its own numbers")
-    if torch.device(device).type != "cuda":
-        raise InputError(f"a language model in 4 bits needs an NVIDIA GPU, the device is {device}; use 8 bits or none")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
@@ -113,9 +127,9 @@ def check_bits(bits: int | None, device: torch.device | str) -> None:
 def quantise_llm(model: CalicoModel, bits: int, device: torch.device | str) -> None:
     """In place: the linears of the decoder layers, one after the other; embedding and output rows stay as they are.
 
-    8 bits: `Int8Linear`. 4 bits: bitsandbytes' NF4, on a GPU. The language model ends on `device`; it may come from the
-    host's memory, so that the GPU never holds it unquantised. Attached adapters stay as they are, to be trained over
-    frozen linears; who serves merges them first. Raises as `check_bits`.
+    8 bits: `Int8Linear`. 4 bits: bitsandbytes' NF4, made for GPUs and slow elsewhere. The language model ends on
+    `device`; it may come from the host's memory, so that the GPU never holds it unquantised. Attached adapters stay as
+    they are, to be trained over frozen linears; who serves merges them first. Raises as `check_bits`.
     """
     check_bits(bits, device)
     for layer in model.llm.get_decoder().layers:
@@ -144,4 +158,5 @@ def _nf4(linear: nn.Linear, device: torch.device | str) -> nn.Module:
     small.weight = Params4bit(linear.weight.detach(), requires_grad=False, quant_type="nf4", module=small)
     if linear.bias is not None:
         small.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+    small.support_avx512bf16_for_cpu = False  # once used without gradients it would pack itself, and pass none back
     return small.to(device)

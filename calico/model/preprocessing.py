@@ -13,11 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from calico.errors import InputError
 from calico.model.config import CalicoConfig
 from calico.model.sizes import TRUNKS
 
 CLIP_MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FIXED_SIZE_KINDS = {"eva_clip", "dinov2", "sam"}  # of encoders whose learnt positions are for one size
 SAM_MEAN_STD = ((123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255))
 
 
@@ -46,9 +48,18 @@ class Preprocessor:
 
     @classmethod
     def from_config(cls, config: CalicoConfig, size: int | None = None) -> Preprocessor:
-        """size: of all three views, instead of the config's."""
+        """size: of the grounding view, where training starts with smaller pictures; the other views shrink alike.
+
+        Raises `InputError` where an encoder's positions are learnt for one size.
+        """
         encoders = config.global_encoder, config.semantic_encoder, config.grounding_encoder
-        first, second, third = (size or encoder.image_size for encoder in encoders)
+        full = config.grounding_encoder.image_size
+        size = full if size is None else size
+        if size != full and (fixed := sorted({encoder.kind for encoder in encoders} & FIXED_SIZE_KINDS)):
+            raise InputError(
+                f"images of {size} px: encoders of kind {', '.join(fixed)} take their own size only, here {full} px"
+            )
+        first, second, third = (round(encoder.image_size * size / full) for encoder in encoders)
         return cls(first, second, third, TRUNKS[config.trunk].mean_std if config.trunk else None)
 
     def __call__(self, image: np.ndarray) -> BranchPixels:

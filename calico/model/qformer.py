@@ -16,9 +16,12 @@ class QFormer(nn.Module):
         self.queries = queries  # num_queries x D_q
 
     def forward(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
-        """queries: N x Q x D_q; image_tokens: N x T x D_g, own image's. Returns N x Q x D_q."""
-        embedded = self.model.embeddings(query_embeds=queries)
-        encoded = self.model.encoder(embedded, encoder_hidden_states=image_tokens, query_length=queries.shape[1])
+        """queries: N x Q x D_q; image_tokens: N x T x D_g, own image's. Returns N x Q x D_q, in its own dtype."""
+        dtype = self.queries.dtype
+        embedded = self.model.embeddings(query_embeds=queries.to(dtype))
+        encoded = self.model.encoder(
+            embedded.to(dtype), encoder_hidden_states=image_tokens.to(dtype), query_length=queries.shape[1]
+        )
         return encoded.last_hidden_state
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -34,8 +36,16 @@ class MaskLogits(NamedTuple):
     iou: Tensor
 
 
+FineMaps = tuple[Tensor, Tensor]
+_FINE: ContextVar[FineMaps | None] = ContextVar("fine maps of the call", default=None)  # each thread has its own
+
+
 class PixelDecoder(nn.Module):
-    """SAM's prompt encoder and mask decoder; any prompts of any images in one call, one row per prompt."""
+    """SAM's prompt encoder and mask decoder; any prompts of any images in one call, one row per prompt.
+
+    All of it is computed in the decoder's own precision, under autocast too: masks and coordinates suffer first from
+    less.
+    """
 
     def __init__(
         self, prompt_encoder: SamPromptEncoder, mask_decoder: SamMaskDecoder, mask_prompt: bool = False
@@ -45,41 +55,38 @@ class PixelDecoder(nn.Module):
         self.mask_prompt = mask_prompt
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        self._fine: tuple[Tensor, Tensor] | None = None
-        mask_decoder.upscale_conv1.register_forward_hook(lambda module, args, output: self._add_fine(output, 0))
-        mask_decoder.upscale_conv2.register_forward_hook(lambda module, args, output: self._add_fine(output, 1))
+        mask_decoder.upscale_conv1.register_forward_hook(partial(_add_fine, 0))
+        mask_decoder.upscale_conv2.register_forward_hook(partial(_add_fine, 1))
 
-    def _add_fine(self, upscaled: Tensor, level: int) -> Tensor:
-        return upscaled if self._fine is None else upscaled + self._fine[level].to(upscaled.dtype)
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.prompt_encoder.no_mask_embed.weight.dtype
 
     def forward(self, features: GroundingFeatures, sparse: Tensor, mask_input: Tensor | None = None) -> MaskLogits:
         """features: of K images (repeat an image for each of its prompts). sparse: K x P x C prompt tokens.
 
-        Computed in the decoder's own precision, under autocast too: masks suffer first from less.
         mask_input: K x 1 x S x S logits of an earlier mask on the same grid, or None for the no-mask embedding.
         """
         with torch.autocast(sparse.device.type, enabled=False):
             return self._decoded(features, sparse, mask_input)
 
     def _decoded(self, features: GroundingFeatures, sparse: Tensor, mask_input: Tensor | None) -> MaskLogits:
-        dense_embedding = self.prompt_encoder.no_mask_embed.weight
-        sparse = sparse.to(dense_embedding.dtype)
-        embedding = features.embedding.to(dense_embedding.dtype)  # float32, whatever the encoders are served in
+        embedding = features.embedding.to(self.dtype)  # whatever the encoders are served in
         if mask_input is None:
-            dense = dense_embedding.reshape(1, -1, 1, 1)
+            dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         else:
-            dense = self.prompt_encoder.mask_embed(mask_input)
-        self._fine = features.fine
+            dense = self.prompt_encoder.mask_embed(mask_input.to(self.dtype))
+        before = _FINE.set(features.fine)
         try:
             masks, iou = self.mask_decoder(
                 image_embeddings=embedding,
                 image_positional_embeddings=self.position_codes(embedding),
-                sparse_prompt_embeddings=sparse[:, None],
+                sparse_prompt_embeddings=sparse.to(self.dtype)[:, None],
                 dense_prompt_embeddings=dense,
                 multimask_output=False,
             )
         finally:
-            self._fine = None
+            _FINE.reset(before)
         return MaskLogits(masks[:, 0, 0], iou[:, 0, 0])
 
     def seen(self, previous: MaskLogits | None) -> Tensor | None:
@@ -94,15 +101,28 @@ class PixelDecoder(nn.Module):
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # height x width x 2, (x, y)
         return self.prompt_encoder.shared_embedding(grid[None, :, :, :]).permute(0, 3, 1, 2)
 
-    def point_prompts(self, points: Tensor, labels: Tensor) -> Tensor:
-        """points: K x P x 2 (x, y) in pixels of the full-size square frame; labels: K x P, 1 in, 0 out, -10 padding.
+    def prompts(
+        self, points: Tensor | None = None, labels: Tensor | None = None, boxes_xyxy: Tensor | None = None
+    ) -> Tensor:
+        """points: K x P x 2 (x, y) in pixels of the full-size square frame; labels: K x P, 1 in, 0 out, -10 padding;
+        boxes_xyxy: K x 4 in the same pixels. Returns the prompt tokens, K x T x C.
 
-        Returns K x (P + 1) x C: SAM adds a padding point where there is no box.
+        T is P + 1 without a box, since SAM adds a padding point then; 2 for a box; P + 2 for both.
         """
-        sparse, _ = self.prompt_encoder(points[:, None], labels[:, None], None, None)
+        found = points if points is not None else boxes_xyxy
+        if found is None:
+            raise ValueError("a prompt is points, a box, or both")
+        with torch.autocast(found.device.type, enabled=False):
+            sparse, _ = self.prompt_encoder(
+                None if points is None else points.to(self.dtype)[:, None],
+                None if labels is None else labels[:, None],
+                None if boxes_xyxy is None else boxes_xyxy.to(self.dtype)[:, None],
+                None,
+            )
         return sparse[:, 0]
 
-    def box_prompts(self, boxes_xyxy: Tensor) -> Tensor:
-        """boxes_xyxy: K x 4 in pixels of the full-size square frame. Returns K x 2 x C."""
-        sparse, _ = self.prompt_encoder(None, None, boxes_xyxy[:, None], None)
-        return sparse[:, 0]
+
+def _add_fine(level: int, upscaling: nn.Module, args: tuple[Tensor, ...], upscaled: Tensor) -> Tensor:
+    """The hook on the decoder's upscaling: a hook holds no model, and a call's maps are on no module."""
+    fine = _FINE.get()
+    return upscaled if fine is None else upscaled + fine[level].to(upscaled.dtype)

@@ -23,7 +23,8 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.language.words import pseudo_word
 from calico.model.calico import Pixels, PromptBatch
 from calico.model.generation import Prompt, collate_prompts
-from calico.model.preprocessing import BranchPixels, Preprocessor, fitted_part_map
+from calico.model.inputs import ModelInputs
+from calico.model.preprocessing import BranchPixels, fitted_part_map
 from calico.training.augmentation import distorted
 from calico.values import AnnotatedImage, Question, SubTask
 
@@ -122,15 +123,12 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
         self,
         tokenizer_file: str,
         settings: BatchSettings,
-        num_image_tokens: int,
-        preprocess: Preprocessor,
+        inputs: ModelInputs,
         seed: int,
     ) -> None:
         self.tokenizer_file = tokenizer_file
         self.settings = settings
-        self.num_image_tokens = num_image_tokens
-        self.preprocess = preprocess
-        self.size = preprocess.grounding_size
+        self.inputs = inputs
         self.seed = seed
         self._tokenizer: CalicoTokenizer | None = None
 
@@ -145,7 +143,7 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
         images = draw_batch(
             int(rng.integers(2**62)),
             num_images=self.settings.num_images,
-            size=self.size,
+            size=self.inputs.preprocess.grounding_size,
             images_per_class=self.settings.images_per_class,
             difficulty_weights=self.settings.difficulty_weights,
         )
@@ -161,16 +159,7 @@ class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
             mixed_share=self.settings.mixed_share,
             none_shares=self.settings.none_shares,
         )
-        return build_batch(
-            images,
-            plans,
-            self.settings,
-            self.tokenizer,
-            self.num_image_tokens,
-            self.size,
-            rng,
-            preprocess=self.preprocess,
-        )
+        return build_batch(images, plans, self.settings, self.tokenizer, self.inputs, rng)
 
 
 @dataclass(frozen=True)
@@ -193,22 +182,17 @@ def build_batch(
     plans: Sequence[GroupPlan],
     settings: BatchSettings,
     tokenizer: CalicoTokenizer,
-    num_image_tokens: int,
-    size: int,
+    inputs: ModelInputs,
     rng: np.random.Generator,
     vocabulary: Vocabulary = DRAWN,
-    preprocess: Preprocessor | None = None,
 ) -> TrainingBatch:
-    """Rows, targets and clicks for any annotated images, drawn or real.
-
-    preprocess: at `size`; None: three views, as of encoders that each see pixels of their own.
-    """
-    preprocess = preprocess or Preprocessor(size, size, size)
-    pixels = [preprocess(image.image) for image in images]
+    """Rows, targets and clicks for any annotated images, drawn or real; part maps in the grounding view's frame."""
+    pixels = [inputs.preprocess(image.image) for image in images]
+    size = inputs.preprocess.grounding_size
     part_maps = np.stack([fitted_part_map(image.part_map, size, PADDING) for image in images])
     if rng.random() >= settings.listed_share:
         settings = replace(settings, candidate_share=0.0)
-    rows = [_row(images, plan, settings, tokenizer, num_image_tokens, rng, vocabulary) for plan in plans]
+    rows = [_row(images, plan, settings, tokenizer, inputs, rng, vocabulary) for plan in plans]
     points, boxes = _clicks(part_maps, settings, rng)
     class_number = {name: k for k, name in enumerate(vocabulary.classes)}
     return TrainingBatch(
@@ -248,7 +232,7 @@ def _row(
     plan: GroupPlan,
     settings: BatchSettings,
     tokenizer: CalicoTokenizer,
-    num_image_tokens: int,
+    inputs: ModelInputs,
     rng: np.random.Generator,
     vocabulary: Vocabulary,
 ) -> _Row:
@@ -262,7 +246,8 @@ def _row(
     truth = plan.truth or truth_of(group)
     answer = render_answer(truth, plan.sub_task)
     dropout = 0.1 if rng.random() < settings.dropout_share else 0.0
-    prompt = tokenizer.encode_prompt(render_prompt(question.text, len(group)), num_image_tokens)
+    text = render_prompt(question.text, len(group), system=inputs.system)
+    prompt = tokenizer.encode_prompt(text, inputs.num_image_tokens)
     answer_ids = [*tokenizer.ids(answer.text, dropout=dropout, rng=rng), tokenizer.eos_id]
     ids = [*prompt.ids, *answer_ids]
     seg_positions = [len(prompt.ids) + i for i, token in enumerate(answer_ids) if token == tokenizer.seg_id]

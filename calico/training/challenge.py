@@ -106,6 +106,7 @@ def challenge(
         test[side] = kept.scored(folder, f"test-{name}", held_out_items(snapshot, held), len(held))
         base_groups = (base_data or DRAWINGS).items(num_base_groups)
         base[side] = kept.scored(folder, f"base-{name}", base_groups, num_base_groups)
+    kept.release()
     scores = Scores(
         champion_id,
         *(found["scores"] for found in test.values()),
@@ -286,4 +287,5 @@ def _cross_validated(
         for name, folder, scores in ((f"fold-{fold + 1}", result.folder, ours), (champion_id, champion, theirs)):
             kept_as = f"fold-{fold + 1}-{name}"
             scores.update(kept.scored(folder, kept_as, held_out_items(snapshot, held), len(held))["scores"])
+        kept.release()
     return ours, theirs

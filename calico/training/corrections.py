@@ -19,7 +19,8 @@ from calico.correspondence import co_segmentation, truth_of
 from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
-from calico.model.preprocessing import Preprocessor, fitted_size_hw
+from calico.model.inputs import ModelInputs
+from calico.model.preprocessing import fitted_size_hw
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
@@ -177,9 +178,8 @@ def class_weights(groups: Sequence[CorrectedGroup]) -> np.ndarray:
 class CorrectionBatches:
     """`batch(step)` draws corrected groups and as many base images; `fixed(...)` is the same every time.
 
-    num_tokens: of one image in the language model. size: longest side in pixels. vocabulary: of the base data.
-    replay_share: of the images of a batch and of its questions, those of base data. favoured: names of objects that
-    half of the base data should show. preprocess: the model's, at `size`; None: three views.
+    vocabulary: of the base data. replay_share: of the images of a batch and of its questions, those of base data.
+    favoured: names of objects that half of the base data should show.
     """
 
     def __init__(
@@ -188,19 +188,17 @@ class CorrectionBatches:
         replay: Replay,
         tokenizer: CalicoTokenizer,
         settings: BatchSettings,
-        num_tokens: int,
-        size: int,
+        inputs: ModelInputs,
         seed: int,
         vocabulary: Vocabulary = DRAWN,
         replay_share: float = 0.5,
         favoured: Sequence[str] = (),
-        preprocess: Preprocessor | None = None,
     ) -> None:
         if not 0 < replay_share < 1:
             raise InputError(f"replay share: expected above 0 and below 1, got {replay_share}")
         self.groups, self.replay, self.tokenizer, self.settings = groups, replay, tokenizer, settings
-        self.num_tokens, self.size, self.seed, self.vocabulary = num_tokens, size, seed, vocabulary
-        self.replay_share, self.favoured, self.preprocess = replay_share, tuple(favoured), preprocess
+        self.inputs, self.seed, self.vocabulary = inputs, seed, vocabulary
+        self.replay_share, self.favoured = replay_share, tuple(favoured)
         self._weights = class_weights(groups)
         names = {word for group in groups for name in group.names for word in name.split()}
         self._may_flip = not names & {"left", "right"}
@@ -248,7 +246,7 @@ class CorrectionBatches:
         num_own = len(images)
         room = self.settings.num_images // num_parts - num_own  # memory goes before shares
         num_base = max(2, min(room, round(num_own * self.replay_share / (1 - self.replay_share))))
-        images += self.replay(int(rng.integers(2**62)), num_base, self.size, self.favoured)
+        images += self.replay(int(rng.integers(2**62)), num_base, self.inputs.preprocess.grounding_size, self.favoured)
         share = 1 / num_parts
         settings = replace(
             self.settings,
@@ -268,17 +266,7 @@ class CorrectionBatches:
             none_shares=settings.none_shares,
         )
         plans += [replace(plan, indices=tuple(loose[k] for k in plan.indices)) for plan in mixed]
-        batch = build_batch(
-            images,
-            plans,
-            settings,
-            self.tokenizer,
-            self.num_tokens,
-            self.size,
-            rng,
-            self.vocabulary,
-            self.preprocess,
-        )
+        batch = build_batch(images, plans, settings, self.tokenizer, self.inputs, rng, self.vocabulary)
         is_base = torch.tensor([min(plan.indices) >= num_own for plan in plans])
         return replace(batch, seg_weight=size_weights(batch), is_base=is_base)
 

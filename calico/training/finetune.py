@@ -25,10 +25,10 @@ from calico.files import write_text
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
+from calico.model.inputs import ModelInputs
 from calico.model.modes import train_mode
-from calico.model.out_of_memory import is_out_of_memory
+from calico.model.out_of_memory import give_back_memory, is_out_of_memory
 from calico.model.precision import uses_bf16
-from calico.model.preprocessing import Preprocessor
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import BaseData, base_data_of
@@ -117,7 +117,9 @@ class Finetune:
         self.state = FinetuneState()
         base_data = base_data_of(start_config(start, base), base_data, start)
         torch.manual_seed(settings.seed)
-        self.model, self.config, self.tokenizer, self.card = open_start(start, base, self.device, settings.bits)
+        self.model, self.config, self.tokenizer, self.card = open_start(
+            start, base, self.device, settings.bits, halved=self._is_bf16
+        )
         if settings.gradient_checkpointing:
             self.model.llm.gradient_checkpointing_enable({"use_reentrant": False})
         self.seen = seen_groups(start)
@@ -134,13 +136,11 @@ class Finetune:
             base_data.draw,
             self.tokenizer,
             settings.batch,
-            self.config.num_queries,
-            size,
+            ModelInputs.from_config(self.config),
             settings.seed,
             base_data.vocabulary,
             settings.replay_share,
             favoured,
-            Preprocessor.from_config(self.config),
         )
         self.step_module = TrainingStep(self.model, None, settings.weights, size, settings.max_seg_prompts)
         self.step_module.to(self.device)
@@ -279,8 +279,7 @@ class Finetune:
         self.state.num_parts *= 2
         images = self.settings.batch.num_images // self.state.num_parts
         logger.warning("out of memory: the micro-batch is halved to %d images", images)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_memory()
 
     def _rate(self) -> float:
         warm = min(1.0, (self.state.step + 1) / self.settings.warmup_steps)

@@ -41,7 +41,7 @@ class FinetuneSettings:
     warmup_steps: int = 10
     clip_norm: float = 1.0
     precision: str = "auto"  # `bf16` where the device is faster in it; or `bf16` or `no` in any case
-    bits: int | None = None  # of the frozen language model's linears: 8, or 4 on a GPU
+    bits: int | None = None  # of the frozen language model's linears: 8, or 4 with bitsandbytes
     gradient_checkpointing: bool = False
     batch: BatchSettings = BATCH
     max_seg_prompts: int = 28

@@ -8,7 +8,7 @@ import torch
 from calico.data.groups import GroupPlan
 from calico.language.tokenizer import CalicoTokenizer
 from calico.mixedparts.index import MixedParts
-from calico.model.preprocessing import Preprocessor
+from calico.model.inputs import ModelInputs
 from calico.training.batches import BatchSettings, TrainingBatch, Vocabulary, build_batch
 
 
@@ -20,16 +20,13 @@ class IndexBatches(torch.utils.data.Dataset[TrainingBatch]):
         data: MixedParts,
         tokenizer_file: str,
         settings: BatchSettings,
-        num_image_tokens: int,
-        preprocess: Preprocessor,
+        inputs: ModelInputs,
         seed: int,
     ) -> None:
         self.data = data
         self.tokenizer_file = tokenizer_file
         self.settings = settings
-        self.num_image_tokens = num_image_tokens
-        self.preprocess = preprocess
-        self.size = preprocess.grounding_size
+        self.inputs = inputs
         self.seed = seed
         self.vocabulary = Vocabulary(data.classes, data.parts)
         self._tokenizer: CalicoTokenizer | None = None
@@ -44,17 +41,7 @@ class IndexBatches(torch.utils.data.Dataset[TrainingBatch]):
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, step]))
         places, plans = self.plans(rng)
         images = self.data.drawn([self.data.record(row) for row in places])
-        return build_batch(
-            images,
-            plans,
-            self.settings,
-            self.tokenizer,
-            self.num_image_tokens,
-            self.size,
-            rng,
-            self.vocabulary,
-            self.preprocess,
-        )
+        return build_batch(images, plans, self.settings, self.tokenizer, self.inputs, rng, self.vocabulary)
 
     def plans(self, rng: np.random.Generator) -> tuple[list[int], list[GroupPlan]]:
         """Rows of objects and the groups over them: samples until the step's images or groups are full, one at least.

@@ -29,9 +29,9 @@ from calico.mixedparts.index import MixedParts
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
+from calico.model.inputs import ModelInputs
 from calico.model.modes import add_lora, merge_lora, set_mode, train_mode
 from calico.model.precision import uses_bf16
-from calico.model.preprocessing import Preprocessor
 from calico.training.auxiliary import AuxiliaryHeads
 from calico.training.batches import DRAWN, BatchSettings, DrawingBatches, TrainingBatch, Vocabulary
 from calico.training.curves import plot_curves
@@ -260,15 +260,15 @@ class Trainer:
     def _batches(self, phase: Phase) -> Iterator[TrainingBatch]:
         settings = self.settings.batch.scaled(phase.scale)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        file, num_tokens, seed = str(self.folder / TOKENIZER), self.config.num_queries, self.settings.seed
-        preprocess = Preprocessor.from_config(self.config, phase.size)
+        inputs = ModelInputs.from_config(self.config, phase.size)
+        common = (str(self.folder / TOKENIZER), settings, inputs, self.settings.seed)
         data: torch.utils.data.Dataset[TrainingBatch]
         if self.data is None:
-            data = DrawingBatches(file, settings, num_tokens, preprocess, seed)
+            data = DrawingBatches(*common)
         elif isinstance(self.data, Mixture):
             data = self._mixed(phase.size, phase.scale)
         else:
-            data = IndexBatches(self.data, file, settings, num_tokens, preprocess, seed)
+            data = IndexBatches(self.data, *common)
         steps = range(self.state.step * world + rank, 2**40, world)
         loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=self.settings.num_workers)
         return iter(loader)
@@ -276,9 +276,9 @@ class Trainer:
     def _mixed(self, size: int, scale: float = 1.0) -> MixedBatches:
         if not isinstance(self.data, Mixture):
             raise ValueError("a new trunk is distilled on a mixture of data")
-        preprocess = Preprocessor.from_config(self.config, size)
+        inputs = ModelInputs.from_config(self.config, size)
         settings, file = self.settings.batch.scaled(scale), str(self.folder / TOKENIZER)
-        return MixedBatches(self.data, file, settings, self.config.num_queries, preprocess, self.settings.seed)
+        return MixedBatches(self.data, file, settings, inputs, self.settings.seed)
 
     def _first_size(self) -> int:
         return self.settings.phases[0].size

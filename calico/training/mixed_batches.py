@@ -14,7 +14,7 @@ import torch
 from calico.data.groups import choose_groups
 from calico.data.scenes import varied_scene
 from calico.language.tokenizer import CalicoTokenizer
-from calico.model.preprocessing import Preprocessor
+from calico.model.inputs import ModelInputs
 from calico.training.batches import BatchSettings, TrainingBatch, Vocabulary, build_batch
 from calico.training.corrections import size_weights
 from calico.training.mixture import Mixture
@@ -31,15 +31,13 @@ class MixedBatches(torch.utils.data.Dataset[TrainingBatch]):
         mixture: Mixture,
         tokenizer_file: str,
         settings: BatchSettings,
-        num_image_tokens: int,
-        preprocess: Preprocessor,
+        inputs: ModelInputs,
         seed: int,
     ) -> None:
         self.mixture = mixture
         self.tokenizer_file = tokenizer_file
         self.settings = settings
-        self.num_image_tokens = num_image_tokens
-        self.preprocess = preprocess
+        self.inputs = inputs
         self.seed = seed
         self.vocabulary = Vocabulary(mixture.classes, mixture.parts)
         self._tokenizer: CalicoTokenizer | None = None
@@ -67,24 +65,14 @@ class MixedBatches(torch.utils.data.Dataset[TrainingBatch]):
             mixed_share=self.settings.mixed_share,
             none_shares=self.settings.none_shares,
         )
-        batch = build_batch(
-            images,
-            plans,
-            self.settings,
-            self.tokenizer,
-            self.num_image_tokens,
-            self.preprocess.grounding_size,
-            rng,
-            self.vocabulary,
-            self.preprocess,
-        )
+        batch = build_batch(images, plans, self.settings, self.tokenizer, self.inputs, rng, self.vocabulary)
         return replace(batch, seg_weight=size_weights(batch))
 
     def images(self, rng: np.random.Generator, num_images: int) -> list[AnnotatedImage]:
         """So many, of about num_images / images_per_class classes, each changed as `varied_scene` does."""
         num_classes = max(1, round(num_images / self.settings.images_per_class))
         chosen = [self._choose_class(rng) for _ in range(num_classes)]
-        size = self.preprocess.grounding_size
+        size = self.inputs.preprocess.grounding_size
 
         def other() -> AnnotatedImage:
             return self._draw(rng, *self._choose_class(rng))

@@ -16,6 +16,7 @@ from calico.inference.reconcile import reconcile
 from calico.inference.segmenter import CoSegmenter
 from calico.metrics.strict import Answered, compare, keyed, strict_miou
 from calico.metrics.summary import Evaluation
+from calico.model.out_of_memory import give_back_memory
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import Item
 from calico.training.processes import Processes
@@ -107,9 +108,8 @@ class KeptScores:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"{name}.json"
         if not path.exists():
-            segmenter = self._segmenter(model)
             found = score(
-                segmenter,
+                self._segmenter(model),
                 items,
                 lambda done: self.tell(f"scoring {name}", done / max(1, num_items), f"{done} of {num_items} groups"),
                 self.accepted,
@@ -119,9 +119,15 @@ class KeptScores:
 
     def _segmenter(self, model: Path) -> CoSegmenter:
         if self._loaded is None or self._loaded[0] != model:
+            self.release()  # first: two may not fit
             segmenter = CoSegmenter.from_checkpoint(model, base=self._base(model), options=self._options)
             self._loaded = (model, segmenter)
         return self._loaded[1]
+
+    def release(self) -> None:
+        """Lets go of the model, for what else needs the memory."""
+        self._loaded = None
+        give_back_memory()
 
     def _base(self, model: Path) -> Path | None:
         """Of an adapter that is not in the registry yet, while its base is; None: the loader finds it."""

@@ -119,17 +119,17 @@ class TrainingStep(nn.Module):
         decoder = self.model.pixel_decoder
         grounding = features.grounding.take(clicks.image)
         if clicks.boxes is not None:
-            return decoder(grounding, decoder.box_prompts(clicks.boxes * scale))
+            return decoder(grounding, decoder.prompts(boxes_xyxy=clicks.boxes * scale))
         if clicks.points is None:
             raise ValueError("a click batch holds points or boxes")
         points, labels = clicks.points[:, None], torch.ones_like(clicks.value)[:, None]
         masks: MaskLogits | None = None
         for _ in range(clicks.num_clicks - 1):
             with torch.no_grad():
-                masks = decoder(grounding, decoder.point_prompts(points * scale, labels), decoder.seen(masks))
-                point, label = next_clicks(masks, *_targets(masks, part_maps, clicks.value), scale=1 / scale)
+                masks = decoder(grounding, decoder.prompts(points * scale, labels), decoder.seen(masks))
+                point, label = next_clicks(masks, *_targets(masks, part_maps, clicks.value), part_maps.shape[1])
             points, labels = torch.cat([points, point[:, None]], 1), torch.cat([labels, label[:, None]], 1)
-        return decoder(grounding, decoder.point_prompts(points * scale, labels), decoder.seen(masks))
+        return decoder(grounding, decoder.prompts(points * scale, labels), decoder.seen(masks))
 
     def _mask_terms(self, masks: MaskLogits, part_maps: Tensor, value: Tensor) -> dict[str, Tensor]:
         targets, valid = _targets(masks, part_maps, value)
@@ -151,14 +151,16 @@ def _targets(masks: MaskLogits, part_maps: Tensor, value: Tensor) -> tuple[Tenso
     return torch.where(value == 1, inside & (part_maps > 0), part_maps == value).float(), inside.float()
 
 
-def next_clicks(masks: MaskLogits, targets: Tensor, valid: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """A click well inside what is wrong of each mask: points K x 2 (x, y) in pixels of the grid times `scale`, and
-    labels K, 1 where the mask lacks it, 0 where it has too much, -10 (SAM's padding) where nothing is wrong."""
+def next_clicks(masks: MaskLogits, targets: Tensor, valid: Tensor, map_size: int) -> tuple[Tensor, Tensor]:
+    """A click well inside what is wrong of each mask: points K x 2 (x, y) in pixels of part maps of `map_size` a side,
+    which the grid of the logits divides, and labels K, 1 where the mask lacks it, 0 where it has too much, -10 (SAM's
+    padding) where nothing is wrong."""
     size = masks.logits.shape[1]
     wrong = ((masks.logits > 0).float() != targets).float() * valid
     window = 2 * (size // 24) + 1
     depth = F.avg_pool2d(wrong[:, None], window, 1, window // 2)[:, 0] * wrong
     best = (depth * (0.7 + 0.3 * torch.rand_like(depth))).flatten(1).argmax(1)
-    points = torch.stack([best % size, best // size], 1).float() * scale
+    stride = map_size // size
+    points = (torch.stack([best % size, best // size], 1) * stride + stride // 2).float()
     missing = targets.flatten(1).gather(1, best[:, None])[:, 0].long()
     return points, torch.where(wrong.flatten(1).any(1), missing, torch.full_like(missing, -10))
