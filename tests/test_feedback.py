@@ -485,6 +485,54 @@ def test_a_wrong_task_is_reported_and_the_rest_goes_on(
     assert [word for word in told if word not in row["message"]] == [], row["message"]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"original_height": 10**12},
+        {"original_height": 10**12, "original_width": 10**12},
+        {"original_height": -5},
+        {"original_height": 10**400},
+        {"value": {"rle": {"a": 1}, "brushlabels": ["object"]}},
+        {"value": {"rle": [[]], "brushlabels": ["object"]}},
+        {"value": {"points": [[10**400, 1]] * 4, "brushlabels": ["object"]}},
+        {"value": {"points": {"a": 1}, "brushlabels": ["object"]}},
+        {"id": 10**400},
+        {"to_name": "img1" * 10**5},
+        {"image_rotation": []},
+        {"meta": {"text": [[]], "names": 7}},
+    ],
+    ids=range(12),
+)
+def test_no_prediction_ends_a_run(tmp_path: Path, value: dict[str, Any]) -> None:
+    """Whatever stands in a stored prediction: other tasks are collected, and memory is not taken by its word."""
+    rows = rows_of()
+    broken = [{**rows[0], **value}, *rows[1:]]
+    tasks = [
+        task_of(n, annotation_of(10 + n, rows, parent_prediction=500 + n), predicted=broken if n == 2 else rows)
+        for n in (1, 2, 3)
+    ]
+    snapshot = collect(tmp_path / "s", tasks)
+    assert {1, 3} <= {group.provenance["task"] for group in snapshot.groups()}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("surprise\nof many lines"), RecursionError(), KeyError(7)]
+)
+def test_any_error_of_one_task_leaves_that_task_out(tmp_path: Path, error: Exception) -> None:
+    def fail_at_2(address: str, task: int | None) -> np.ndarray:
+        if task == 2:
+            raise error
+        return load(address, task)
+
+    tasks = [task_of(n, annotation_of(10 + n, rows_of())) for n in (1, 2, 3)]
+    snapshot = collect(tmp_path / "s", tasks, load_image=fail_at_2)
+    assert [group.provenance["task"] for group in snapshot.groups()] == [1, 3]
+    [row] = snapshot.skipped()
+    assert (row["task"], row["code"]) == (2, "unreadable")
+    assert type(error).__name__ in row["message"]
+    assert "\n" not in row["message"]
+
+
 def skipped_with(exported: Path, change: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
     """What `calico feedback --export` leaves out of the three tasks, the second one changed."""
     tasks = json.loads((exported / "export.json").read_text())

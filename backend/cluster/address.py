@@ -31,7 +31,6 @@ class WorkersAddress:
             return cls(text, None)
         raise ValueError(f"expected {VALID_WORKERS}, got {text!r}")
 
-
     def __str__(self) -> str:
         return self.address or f"local:{self.num_workers}"
 

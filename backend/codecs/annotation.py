@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,9 @@ from calico.masks import iou
 from calico.values import MAX_GROUP_SIZE, CoSegmentation, NamedMask, Problem, RegionKey, normalize_name
 
 UNNAMED_OBJECT = "object"
+MAX_REGIONS = 1000  # of an annotation
+MAX_MASK_PIXELS = 1_000_000_000  # of all its regions' masks together, a byte each
+MAX_COMPARED = 500  # pairs of like regions that are looked at for one drawn twice
 OVERLAP = 0.8  # two regions of one image with this IoU are likely one that was drawn or named twice
 
 
@@ -86,6 +89,12 @@ def decode_annotation(
         else:
             place[region.id] = image
     sizes = _sizes(config, sizes_hw, found.regions, place)
+    num_pixels = sum(sizes[image][0] * sizes[image][1] for image in place.values())
+    if len(place) > MAX_REGIONS or num_pixels > MAX_MASK_PIXELS:
+        raise InputError(
+            f"{len(place)} regions with {num_pixels / 1e6:,.0f} megapixels of masks, expected up to {MAX_REGIONS} with "
+            f"{MAX_MASK_PIXELS / 1e6:,.0f}; use smaller images, or fewer regions"
+        )
 
     named: list[_Named] = []
     known_labels = cache(lambda image: config.known_labels(image, task_data))
@@ -121,6 +130,11 @@ def decode_annotation(
     return DecodedAnnotation(coseg, tuple(problems), row_ids)
 
 
+def _is_size(size_hw: Size) -> bool:
+    """Whether an image may have it: a row's claim is other people's text, and memory is taken by it."""
+    return min(size_hw) >= 1 and size_hw[0] * size_hw[1] <= MAX_PIXELS
+
+
 def _sizes(
     config: LabelingConfig,
     given: Sequence[Size | None] | None,
@@ -135,7 +149,7 @@ def _sizes(
         size = size or next((t for t in told if t is not None), None)
         if size is None:
             raise InputError(f"image {image + 1}: no row tells its size; pass the (height, width) of the image itself")
-        if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        if not _is_size(size):
             raise InputError(
                 f"image {image + 1}: its rows say {size} (height, width), the limit is {MAX_PIXELS} pixels"
             )
@@ -210,8 +224,15 @@ def _objects(named: Sequence[_Named], problems: list[Problem]) -> dict[int, str]
 
 def _duplicates(named: Sequence[_Named]) -> Iterable[Problem]:
     """Regions of one name that lie on each other: pieces of one region do not, so one was likely drawn twice."""
-    for a, b in combinations(named, 2):
-        if (a.image, a.part) == (b.image, b.part) and (overlap := iou(a.mask, b.mask)) >= OVERLAP:
+    areas = [int(np.count_nonzero(item.mask)) for item in named]
+    alike = (  # masks of other areas cannot cover each other
+        (named[i], named[j])
+        for i, j in combinations(range(len(named)), 2)
+        if (named[i].image, named[i].part) == (named[j].image, named[j].part)
+        and min(areas[i], areas[j]) >= OVERLAP * max(areas[i], areas[j])
+    )
+    for a, b in islice(alike, MAX_COMPARED):
+        if (overlap := iou(a.mask, b.mask)) >= OVERLAP:
             told = f"regions {a.drawn.id} and {b.drawn.id} are both {a.part or a.owner or UNNAMED_OBJECT!r}"
             message = f"image {a.image + 1}: {told} and cover each other (IoU {overlap:.2f}); they count as one"
             yield Problem("duplicate_region", message, a.image)
@@ -298,7 +319,12 @@ def _iou(a: DrawnRegion, b: DrawnRegion) -> float:
     size = a.size_hw or b.size_hw
     if size is None:  # percent shapes compare on any raster; a brush as one long row
         rle = a.value.get("rle") or b.value.get("rle")
-        size = (1000, 1000) if rle is None else (1, int.from_bytes(bytes(rle[:4]), "big") // 4)
+        try:
+            size = (1000, 1000) if rle is None else (1, int.from_bytes(bytes(rle[:4]), "big") // 4)
+        except (TypeError, ValueError, KeyError):
+            return 0.0
+    if not _is_size(size):
+        return 0.0
     try:
         first, second = mask_of_value(a.value, size), mask_of_value(b.value, size)
     except InputError:

@@ -19,6 +19,7 @@ SIZES = (3, 4, 8, 16)
 WORD = 8
 HEADER_BITS = 32 + 5 + 4 * 4
 _MAX_RUN = 1 << SIZES[-1]
+_VALUES_AT_ONCE = 1 << 20
 
 
 def encode(mask: np.ndarray) -> list[int]:
@@ -85,7 +86,7 @@ def decode(rle: Sequence[int] | np.ndarray, height: int, width: int) -> np.ndarr
             f"brush RLE: {len(data)} bytes cannot belong to an image of {height} x {width}; re-export the region"
         )
 
-    starts, repeats, size = _token_starts(data, sizes)
+    starts, repeats, size = _token_starts(data, sizes, num_values)
     padded = np.frombuffer(data + bytes(8), np.uint8)
     lengths = _read(padded, starts + 3, size) + 1
     ends = np.cumsum(lengths)
@@ -110,12 +111,15 @@ def decode(rle: Sequence[int] | np.ndarray, height: int, width: int) -> np.ndarr
     for a, b in zip((begins[on] >> 2).tolist(), (ends[on] >> 2).tolist(), strict=True):
         mask[a:b] = True
     if not repeats.all():
-        counts = lengths[~repeats]
-        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        index = np.repeat(begins[~repeats], counts) + within
-        alpha = index & 3 == 3
-        bits = (np.repeat(value_at[~repeats], counts) + WORD * within)[alpha]
-        mask[index[alpha] >> 2] = _read(padded, bits, WORD) > 0
+        single = np.flatnonzero(~repeats)
+        part = np.cumsum(lengths[single]) // _VALUES_AT_ONCE  # by and by: indices take many times the values' room
+        for tokens in np.split(single, np.flatnonzero(np.diff(part)) + 1):
+            counts = lengths[tokens]
+            within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+            index = np.repeat(begins[tokens], counts) + within
+            alpha = index & 3 == 3
+            bits = (np.repeat(value_at[tokens], counts) + WORD * within)[alpha]
+            mask[index[alpha] >> 2] = _read(padded, bits, WORD) > 0
     return mask.reshape(height, width)
 
 
@@ -131,15 +135,18 @@ def _as_bytes(rle: Sequence[int] | np.ndarray) -> bytes:
         ) from error
 
 
-def _token_starts(data: bytes, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First bit, "repeats" and size of every token, padding included; the only step that must go one by one."""
+def _token_starts(data: bytes, sizes: tuple[int, ...], num_values: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First bit, "repeats" and size of every token, padding included; the only step that must go one by one.
+
+    No more than there can be in `num_values` values: each token holds one or more.
+    """
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
     codes = (bits[:-2] << 2 | bits[1:-1] << 1 | bits[2:]).tobytes()  # flag and choice as seen from every bit
     steps = [0, 0, 0, 0] + [3 + size + WORD for size in sizes]
     window = int.from_bytes
     starts: list[int] = []
     at, end = HEADER_BITS, len(codes)
-    while at < end:
+    while at < end and len(starts) <= num_values:
         starts.append(at)
         code = codes[at]
         if code > 3:

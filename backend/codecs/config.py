@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
-from backend.codecs.controls import ImageControls, Label, LabelingConfig, RegionControl, lookup, role
+from backend.codecs.controls import ImageControls, Label, LabelingConfig, RegionControl, at_most_labels, lookup, role
 from calico.errors import InputError
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, normalize_name
 
 __all__ = ["ImageControls", "Label", "LabelingConfig", "read_config", "task_images", "write_config"]
 
 MAX_XML_CHARS = 1_000_000
+MAX_CONTROLS = 500  # tags about one image
 RELATION = "same part"
 # By preference, where a label is in several.
 _REGION_TAGS = (
@@ -45,7 +46,9 @@ def read_config(xml: str) -> LabelingConfig:
     images = [tag for tag in root.iter("Image") if tag.get("name")]
     if not images:
         raise InputError('labeling config: no <Image name="..."> found; start from labeling_config/pair.xml')
-    repeater = next((tag for tag in root.iter("Repeater") if any(image in images for image in tag.iter("Image"))), None)
+    if len(images) > MAX_GROUP_SIZE:  # before anything is looked up for each of them
+        raise InputError(f"labeling config: {len(images)} <Image> tags, expected up to {MAX_GROUP_SIZE}; remove some")
+    repeater = _repeater_of_images(root)
     layout: Literal["A", "B", "C"] = "A"
     if repeater is not None:
         layout = "C"
@@ -77,6 +80,8 @@ def _image_controls(root: ET.Element, image: ET.Element) -> ImageControls:
         for tag in root.iter()
         if name in re.split(r"[\s,]+", tag.get("toName") or "") and tag.get("name") and tag.tag != "Relations"
     ]
+    if len(tags) > MAX_CONTROLS:
+        raise InputError(f'labeling config: {len(tags)} tags about <Image name="{name}">, the limit is {MAX_CONTROLS}')
     prompts = [tag for tag in tags if _is_prompt(tag)]
     drawing = [tag for kind in _REGION_TAGS for tag in tags if tag.tag == kind]
     if not drawing:
@@ -123,6 +128,18 @@ def _image_controls(root: ET.Element, image: ET.Element) -> ImageControls:
     )
 
 
+def _repeater_of_images(root: ET.Element) -> ET.Element | None:
+    """The first `<Repeater>` with a named `<Image>` in it, in one walk, however deep they lie in each other."""
+    stack: list[tuple[ET.Element, ET.Element | None]] = [(root, None)]
+    while stack:
+        tag, outermost = stack.pop()
+        if tag.tag == "Image" and tag.get("name") and outermost is not None:
+            return outermost
+        outermost = outermost if outermost is not None else tag if tag.tag == "Repeater" else None
+        stack += [(inner, outermost) for inner in reversed(tag)]
+    return None
+
+
 def _is_prompt(tag: ET.Element) -> bool:
     """A key point draws no area; a box or ellipse that is smart asks the backend for one."""
     if tag.tag.startswith("KeyPoint"):
@@ -140,7 +157,7 @@ def _region_control(tag: ET.Element, labels_tag: ET.Element | None, *, is_bare: 
 
 
 def _labels(tag: ET.Element) -> tuple[Label, ...]:
-    return tuple(
+    return at_most_labels(
         Label(
             value=value,
             synonyms=tuple(s.strip() for s in label.get("predicted_values", "").split(",") if s.strip()),

@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
 from calico.errors import InputError
 from calico.values import normalize_name
 
+MAX_LABELS = 5000  # of one control
 _ROLES = {"object": "object", "whole object": "object", "common": "common", "common part": "common"}
 _ROLES |= {"unique": "unique", "unique part": "unique", "part": "part"}
 
@@ -260,7 +262,7 @@ class LabelingConfig:
         if self.layout == "A":
             return next((i for i, controls in enumerate(self.images) if controls.image == to_name), None)
         before, _, after = self.images[0].image.partition(self.index_flag)
-        found = re.fullmatch(re.escape(before) + r"(\d+)" + re.escape(after), to_name)
+        found = re.fullmatch(re.escape(before) + r"([0-9]{1,9})" + re.escape(after), to_name)
         return int(found[1]) if found else None
 
     def known_labels(self, image: int, task_data: Mapping[str, Any] | None = None) -> Labels:
@@ -284,8 +286,8 @@ class LabelingConfig:
             raise InputError(
                 f"task key {control.labels_key!r}: expected a list of labels, got {type(brought).__name__}"
             )
-        values = [item.get("value") if isinstance(item, dict) else item for item in brought]
-        return control.labels + tuple(Label(value) for value in values if isinstance(value, str) and value)
+        values = (item.get("value") if isinstance(item, dict) else item for item in brought)
+        return control.labels + at_most_labels(Label(value) for value in values if isinstance(value, str) and value)
 
     def candidates(self, task_data: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """Fixed vocabulary: the normalised object and part names that decoding may choose from. Open: none.
@@ -300,6 +302,14 @@ class LabelingConfig:
             said += [names_of_label(label, labels) for label in labels]
         objects = [owner for owner, _ in said if owner] or ["object"]
         return tuple(dict.fromkeys([*objects, *(part for _, part in said if part)]))
+
+
+def at_most_labels(labels: Iterable[Label]) -> tuple[Label, ...]:
+    """Raises InputError where there are more than anybody chooses from: names are compared with each of them."""
+    found = tuple(islice(labels, MAX_LABELS + 1))
+    if len(found) > MAX_LABELS:
+        raise InputError(f"labeling config: more than {MAX_LABELS:,} labels in one control; use fewer")
+    return found
 
 
 def role(label: str) -> str | None:

@@ -15,6 +15,7 @@ from calico.errors import InputError
 from calico.pictures.contours import simplified
 
 CURVE_STEPS = 24
+MAX_CROSSINGS = 8_000_000  # of a polygon's sides with rows; an outline that a hand drew has some thousands
 
 
 def fill_polygon(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -22,7 +23,6 @@ def fill_polygon(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:
 
     The editor's canvas fills so: where an outline runs over itself, nothing is cut out.
     """
-    mask = np.zeros((height, width), np.bool_)
     x0, y0 = np.asarray(points_xy, np.float64).T
     x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
     # Every edge crosses the rows whose centre lies in [top, bottom), downwards or upwards; a pixel is inside where the
@@ -30,20 +30,34 @@ def fill_polygon(points_xy: np.ndarray, height: int, width: int) -> np.ndarray:
     top = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
     bottom = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
     counts = bottom - top
+    if int(counts.sum()) > MAX_CROSSINGS:
+        raise InputError(
+            f"polygon: its {len(x0)} sides cross the rows of the image over {MAX_CROSSINGS:,} times; draw it again"
+        )
+    mask = np.zeros((height, width), np.bool_)
     if not counts.any():
         return mask
     edge = np.repeat(np.arange(counts.size), counts)
     rows = np.arange(edge.size) - np.repeat(np.cumsum(counts) - counts, counts) + top[edge]
     x = x0[edge] + (rows + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
     columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-    order = np.lexsort((columns, rows))
-    rows, columns = rows[order], columns[order]
-    winding = np.cumsum(np.where(y1 > y0, 1, -1)[edge][order])  # 0 again behind the last crossing of every row
-    inside = np.flatnonzero(winding[:-1])
-    spans = zip(rows[inside].tolist(), columns[inside].tolist(), columns[inside + 1].tolist(), strict=True)
-    for row, start, stop in spans:
-        mask[row, start:stop] = True
-    return mask
+    crossings = 2 * (rows * (width + 1) + columns) + (y1 > y0)[edge]  # in the order of reading, with their direction
+    crossings.sort()
+    winding = np.cumsum(2 * (crossings & 1) - 1)  # 0 again behind the last crossing of every row
+    places = crossings >> 1
+    inside = np.flatnonzero((winding[:-1] != 0) & (places[1:] > places[:-1]))
+    starts, stops = places[inside], places[inside + 1]
+    if len(inside) <= 20_000:
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            row, column = divmod(start, width + 1)
+            mask[row, column : column + stop - start] = True
+        return mask
+    is_apart = np.append(True, starts[1:] != stops[:-1])  # spans that touch are one
+    ends = np.empty((int(is_apart.sum()), 2), np.int64)
+    ends[:, 0], ends[:, 1] = starts[is_apart], stops[np.append(is_apart[1:], True)]
+    lengths = np.diff(ends.ravel(), prepend=0, append=height * (width + 1))
+    filled = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return np.ascontiguousarray(filled.reshape(height, width + 1)[:, :width])
 
 
 def outline_of_vertices(vertices: Any) -> np.ndarray:

@@ -1,8 +1,8 @@
 """What a run over a corpus leaves: a file of predictions and one of failures per shard, whole or not at all.
 
-    corpus.json               what makes this run another than others
-    predictions/000012.jsonl  the shard's tasks with their predictions, one a line; there once the shard is done
-    failures/000012.jsonl     the shard's tasks that got none: line of the task file, id, reason; if there are any
+corpus.json               what makes this run another than others
+predictions/000012.jsonl  the shard's tasks with their predictions, one a line; there once the shard is done
+failures/000012.jsonl     the shard's tasks that got none: line of the task file, id, reason; if there are any
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from backend.codecs.rows import read_rows
 from backend.host.client import HostError
 from backend.learning.feedback_sources import AnnotatedTask
 from backend.media.fetching import shown
+from backend.prediction.predictor import describe
 from backend.project.prelabel import is_held_out
 from calico.errors import InputError
 from calico.masks import boundary_f, iou
@@ -88,8 +89,8 @@ class Collector:
         except Skip as skip:
             self._skip(task, skip)
             return
-        except (InputError, HostError) as error:
-            self._skip(task, Skip("unreadable", str(error)))
+        except Exception as error:  # whatever it is, one task's rows must not end the run of all others
+            self._skip(task, Skip("unreadable", describe(error)))
             return
         for problem in problems:
             log.info("task %s: %s", task, problem.message)

@@ -15,6 +15,7 @@ from calico.errors import InputError
 from calico.masks import compressed_rle, decode_rle, iou, tight_box_xyxy, union_rle
 from calico.pictures.contours import contours, simplified
 
+MAX_OUTLINE_PX = 5_000_000  # pycocotools walks along every side in fifths of a pixel
 MIN_IOU = 0.98  # of a simplified outline with its mask; a coarser one is not written
 
 
@@ -68,7 +69,7 @@ def compress_segmentation(segmentation: Any, size_hw: tuple[int, int]) -> Compre
 def _points(numbers: Any, size_hw: tuple[int, int]) -> np.ndarray:
     try:
         flat = np.array(numbers, np.float64).ravel()  # [[x, y], ...] too
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError("segmentation: a polygon holds something else than numbers; export it again") from error
     # pycocotools walks along every edge pixel by pixel: far points would cost memory without bound.
     limit = 1000 + 4 * max(size_hw)
@@ -76,7 +77,11 @@ def _points(numbers: Any, size_hw: tuple[int, int]) -> np.ndarray:
         raise InputError(
             f"segmentation: a polygon of {flat.size} numbers, expected pairs within {limit} pixels; export it again"
         )
-    return flat.reshape(-1, 2)
+    points = flat.reshape(-1, 2)
+    length = np.abs(np.diff(points, axis=0, append=points[:1])).max(1, initial=0).sum()
+    if length > MAX_OUTLINE_PX:
+        raise InputError(f"segmentation: an outline of {length:,.0f} px, at most {MAX_OUTLINE_PX:,}; draw it again")
+    return points
 
 
 def encode_polygons(mask: np.ndarray, tolerance_px: float = 0.0) -> tuple[list[list[float]], float]:
