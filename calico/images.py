@@ -1,11 +1,13 @@
 """Pictures from files or bytes to upright RGB arrays.
 
-The one place that decodes images: every caller gets the same pixels, and the same refusals, for the same file.
+The one place that decodes images: every caller gets the same pixels, and the same refusals, for the same file, in the
+frame that browsers show (`shown_orientation`).
 """
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,8 +17,20 @@ from PIL import Image, ImageOps
 from calico.errors import InputError
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, ImageGroup
 
+logger = logging.getLogger(__name__)
+
 MAX_PIXELS = 50_000_000
 _BAND_PIXELS = 1 << 18  # converted at a time
+_ORIENTATION = 0x0112  # EXIF's tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TOO_LARGE = "over the limit of {:,} pixels; scale it down"
 
 # Pillow hands these to an outside program (Ghostscript) or to the host's renderer: not for files of unknown origin.
@@ -29,7 +43,7 @@ def load_image(
     max_pixels: int = MAX_PIXELS,
     reserve: Callable[[int], None] = lambda num_pixels: None,
 ) -> np.ndarray:
-    """HxWx3 uint8 RGB, upright (EXIF orientation applied), of a file (path) or of a file's content (bytes).
+    """HxWx3 uint8 RGB, upright (as browsers show it), of a file (path) or of a file's content (bytes).
 
     Any picture Pillow opens; the first frame of an animation. What is transparent is laid on white. 16-bit grey is
     divided by 257 (0..65535 -> 0..255), whatever its content. 32-bit integer and float pixels, whose range no header
@@ -43,14 +57,15 @@ def load_image(
     name = f"image of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
     _check_source(source, name)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with open_picture(source) as image:
             _check_size(image, name, max_pixels)
             if image.format in _REFUSED_FORMATS:
                 raise InputError(f"{name}: {image.format} files are not read; convert it to PNG or JPEG")
             reserve(image.width * image.height)
-            image.load()
-            _check_size(image, name, max_pixels)  # an icon's header may say less than the picture in it
-            return _to_rgb(ImageOps.exif_transpose(image))
+            orientation = shown_orientation(image)
+            loaded = _loaded(image, source, name)
+            _check_size(loaded, name, max_pixels)  # an icon's header may say less than the picture in it
+            return _to_rgb(_turned(loaded, orientation))
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -71,6 +86,100 @@ def load_group(sources: Sequence[str | Path | bytes], *, max_pixels: int = MAX_P
     return ImageGroup(tuple(load_image(source, max_pixels=max_pixels) for source in sources), tuple(names))
 
 
+def open_picture(source: str | Path | bytes) -> Image.Image:
+    """Pillow's picture with its header read. What a file says beside its pixels never spoils it: where a PNG's texts
+    cannot be read, it is opened without them. Errors as Pillow's readers raise them, nearly anything."""
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except (ValueError, OSError, SyntaxError) as error:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        plain = _without_texts(data)
+        if plain is None:
+            raise
+        try:
+            return Image.open(io.BytesIO(plain))
+        except Exception:
+            raise error from None
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _without_texts(data: bytes) -> bytes | None:
+    """A PNG without its text chunks and colour profile; None where it is none, or has none of these."""
+    if not data.startswith(_PNG):
+        return None
+    kept, at, is_less = [_PNG], len(_PNG), False
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            is_less = True
+        else:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept) if is_less else None
+
+
+def _loaded(image: Image.Image, source: str | Path | bytes, name: str) -> Image.Image:
+    """The picture with its pixels; where what is wrong spoils none of them, without it. Errors as Pillow's readers."""
+    try:
+        image.load()
+        return image
+    except (OSError, ValueError, SyntaxError):
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if image.format in ("JPEG", "MPO") and (whole := _ended(data)) is not None:
+            logger.warning("%s: ends without its end marker; nothing else is missing, so it is read", name)
+            return whole
+        plain = _without_texts(data)
+        if plain is None:
+            raise
+        bare = Image.open(io.BytesIO(plain))
+        bare.load()
+        return bare
+
+
+def _ended(data: bytes) -> Image.Image | None:
+    """A JPEG that lacks only its end marker, loaded; None where more is missing.
+
+    Bits that stand for nothing, put before the end, change a picture that is not whole, and no other.
+    """
+    pictures = []
+    for filling in (b"", b"\x55\xaa\x2b\x6d" * 64):
+        picture = Image.open(io.BytesIO(data + filling + b"\xff\xd9"))
+        try:
+            picture.load()
+        except OSError:
+            return None
+        pictures.append(picture)
+    return pictures[0] if pictures[0].tobytes() == pictures[1].tobytes() else None
+
+
+def shown_orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, by which a browser turns an opened picture before it shows it.
+
+    JPEG, PNG and AVIF are turned by the EXIF block itself, not by what XMP or a text repeats of it; WebP and all other
+    formats are shown as they are stored (docs/coco.md has the table). TIFF, which browsers do not show, as EXIF says.
+    """
+    try:
+        if image.format == "TIFF":
+            value = image.getexif().get(_ORIENTATION, 1)
+        elif image.format in ("JPEG", "MPO", "PNG", "AVIF") and image.info.get("exif"):
+            exif = Image.Exif()
+            exif.load(image.info["exif"])
+            value = exif.get(_ORIENTATION, 1)
+        else:
+            return 1
+    except Exception:  # damaged metadata, which never spoils a picture
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    if image.format == "TIFF":
+        return ImageOps.exif_transpose(image)
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
 def _check_source(source: str | Path | bytes, name: str) -> None:
     """The failures that a path shows before the file is opened, each with its own remedy."""
     if isinstance(source, bytes):
@@ -80,6 +189,13 @@ def _check_source(source: str | Path | bytes, name: str) -> None:
     if "\0" in name:
         raise InputError(f"{name!r}: not a path; give the path of an image file")
     path = Path(source)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{name[:160]}: cannot be opened ({reason}); give the path of an image file") from None
     if path.is_dir():
         raise InputError(f"{name}: is a folder; give the image files in it")
     if not path.exists():

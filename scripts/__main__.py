@@ -18,7 +18,7 @@ def verbs() -> dict[str, str]:
     """Verb -> first line of its docstring, in alphabetical order."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), str(path))) or ""
+        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8-sig"), str(path))) or ""
         found[path.stem] = doc.partition("\n")[0]
     return found
 

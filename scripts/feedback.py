@@ -104,7 +104,7 @@ def collect(args: argparse.Namespace) -> tuple[Any, int]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--labeling-config {path}: not readable ({error})") from None
 

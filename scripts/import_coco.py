@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--as", choices=["predictions", "annotations"], default="predictions", dest="kind")
     parser.add_argument("--group-size", type=int, default=2, metavar="K", help="images of a group, 2 to 8 (2)")
     parser.add_argument("--only-with-parts", action="store_true", help="leave out objects that have no part")
+    parser.add_argument(
+        "--parts-by-supercategory",
+        action="store_true",
+        help="a category is a part of its supercategory, where that is a category too",
+    )
+    parser.add_argument(
+        "--names", type=Path, metavar="FILE", help='JSON: {"category": "object:part", "object", ":part" or ""}'
+    )
     parser.add_argument("--config", type=Path, metavar="XML", help="the project's labeling config")
     parser.add_argument("--model-version", default="coco", metavar="V", help="what the predictions are called (coco)")
     return parser
@@ -42,17 +51,26 @@ def build_parser() -> argparse.ArgumentParser:
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     from backend.coco.import_tasks import CocoImporter, ImagePlaces, write_tasks
     from backend.codecs.config import read_config, write_config
-    from calico.coco.dataset import read_coco
+    from calico.coco.dataset import NamingOptions, read_coco
     from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE
 
     if not MIN_GROUP_SIZE <= args.group_size <= MAX_GROUP_SIZE:
         raise InputError(f"--group-size: expected {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE}, got {args.group_size}")
     if args.images is not None and not args.images.is_dir():
         raise InputError(f"--images {args.images}: expected a folder of images; check the path")
-    dataset = read_coco(args.coco)
+    places = ImagePlaces(args.images, args.prefix, args.document_root)
+    naming = NamingOptions(args.parts_by_supercategory, {} if args.names is None else _names(args.names))
+    with _cli.progress() as bar:
+        line = bar.add_task("annotations (bytes)", total=None)
+        dataset = read_coco(
+            args.coco,
+            size_of=None if args.images is None else places.size_of,
+            naming=naming,
+            on_progress=lambda done, total: bar.update(line, completed=done, total=total),
+        )
     importer = CocoImporter(
         dataset,
-        ImagePlaces(args.images, args.prefix, args.document_root),
+        places,
         group_size=args.group_size,
         only_with_parts=args.only_with_parts,
         kind=args.kind,
@@ -69,7 +87,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         sizes = importer.group_sizes
         if args.config is not None:
             try:
-                xml = args.config.read_text(encoding="utf-8")
+                xml = args.config.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{args.config}: cannot be read ({error}); give a labeling config as XML") from None
         else:
@@ -87,6 +105,16 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         first = f": {findings.messages[0]}" if findings.messages else ""
         raise _cli.Failed(f"{args.coco}: no task could be made{first}", report)
     return report
+
+
+def _names(path: Path) -> dict[str, str]:
+    try:
+        names = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--names {path}: cannot be read ({error}); expected a JSON object of names") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f'--names {path}: expected a JSON object of texts, for instance {{"wheel": "car:wheel"}}')
+    return names
 
 
 def main(argv: list[str] | None = None) -> int:

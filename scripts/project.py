@@ -35,11 +35,16 @@ def build_parser() -> argparse.ArgumentParser:
     config.add_argument("--labels", type=Path, metavar="FILE", help="a name per line: a fixed vocabulary")
     config.add_argument("--layout", choices=["A", "B"], default="A", help="A: side by side; B: any size, a page each")
     config.add_argument("--smart", action="store_true", help="add keypoint and rectangle tools that ask the backend")
-    config.add_argument("--geometry", choices=["brush", "polygon"], default="brush", help="polygons cannot hold holes")
+    config.add_argument(
+        "--geometry",
+        choices=["brush", "bitmask", "polygon"],
+        default="brush",
+        help="polygons cannot hold holes; bitmasks are smaller",
+    )
     config.add_argument("--out", type=Path, metavar="FILE", help="write to FILE instead of printing")
 
     groups = action("groups", write_tasks, "Make grouped tasks from a folder of images, or a CSV or JSON list of them.")
-    groups.add_argument("source", type=Path, metavar="FOLDER", help="a folder, or a .csv or .json list")
+    groups.add_argument("source", type=Path, metavar="FOLDER", help="a folder, or a .csv, .json or .jsonl list")
     groups.add_argument("--by", choices=["folder", "pattern", "similarity", "column"], default="folder")
     groups.add_argument("--group-size", type=int, metavar="K", help="images of a group; without it, whole folders")
     groups.add_argument("--pattern", metavar="REGEX", help=r"e.g. '([^/]+)_\d+\.jpg$': equal ( ) is one group")
@@ -70,7 +75,7 @@ def write_labeling_config(args: argparse.Namespace) -> dict[str, Any]:
     labels = None
     if args.labels is not None:
         try:
-            labels = args.labels.read_text(encoding="utf-8").splitlines()
+            labels = args.labels.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--labels {args.labels}: not readable ({error}); expected a name per line") from None
     xml = write_config(args.images, layout=args.layout, labels=labels, smart=args.smart, geometry=args.geometry)
@@ -83,15 +88,23 @@ def write_labeling_config(args: argparse.Namespace) -> dict[str, Any]:
 
 def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
     from backend.codecs.task_data import task_address, task_of
+    from calico.data.image_files import is_address, is_file
     from calico.data.loose_images import by_folder, by_key, by_pattern, by_similarity, find_images, read_list
+    from calico.values import Problem
 
+    left_out: list[Any] = []
     if args.source.is_dir():
         if args.by == "column":
             raise InputError("--by column needs a CSV or JSON list, not a folder")
-        folder, keyed = args.source, [(source, "") for source in find_images(args.source)]
+        folder, keyed = args.source, [(source, "") for source in find_images(args.source, left_out)]
     else:
         folder = args.source.parent
         keyed = read_list(args.source, args.image_column, args.group_column if args.by == "column" else None)
+        if args.prefix is None:
+            # Label Studio would serve them from here: what is not here would be a task without a picture.
+            missing = [source for source, _ in keyed if not is_address(source) and not is_file(Path(source))]
+            left_out += [Problem("missing_file", f"{source}: no such file; left out") for source in missing]
+            keyed = [item for item in keyed if item[0] not in set(missing)]
     sources = [source for source, _ in keyed]
 
     if args.by == "folder":
@@ -113,24 +126,27 @@ def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
 
     tasks = [task_of([address(s) for s in group.sources], args.layout, name=group.name) for group in grouping.groups]
     if not tasks:
-        reason = f"; {grouping.problems[0].message}" if grouping.problems else ""
+        problems = [*left_out, *grouping.problems]
+        reason = f"; {problems[0].message}" if problems else ""
         raise InputError(f"{args.source}: {len(sources)} images make no group{reason}")
     _cli.write_json(args.out, tasks)
-    for problem in grouping.problems:
+    for problem in (*left_out, *grouping.problems):
         logger.warning("%s", problem.message)
     num_left = len(grouping.left_over)
     print(f"{len(tasks)} groups of {len(sources) - num_left} images, {num_left} left over")
+    for problem in left_out:
+        print(f"{problem.code}: {problem.message}")
     return {
         "command": args.command,
         "num_groups": len(tasks),
         "num_images": len(sources),
         "left_over": grouping.left_over,
-        "problems": [{"code": problem.code, "message": problem.message} for problem in grouping.problems],
+        "problems": [{"code": problem.code, "message": problem.message} for problem in (*left_out, *grouping.problems)],
     }
 
 
 def features_of(sources: list[str], checkpoint: Path | None) -> Any:
-    from calico.data.loose_images import is_address
+    from calico.data.image_files import is_address
     from calico.images import load_image
     from calico.inference.features import image_features
     from calico.inference.segmenter import CoSegmenter

@@ -108,7 +108,7 @@ def rollback(registry: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as scores ({error})") from None
 

@@ -191,7 +191,7 @@ def _rules(path: Path | None) -> tuple[tuple[str, ...], ...]:
     if path is None:
         return ()
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
         return tuple((str(ours), str(theirs)) for ours, theirs in found.items())
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f'--map {path}: expected JSON of {{"our name": "its key"}} ({error})') from None

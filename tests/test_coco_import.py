@@ -125,6 +125,7 @@ def test_simplified_polygons_stay_near_their_mask():
 )
 def test_category_names(row, names):
     others = [{"name": "kite", "supercategory": "sports"}, {"name": "Car Body", "supercategory": "Car"}]
+    others.append({"name": "chair"})
     assert read_category(row, families_of([row, *others])) == names
 
 

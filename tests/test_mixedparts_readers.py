@@ -15,12 +15,12 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from calico.coco import rows as coco_rows
+from calico.coco.rows import CocoRows
 from calico.errors import InputError
 from calico.masks import encode_rle
-from calico.mixedparts import coco_rows
 from calico.mixedparts.ade20k import PartNames, read_ade20k, read_part_names
 from calico.mixedparts.classes import comparable_pairs, read_class_list
-from calico.mixedparts.coco_rows import CocoRows
 from calico.mixedparts.paco import read_paco
 from calico.mixedparts.partimagenet import read_partimagenet
 from calico.mixedparts.records import (
@@ -244,10 +244,10 @@ def test_paco_is_read_with_every_awkward_form(tmp_path: Path) -> None:
     assert_masks(found["13"], {None: box(8, 2, 12, 6), "inner side": box(8, 2, 12, 6)})
     assert found["13"].object_rle is None
     assert report.as_json() | {"examples": None} == {
-        "source": "paco", "images": 2, "rows": 16, "objects": 4, "parts": 4, "examples": None,
+        "source": "paco", "images": 2, "rows": 15, "objects": 4, "parts": 4, "examples": None,
         "repaired": {"short_polygon": 2, "missing_object": 1},
         "skipped": {
-            "unreadable_annotations": 1, "unknown_image": 1, "duplicate_annotation": 1, "unknown_category": 2,
+            "unreadable_annotation": 2, "unknown_image": 1, "duplicate_annotation": 1, "unknown_category": 1,
             "crowd": 1, "unreadable_segmentation": 2, "empty_mask": 1,
         },
     }  # fmt: skip
@@ -607,7 +607,7 @@ def test_released_records_are_resolved_in_their_sources(tmp_path: Path) -> None:
     assert_masks(others[1], {None: box(5, 0, 16, 12)})
     assert pairs[0].visibility == (0.5, 0.25)
     assert report.skipped == {
-        "unreadable_annotations": 1, "unknown_image": 2,  # of PACO_ROWS: one; of the records: one
+        "unreadable_annotation": 2, "unknown_image": 2,  # of PACO_ROWS: one; of the records: one
         "unknown_annotation": 3, "small_object": 1, "no_question": 1, "no_part": 1, "no_object": 1,
         "other_source": 1, "unreadable_record": 1,
     }  # fmt: skip

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from backend.coco.task_files import file_name_of
 from backend.media.media import Media, Reserve
 from calico.coco.orientation import Header, read_header
+from calico.data.image_files import ImageFolder
 from calico.errors import InputError
 from calico.files import written_whole
 from calico.images import load_image
@@ -27,22 +26,19 @@ class ImageFiles(Protocol):
 
 
 class FolderImages:
-    """Images in a folder: an address is found there by its whole path, or by as many of its last names as match."""
+    """Images in a folder, as `ImageFolder` finds them."""
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise InputError(f"{folder}: expected a folder of images; check the path")
-        self._folder = folder.resolve()
+        self._images = ImageFolder(folder)
 
     def content(self, address: str, task: int) -> bytes:
-        names = [name for name in Path(file_name_of(address)).parts if name not in ("..", "/")]
-        for start in range(len(names)):
-            # Label Studio puts eight hexadecimal digits before the name of an upload.
-            for last in (names[-1], re.sub(r"^[0-9a-f]{8}-", "", names[-1])):
-                path = self._folder.joinpath(*names[start:-1], last).resolve()
-                if path.is_relative_to(self._folder) and path.is_file():
-                    return path.read_bytes()
-        raise InputError(f"{address[:120]}: no such file below {self._folder.name}")
+        path = self._images.find(address)
+        if path is None:
+            raise InputError(f"{address[:120]}: no such file below {self._images.folder.name}")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from None
 
 
 class HostImages(Media):

@@ -10,20 +10,24 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 from backend.codecs.config import task_images
 from backend.codecs.controls import LabelingConfig
 from backend.codecs.prediction import encode_prediction
-from backend.codecs.task_data import task_address
-from calico.coco.dataset import CocoDataset, CocoImage
+from backend.codecs.task_data import address_below, task_address
+from calico.coco.dataset import CocoDataset
 from calico.coco.grouping import ObjectGroup, cosegmentation_of, group_objects
 from calico.coco.orientation import Header, read_header
-from calico.data.loose_images import is_address
+from calico.coco.rows import ImageRow
+from calico.data.image_files import ImageFolder, is_address
 from calico.errors import InputError
 from calico.files import written_whole
+
+#: Where an image row may hold the address of its image.
+ADDRESS_KEYS = ("source", "file_name", "coco_url", "flickr_url", "url", "image_url", "path")
 
 
 @dataclass(frozen=True)
@@ -45,25 +49,36 @@ class ImagePlaces:
     prefix: str | None = None
     document_root: Path | None = None
 
-    def place(self, image: CocoImage, *, is_upright: bool) -> Placed:
+    def place(self, image: ImageRow, *, is_upright: bool) -> Placed:
         """Raises InputError where the image is missing, or is not the one that was annotated."""
         if self.folder is None:
             return Placed(self._address(image))
-        for path in (self.folder / image.file_name, self.folder / Path(image.file_name).name):
-            if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
-                turn = _turn(image.size_hw, read_header(path), is_upright)
-                return Placed(
-                    task_address(str(path), self.folder, prefix=self.prefix, document_root=self.document_root), turn
-                )
-        raise InputError("no such file in the folder of images")
+        path = self._images.find(image.file_name)
+        if path is None:
+            raise InputError("no such file in the folder of images")
+        turn = _turn(image.size_hw, read_header(path), is_upright)
+        return Placed(task_address(str(path), self.folder, prefix=self.prefix, document_root=self.document_root), turn)
 
-    def _address(self, image: CocoImage) -> str:
-        if self.prefix is not None:
-            return f"{self.prefix.rstrip('/')}/{quote(image.file_name)}"
-        for key in ("source", "coco_url", "flickr_url"):
+    @cached_property
+    def _images(self) -> ImageFolder:
+        assert self.folder is not None
+        return ImageFolder(self.folder)
+
+    def size_of(self, file_name: str) -> tuple[int, int] | None:
+        """(height, width) of an image file as it is stored, which COCO masks are of; None where it is missing."""
+        try:
+            path = None if self.folder is None else self._images.find(file_name)
+            return None if path is None else read_header(path).stored_size_hw
+        except InputError:
+            return None
+
+    def _address(self, image: ImageRow) -> str:
+        for key in ADDRESS_KEYS:
             address = image.row.get(key)
-            if isinstance(address, str) and is_address(address):
-                return address
+            if isinstance(address, str) and is_address(address.strip()) and not (self.prefix and key != "file_name"):
+                return address.strip()
+        if self.prefix is not None:
+            return address_below(self.prefix, image.file_name)
         raise InputError("the file gives no address of it; name the folder of images with --images")
 
 
@@ -105,7 +120,7 @@ class CocoImporter:
         self._places: dict[Any, Placed | None] = {}
         objects = []
         for item in dataset.objects:
-            if only_with_parts and all(part is None for part, _ in item.rows):
+            if only_with_parts and all(part is None for part in item.part_names):
                 self._findings.add("object_without_parts", f"{item.object_name!r} of {item.image.file_name}")
             elif self._place(item.image, places, dataset.is_upright):
                 objects.append(item)
@@ -115,7 +130,7 @@ class CocoImporter:
     def group_sizes(self) -> set[int]:
         return {len(group.objects) for group in self.groups}
 
-    def _place(self, image: CocoImage, places: ImagePlaces, is_upright: bool) -> Placed | None:
+    def _place(self, image: ImageRow, places: ImagePlaces, is_upright: bool) -> Placed | None:
         if image.id not in self._places:
             self._places[image.id] = None
             try:
@@ -150,7 +165,10 @@ class CocoImporter:
             coseg, config, model_version=self._model_version, task_id=f"{group.name} {number}", task_data=data
         )
         self._findings.add_all(encoded.problems, f"group {number} ({group.name}): ")
-        self.counts.regions += len(coseg.regions)
+        regions = {row["id"] for row in encoded.prediction["result"] if "id" in row}
+        if not regions:
+            raise InputError("none of its regions has a label in the config")
+        self.counts.regions += len(regions)
         if self._kind == "predictions":
             return {"data": data, "predictions": [encoded.prediction]}
         rows = [{k: v for k, v in row.items() if k != "score"} for row in encoded.prediction["result"]]

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from backend.codecs.annotations_of_task import annotation_that_counts
+from calico.data.image_files import relative_names
 from calico.errors import InputError
 
 CHUNK_CHARS = 1 << 20
@@ -116,10 +116,6 @@ def file_name_of(address: str) -> str:
     """The path of a task's image below the folder that holds the images, as far as its address tells it.
 
     `/data/upload/1/a.jpg` -> `upload/1/a.jpg`, `/data/local-files/?d=x/a.jpg` -> `x/a.jpg`, `s3://bucket/x/a.jpg` ->
-    `x/a.jpg`; empty for a data URI, which has none.
+    `x/a.jpg`; empty for a data URI, which has none. InputError where it is no address that can be split.
     """
-    if address.startswith("data:"):
-        return ""
-    parts = urlsplit(address)
-    path = parse_qs(parts.query).get("d", [""])[0] if "local-files" in parts.path else unquote(parts.path)
-    return path.removeprefix("/data/").lstrip("/")
+    return next(iter(relative_names(address)), "")

@@ -32,6 +32,7 @@ def read_config(xml: str) -> LabelingConfig:
     """Read a labeling config. `InputError` where it cannot hold a group's masks."""
     if not isinstance(xml, str) or not xml.strip():
         raise InputError("labeling config: expected XML, got nothing; save one in the project's settings")
+    xml = xml.lstrip("\ufeff")
     if len(xml) > MAX_XML_CHARS:
         raise InputError(f"labeling config: {len(xml)} characters, the limit is {MAX_XML_CHARS}; use dynamic labels")
     if re.search(r"<!\s*(DOCTYPE|ENTITY)", xml, re.IGNORECASE):
@@ -221,7 +222,7 @@ def task_images(config: LabelingConfig, task_data: Mapping[str, Any]) -> list[st
     for i, address in enumerate(addresses):
         if not isinstance(address, str) or not address.strip():
             raise InputError(f"image {i + 1} of the task: expected an address, got {address!r}; repair the task's data")
-    return addresses
+    return [address.strip() for address in addresses]
 
 
 def write_config(

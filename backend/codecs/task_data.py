@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from calico.data.loose_images import is_address
+from calico.data.image_files import BUCKET_SCHEMES, is_address, relative_names, scheme_of
 from calico.errors import InputError
 
 
@@ -41,6 +41,11 @@ def task_address(source: str, folder: Path, *, prefix: str | None = None, docume
     except ValueError:
         option = "--prefix" if prefix is None else "another folder"
         raise InputError(f"{source}: not below {root}, where the host would look; give {option}") from None
-    return (
-        f"{prefix.rstrip('/')}/{quote(relative)}" if prefix is not None else f"/data/local-files/?d={quote(relative)}"
-    )
+    return f"/data/local-files/?d={quote(relative)}" if prefix is None else address_below(prefix, relative)
+
+
+def address_below(prefix: str, name: str) -> str:
+    """The address of a file under the address of its folder. A bucket's keys are literal; the web's are quoted."""
+    relative = next(iter(relative_names(name)), name)
+    is_bucket = scheme_of(prefix) in BUCKET_SCHEMES
+    return f"{prefix.rstrip('/')}/{relative if is_bucket else quote(relative)}"

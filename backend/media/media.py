@@ -23,13 +23,13 @@ from backend.media.local_files import Outside, read_below
 from backend.media.pixels import PixelBudget
 from backend.settings import Settings
 from backend.telemetry.prometheus import Metrics
+from calico.data.image_files import BUCKET_SCHEMES
 from calico.errors import InputError
 from calico.images import load_image
 
 log = logging.getLogger("calico.backend")
 
 MAX_ADDRESS = 8192  # characters; signed ones have one or two thousand
-BUCKET_SCHEMES = frozenset({"s3", "gs", "azure-blob"})
 
 Reserve = Callable[[int], None]
 
@@ -100,6 +100,7 @@ class Media:
             yield self.load(source, task=task, reserve=holder.take)
 
     def _find(self, source: str, task: int | None) -> _Found:
+        source = source.strip() if isinstance(source, str) else source
         if not isinstance(source, str) or not source:
             raise InputError(f"expected the address of an image in the task, got {type(source).__name__}")
         _check_text(source)

@@ -3,12 +3,13 @@
 Reads what PACO, PartImageNet, ADE20K-Part, LVIS, coco-annotator and our own export write: polygons and both kinds of
 run lengths, `iscrowd` missing or boolean, ids that are 0, `obj_ann_id` (PACO) and `part_of` (ours), parts without an
 object row (the object is then the union of its parts), several rows or several category ids for one name (united).
+`rows` says what a row must have; masks are read when they are asked for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,14 @@ from typing import Any
 import numpy as np
 
 from calico.coco.names import families_of, read_category
+from calico.coco.rows import CocoRows, ImageRow, SizeOf
 from calico.coco.segmentation import decode_segmentation
 from calico.errors import InputError
-from calico.images import MAX_PIXELS
 from calico.values import Problem
 
 MAX_MESSAGES = 1000
 UNNAMED_OBJECT = "object"
 PART = "part"
-ID_KEYS = ("id", "image_id", "category_id", "obj_ann_id", "part_of")
 
 Row = Mapping[str, Any]
 Names = tuple[str | None, str | None]  # object, part
@@ -48,31 +48,45 @@ class Findings:
             self.add(problem.code, where + problem.message)
 
 
-@dataclass(frozen=True, eq=False)
-class CocoImage:
-    """One image row. row: as it stands in the file."""
+@dataclass
+class _Counted:
+    """Findings as `CocoRows` counts them."""
 
-    id: Any
-    file_name: str
-    size_hw: tuple[int, int]
-    row: Row
+    findings: Findings
+    num_images: int = 0
+    num_rows: int = 0
+
+    def skip(self, code: str, message: str, number: int = 1) -> None:
+        self.findings.add(code, message, number)
+
+    repair = skip
 
 
 @dataclass(frozen=True, eq=False)
 class CocoObject:
     """One image's object of one name: all rows that say it, and all its parts'.
 
-    rows: (part name or None for the object, annotation row). Masks are decoded only when asked for.
+    part_names: of each row, None for the object's own. Rows stay in the file, and are read when asked for.
     """
 
-    image: CocoImage
+    image: ImageRow
     object_name: str
-    rows: tuple[tuple[str | None, Row], ...]
+    part_names: tuple[str | None, ...]
+    _places: tuple[int, ...]
+    _file: CocoRows
 
-    def masks(self, findings: Findings) -> dict[str | None, np.ndarray]:
-        """Part name (None: the whole object) -> HxW bool at the image row's size; the object holds its parts."""
+    @property
+    def rows(self) -> tuple[tuple[str | None, Row], ...]:
+        """(part name or None for the object, annotation row), from the file."""
+        return tuple(zip(self.part_names, self._file.rows_at(self._places), strict=True))
+
+    def masks(self, findings: Findings, rows: Sequence[tuple[str | None, Row]] = ()) -> dict[str | None, np.ndarray]:
+        """Part name (None: the whole object) -> HxW bool at the image row's size; the object holds its parts.
+
+        rows: `self.rows`, where they were read already.
+        """
         masks: dict[str | None, np.ndarray] = {}
-        for part_name, row in self.rows:
+        for part_name, row in rows or self.rows:
             where = f"annotation {row.get('id')} of {self.image.file_name}"
             try:
                 mask, num_short = decode_segmentation(row.get("segmentation"), self.image.size_hw)
@@ -89,10 +103,10 @@ class CocoObject:
             masks[None] = np.logical_or.reduce(list(masks.values()))
         return masks
 
-    def scores(self) -> dict[str | None, float]:
+    def scores(self, rows: Sequence[tuple[str | None, Row]] = ()) -> dict[str | None, float]:
         """The highest score of each part's rows (None: of the object's); 1.0 where no row gives one."""
         found: dict[str | None, float] = {}
-        for part_name, row in self.rows:
+        for part_name, row in rows or self.rows:
             score = row.get("score")
             if isinstance(score, (int, float)) and not isinstance(score, bool) and 0 <= score <= 1:
                 found[part_name] = max(found.get(part_name, 0.0), float(score))
@@ -110,137 +124,128 @@ class CocoDataset:
     findings: Findings
 
 
-def read_coco(path: Path) -> CocoDataset:
-    """Read a COCO instances file (the whole of it into memory). Raises InputError where it is none."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a COCO instances file") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is no JSON ({error}); export or download it again") from error
-    try:
-        return parse_coco(document)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+@dataclass(frozen=True)
+class NamingOptions:
+    """How categories are read where their names do not say enough.
+
+    by_supercategory: a category is a part of its supercategory, where that is a category too. given: names that a user
+    gives, category -> `object`, `object:part` or `:part`; empty leaves its annotations out.
+    """
+
+    by_supercategory: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse_coco(document: Any) -> CocoDataset:
-    """As `read_coco`, of a file's content."""
-    lists = {}
-    for name in ("images", "annotations", "categories"):
-        found = document.get(name) if isinstance(document, dict) else None
-        if not isinstance(found, list):
-            raise InputError(f"expected the lists images, annotations and categories, {name!r} is missing")
-        lists[name] = found
+def read_coco(
+    path: Path,
+    *,
+    size_of: SizeOf | None = None,
+    naming: NamingOptions = NamingOptions(),
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> CocoDataset:
+    """Read a COCO instances file; its annotations stay in it. Raises InputError where it is none.
+
+    size_of: tells the (height, width) of an image whose row does not. on_progress: bytes read, of all.
+    """
     findings = Findings()
-    images = _images(lists["images"], findings)
-    part_rows = document.get("part_categories")
-    categories = _categories(lists["categories"], part_rows if isinstance(part_rows, list) else [], findings)
-    annotations = _annotations(lists["annotations"], images, categories, findings)
-    objects = _objects(annotations, images, categories, findings)
-    frame = str((document.get("info") or {}).get("frame", "")) if isinstance(document.get("info"), dict) else ""
-    return CocoDataset(
-        tuple(objects), len(lists["images"]), len(lists["annotations"]), frame.startswith("upright"), findings
-    )
+    return _dataset(CocoRows(path, _Counted(findings), size_of=size_of, on_progress=on_progress), findings, naming)
 
 
-def _images(rows: list[Any], findings: Findings) -> dict[Any, CocoImage]:
-    images: dict[Any, CocoImage] = {}
-    for row in rows:
-        number = row.get("id") if isinstance(row, dict) else None
-        height, width = (row.get("height"), row.get("width")) if isinstance(row, dict) else (None, None)
-        if not isinstance(number, (int, str)) or not isinstance(height, int) or not isinstance(width, int):
-            findings.add("unreadable_image", f"image {number!r}: expected id, height and width, got {str(row)[:80]}")
-        elif height < 1 or width < 1 or height * width > MAX_PIXELS:
-            message = f"image {number}: {height} x {width}, expected 1 to {MAX_PIXELS:,} pixels"
-            findings.add("unreadable_image", message)
-        elif number in images:
-            findings.add("duplicate_image", f"image {number}: its id stands twice; the first row counts")
-        else:
-            name = row.get("file_name") or str(row.get("coco_url") or "").rpartition("/")[2] or str(number)
-            images[number] = CocoImage(number, str(name), (height, width), row)
-    return images
+def parse_coco(document: Any, *, naming: NamingOptions = NamingOptions()) -> CocoDataset:
+    """As `read_coco`, of a file's content."""
+    findings = Findings()
+    content = json.dumps(document).encode()
+    return _dataset(CocoRows(Path("COCO"), _Counted(findings), content=content), findings, naming)
 
 
-def _categories(rows: list[Any], part_rows: list[Any], findings: Findings) -> Categories:
+def _dataset(source: CocoRows, findings: Findings, naming: NamingOptions) -> CocoDataset:
+    with source as rows:
+        categories = _categories(rows, naming, findings)
+        objects = _objects(rows, categories, findings)
+        frame = str(rows.info.get("frame", "")) if isinstance(rows.info, dict) else ""
+    report = rows.report
+    return CocoDataset(tuple(objects), report.num_images, report.num_rows, frame.startswith("upright"), findings)
+
+
+def _categories(rows: CocoRows, naming: NamingOptions, findings: Findings) -> Categories:
     """Names by id. PACO's `part_categories` may use the ids of objects: those stand under (PART, id) as well."""
     categories: dict[Any, Names] = {}
-    families = families_of([*rows, *part_rows])
-    for place, row in enumerate([*rows, *part_rows]):
-        if not isinstance(row, dict) or isinstance(row.get("id"), (list, dict)):
-            findings.add("unreadable_category", f"category: expected an object with an id, got {str(row)[:60]}")
-            continue
+    families = families_of(
+        [*rows.categories, *rows.part_categories],
+        rows.used_categories,
+        by_supercategory=naming.by_supercategory,
+        given=naming.given,
+    )
+    for place, row in enumerate([*rows.categories, *rows.part_categories]):
+        is_part = place >= len(rows.categories)
+        key = (PART, row.get("id")) if is_part else row.get("id")
         try:
             names = read_category(row, families)
         except InputError as error:
             findings.add("unreadable_category", str(error))
             continue
-        if place < len(rows):
-            categories[row.get("id")] = names
-        else:
+        if key in categories:
+            message = f"category {row.get('id')}: its id stands twice; {row.get('name')!r} is left out"
+            findings.add("duplicate_category", message)
+        elif is_part:
             names = names if names[1] else (None, names[0])  # alone in that list it is a part's name
             categories.setdefault(row.get("id"), names)
-            categories[PART, row.get("id")] = names
+            categories[key] = names
+        else:
+            categories[key] = names
     return categories
 
 
-def _names_of(row: Row, categories: Categories) -> Names:
-    number, owner = row["category_id"], row.get("obj_ann_id")
-    names = categories[number]
-    if names[1] is None and owner is not None and owner != row.get("id"):
-        return categories.get((PART, number), names)
+def _objects(rows: CocoRows, categories: Categories, findings: Findings) -> list[CocoObject]:
+    """Of each image the objects, from the rows that can be used: of a known category, and not of a crowd."""
+    crowds = set(rows.crowds)
+    objects: list[CocoObject] = []
+    seen: set[Any] = set()
+    for image in rows.images.values():
+        used: list[tuple[int, Any, Names, Any]] = []  # place, id, names, the id of its object's row
+        for place in rows.places_of(image.id):
+            number, category, owner = rows.ids_at(place)
+            if number is not None and number in seen:
+                # As in files that were joined: rows are told apart by their image.
+                message = f"annotation {number} of {image.file_name}: its id stands on another image too"
+                findings.add("duplicate_annotation", message)
+            seen.add(number)
+            if category not in categories:
+                findings.add("unknown_category", f"annotation {number}: no category has the id {category!r}")
+            elif place in crowds:
+                findings.add("crowd", f"annotation {number}: a crowd is many objects and belongs to none")
+            elif (names := _names_of(category, owner, number, categories)) == (None, None):
+                findings.add("left_out_category", f"annotation {number}: its category is left out by its given name")
+            else:
+                used.append((place, number, names, owner))
+        objects += _objects_of(rows, image, used, findings)
+    return objects
+
+
+def _names_of(category: Any, owner: Any, number: Any, categories: Categories) -> Names:
+    names = categories[category]
+    if names[1] is None and owner is not None and owner != number:
+        return categories.get((PART, category), names)
     return names
 
 
-def _annotations(
-    rows: list[Any],
-    images: Mapping[Any, CocoImage],
-    categories: Categories,
-    findings: Findings,
-) -> list[Row]:
-    """The rows that can be used: of a known image and category, and not of a crowd."""
-    used: list[Row] = []
-    for row in rows:
-        if not isinstance(row, dict):
-            findings.add("unreadable_annotation", f"annotation: expected an object, got {type(row).__name__}")
-        elif strange := [key for key in ID_KEYS if isinstance(row.get(key), (list, dict))]:
-            message = f"annotation {row.get('id')}: expected one {strange[0]}, got {str(row[strange[0]])[:60]}"
-            findings.add("unreadable_annotation", message)
-        elif row.get("image_id") not in images:
-            findings.add("unknown_image", f"annotation {row.get('id')}: no image has the id {row.get('image_id')!r}")
-        elif row.get("category_id") not in categories:
-            message = f"annotation {row.get('id')}: no category has the id {row.get('category_id')!r}"
-            findings.add("unknown_category", message)
-        elif row.get("iscrowd"):
-            findings.add("crowd", f"annotation {row.get('id')}: a crowd is many objects and belongs to none")
-        else:
-            used.append(row)
-    return used
-
-
-def _objects(
-    annotations: list[Row],
-    images: Mapping[Any, CocoImage],
-    categories: Categories,
-    findings: Findings,
+def _objects_of(
+    rows: CocoRows, image: ImageRow, used: Sequence[tuple[int, Any, Names, Any]], findings: Findings
 ) -> list[CocoObject]:
-    object_of = {row.get("id"): _names_of(row, categories)[0] for row in annotations}
-    gathered: dict[tuple[Any, str], list[tuple[str | None, Row]]] = {}
-    for row in annotations:
-        object_name, part_name = _names_of(row, categories)
+    object_of = {number: names[0] for _, number, names, _ in used}  # within the image: ids may come again elsewhere
+    gathered: dict[str, list[tuple[str | None, int]]] = {}
+    for place, number, (object_name, part_name), owner in used:
         if part_name is not None:
             # PACO: the row of the object itself; never to be guessed from boxes.
-            owner = row.get("obj_ann_id", row.get("part_of"))
-            if owner is not None and owner != row.get("id") and object_name is None:
+            if owner is not None and owner != number and object_name is None:
                 object_name = object_of.get(owner)
             if owner is not None and owner not in object_of:
-                findings.add("missing_object", f"annotation {row.get('id')}: its object's row {owner} is missing")
+                findings.add("missing_object", f"annotation {number}: its object's row {owner} is missing")
         if object_name is None:
-            findings.add("no_object_name", f"annotation {row.get('id')}: nothing names the object of {part_name!r}")
+            findings.add("no_object_name", f"annotation {number}: nothing names the object of {part_name!r}")
             object_name = UNNAMED_OBJECT
-        gathered.setdefault((row["image_id"], object_name), []).append((part_name, row))
-    order = {number: place for place, number in enumerate(images)}
+        gathered.setdefault(object_name, []).append((part_name, place))
     return [
-        CocoObject(images[image], object_name, tuple(rows))
-        for (image, object_name), rows in sorted(gathered.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+        CocoObject(image, name, tuple(part for part, _ in found), tuple(place for _, place in found), rows)
+        for name, found in sorted(gathered.items())
     ]

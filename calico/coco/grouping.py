@@ -10,8 +10,17 @@ import numpy as np
 
 from calico.coco.dataset import CocoDataset, CocoObject, Findings
 from calico.coco.orientation import upright
+from calico.coco.rows import row_id
 from calico.correspondence import co_segmentation
-from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, AnnotatedImage, CoSegmentation, NamedMask, RegionKey
+from calico.values import (
+    MAX_GROUP_SIZE,
+    MIN_GROUP_SIZE,
+    AnnotatedImage,
+    CoSegmentation,
+    NamedMask,
+    RegionKey,
+    whole_number,
+)
 
 MAX_PARTS = 254  # of one object: what a uint8 part map can name
 
@@ -32,15 +41,14 @@ def group_objects(dataset: CocoDataset, group_size: int = MIN_GROUP_SIZE) -> lis
     grouped: dict[str, list[CocoObject]] = {}
     named: dict[str, list[CocoObject]] = {}
     for item in dataset.objects:
-        group = item.image.row.get("group_id")
-        if isinstance(group, (int, str)) and not isinstance(group, bool):
+        if (group := row_id(item.image.row.get("group_id"))) is not None:
             grouped.setdefault(str(group), []).append(item)
         else:
             named.setdefault(item.object_name, []).append(item)
     groups = []
     for name, items in grouped.items():
         kept: dict[object, CocoObject] = {}
-        for item in sorted(items, key=lambda i: (_place(i), -len(i.rows))):
+        for item in sorted(items, key=lambda i: (_place(i), -len(i.part_names))):
             if item.image.id in kept:
                 message = f"{item.image.file_name}: {item.object_name!r} beside {kept[item.image.id].object_name!r}"
                 dataset.findings.add("several_objects", f"{message}; an image of a group has one object")
@@ -63,8 +71,7 @@ def group_objects(dataset: CocoDataset, group_size: int = MIN_GROUP_SIZE) -> lis
 
 
 def _place(item: CocoObject) -> int:
-    place = item.image.row.get("group_index")
-    return place if isinstance(place, int) else 0
+    return whole_number(item.image.row.get("group_index")) or 0
 
 
 def cosegmentation_of(
@@ -80,12 +87,12 @@ def cosegmentation_of(
     linked: dict[str, list[RegionKey]] = {}
     for image, (item, turn) in enumerate(zip(group.objects, turns, strict=True)):
         sizes.append(item.image.size_hw[::-1] if turn >= 5 else item.image.size_hw)
-        scores = item.scores()
-        found = item.masks(findings)
+        rows = item.rows
+        scores, found = item.scores(rows), item.masks(findings, rows)
         for part_name, mask in found.items():
             mask = np.ascontiguousarray(upright(mask, turn))
             masks.append(NamedMask(image, item.object_name, part_name, mask, scores.get(part_name, 1.0)))
-        for part_name, row in item.rows:
+        for part_name, row in rows:
             kind = "object" if part_name is None else "part"
             key = RegionKey(image, kind, part_name or item.object_name)
             if isinstance(row.get("correspondence_id"), str) and part_name in found:

@@ -32,35 +32,111 @@ class Category(NamedTuple):
         raise InputError(f"category names: expected one of {', '.join(SCHEMES)}, got {scheme!r}")
 
 
-def read_category(row: Mapping[str, Any], families: Set[str] = frozenset()) -> tuple[str | None, str | None]:
+class Families(NamedTuple):
+    """What the other categories of a file say about one. `families_of` makes it.
+
+    families: supercategories whose every category is a part, named after them. names: of all categories. long_owners,
+    long_parts: short names that several would share, so that these keep their parentheses. by_supercategory: a category
+    is a part of its supercategory where that is a category too. given: names that a user gave, by a category's name.
+    """
+
+    families: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    long_owners: frozenset[str] = frozenset()
+    long_parts: frozenset[tuple[str, str]] = frozenset()
+    by_supercategory: bool = False
+    given: Mapping[str, str] = {}
+
+
+_NO_FAMILIES = Families()
+_ROOTS = ("", "none")  # supercategories of a category that has none
+_POSSESSIVE = re.compile(r"['\u2019]s ")
+
+
+def read_category(row: Mapping[str, Any], families: Families | None = None) -> tuple[str | None, str | None]:
     """(object, part) that a `categories` row says, normalised; None where it does not say it.
 
-    `chair:leg` (PACO), `chair's leg` (ADE20K-Part), `Quadruped Head` of the family `Quadruped` (PartImageNet), a name
-    alone under the supercategory `part`; any other name is an object. families: from `families_of`.
+    `chair:leg` (PACO), `chair's leg` (ADE20K-Part; where `chair` is a category too), `Quadruped Head` of the family
+    `Quadruped` (PartImageNet), a name alone under the supercategory `part`; any other name is an object. families: from
+    `families_of`; None where a name stands alone, without a file.
     """
     name = row.get("name")
     if not isinstance(name, str) or not clean_name(name):
         raise InputError(f"category {row.get('id')!r}: expected a name, got {name!r}; repair the file's categories")
-    above = _above(row)
-    for mark in (":", "'s "):
-        if mark in name:
-            owner, part = (clean_name(piece) for piece in name.split(mark, 1))
-            return owner or None, part or None
+    above, known = _above(row), families or _NO_FAMILIES
+    if (given := known.given.get(name.strip())) is not None:
+        said_owner, _, said_part = given.partition(":")
+        return clean_name(said_owner) or None, clean_name(said_part) or None
+    pieces = _pieces(name, None if families is None else known.names | {above})
+    if len(pieces) == 2:
+        owner = _short(pieces[0], known.long_owners) or None
+        return owner, _short(pieces[1], known.long_parts, clean_name(pieces[0])) or None
+    short = clean_name(name)
     if above == "part":
-        return None, clean_name(name)
-    if above in families and clean_name(name).startswith(above + " "):
-        return above, clean_name(name)[len(above) + 1 :]
-    return clean_name(name), None
+        return None, _short(name, known.long_parts, "")
+    if above in known.families and short.startswith(above + " "):
+        return above, short[len(above) + 1 :]
+    if known.by_supercategory and above in known.names and above not in (short, *_ROOTS):
+        return above, short
+    return _short(name, known.long_owners), None
 
 
-def families_of(rows: Iterable[Any]) -> frozenset[str]:
-    """Supercategories whose every category is named after them, as parts are; `sports` of `sports ball` is none."""
-    names: dict[str, list[str]] = {}
-    for row in rows:
-        if isinstance(row, Mapping) and isinstance(row.get("name"), str) and _above(row):
-            names.setdefault(_above(row), []).append(clean_name(row["name"]))
-    return frozenset(
-        above for above, members in names.items() if all(f"{name} ".startswith(above + " ") for name in members)
+def _pieces(name: str, owners: Set[str] | None) -> list[str]:
+    """[object, part] of a name that says both, else the name. owners: what may stand before `'s`; None: anything."""
+    if ":" in name:
+        return name.split(":", 1)
+    pieces = _POSSESSIVE.split(name, maxsplit=1)
+    return pieces if len(pieces) == 2 and (owners is None or clean_name(pieces[0]) in owners) else [name]
+
+
+def _short(name: str, long: Set[Any], owner: str | None = None) -> str:
+    """The name without what stands in parentheses, unless others are called so too."""
+    short = clean_name(name)
+    return long_name(name) if (short if owner is None else (owner, short)) in long else short
+
+
+def families_of(
+    rows: Iterable[Any],
+    used: Set[Any] | None = None,
+    *,
+    by_supercategory: bool = False,
+    given: Mapping[str, str] | None = None,
+) -> Families:
+    """What all rows of a file say together. used: ids of categories that annotations have, where that is known.
+
+    Supercategories whose every category is named after them are families, as of parts; `sports` of `sports ball` is
+    none, nor is an unused category that others stand under: such a root (Roboflow's) is a project's title.
+    """
+    named = [row for row in rows if isinstance(row, Mapping) and isinstance(row.get("name"), str)]
+    names = frozenset(clean_name(row["name"]) for row in named if len(_pieces(row["name"], frozenset())) == 1)
+    members: dict[str, list[str]] = {}
+    owners: dict[str, set[str]] = {}
+    parts: dict[tuple[str, str], set[str]] = {}
+    roots = set()
+    for row in named:
+        above, short = _above(row), clean_name(row["name"])
+        if above:
+            members.setdefault(above, []).append(short)
+        if used is not None and row.get("id") not in used and (above in _ROOTS or above == short):
+            roots.add(short)
+        owner, *part = _pieces(row["name"], names)
+        if above == "part" and not part:
+            owner, part = "", [owner]
+        owners.setdefault(clean_name(owner), set()).add(long_name(owner))
+        if part:
+            parts.setdefault((clean_name(owner), clean_name(part[0])), set()).add(long_name(part[0]))
+    families = frozenset(
+        above
+        for above, found in members.items()
+        if above not in roots and all(f"{name} ".startswith(above + " ") for name in found)
+    )
+    return Families(
+        families,
+        names,
+        frozenset(short for short, found in owners.items() if len(found) > 1),
+        frozenset(key for key, found in parts.items() if len(found) > 1),
+        by_supercategory,
+        given or {},
     )
 
 
@@ -70,5 +146,10 @@ def _above(row: Mapping[str, Any]) -> str:
 
 def clean_name(name: str) -> str:
     """`car_(automobile)` -> `car`, `trash_can` -> `trash can`, `Tier` -> `tire`; normalised."""
-    words = normalize_name(re.split(r"[_ ]*\(", name, maxsplit=1)[0].replace("_", " ")).split()
+    return long_name(re.split(r"[_ ]*\(", name, maxsplit=1)[0])
+
+
+def long_name(name: str) -> str:
+    """As `clean_name`, with what stands in parentheses."""
+    words = normalize_name(name.replace("_", " ")).split()
     return " ".join(_SPELLINGS.get(word, word) for word in words)

@@ -1,17 +1,14 @@
-"""EXIF orientation: browsers, and so Label Studio, show a picture turned by it; most COCO tools read what is stored."""
+"""Orientation: browsers, and so Label Studio, show some formats turned by EXIF; most COCO tools read what is stored."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from calico.errors import InputError
-
-_TAG = 0x0112
+from calico.images import open_picture, shown_orientation
 
 
 class Header(NamedTuple):
@@ -29,11 +26,13 @@ class Header(NamedTuple):
 def read_header(source: str | Path | bytes) -> Header:
     """Without decoding pixels; orientation 1 where the file says none. Raises InputError where it is no picture."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            value = image.getexif().get(_TAG, 1)
-            orientation = value if isinstance(value, int) and 1 <= value <= 8 else 1
-            size_hw = image.size if orientation >= 5 else image.size[::-1]
-            return Header((size_hw[0], size_hw[1]), orientation, image.format or "")
+        with open_picture(source) as image:
+            orientation = shown_orientation(image)
+            width, height = image.size
+            if image.format == "TIFF" and orientation >= 5:  # Pillow has changed its sides already
+                width, height = height, width
+            size_hw = (width, height) if orientation >= 5 else (height, width)
+            return Header(size_hw, orientation, image.format or "")
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         name = f"image of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -124,7 +124,7 @@ class CocoWriter:
 
     def _read_state(self) -> Any:
         try:
-            state = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
+            state = json.loads((self._folder / "state.json").read_text(encoding="utf-8-sig"))
             sizes = {name: (self._folder / f"{name}.jsonl").stat().st_size for name in state["bytes"]}
         except FileNotFoundError:
             return None
@@ -137,7 +137,7 @@ class CocoWriter:
 def read_category_ids(path: Path) -> dict[tuple[str, str], int]:
     """(name, supercategory) -> id of an earlier COCO file, so that a later one numbers its categories alike."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["categories"]
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))["categories"]
         return {(str(row["name"]), str(row.get("supercategory", ""))): int(row["id"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected a COCO file with categories ({error!r}); check the path") from None

@@ -9,16 +9,24 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from calico.data.image_files import ImageFolder, is_address, is_file
 from calico.errors import InputError
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, Problem
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+#: Of the files that `load_image` reads and that a browser or a tool of pictures knows by name.
+IMAGE_SUFFIXES = frozenset(
+    [
+        *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+        *(".jpx", ".mpo", ".pbm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -38,55 +46,79 @@ class Grouping:
     problems: tuple[Problem, ...] = ()
 
 
-def find_images(folder: Path) -> list[str]:
-    """Image files in a folder and its sub-folders, by suffix, in natural order; what starts with a dot is left out."""
+def find_images(folder: Path, problems: list[Problem] | None = None) -> list[str]:
+    """Image files in a folder and its sub-folders, by suffix, in natural order; what starts with a dot is left out.
+
+    problems: is given one for each other kind of file, with their number.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images; check the path")
-    found = [
-        path.as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    found: list[str] = []
+    others: Counter[str] = Counter()
+    for path in folder.rglob("*"):
+        if not is_file(path) or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            found.append(path.as_posix())
+        else:
+            others[path.suffix.lower() or path.name] += 1
+    left_out = [f"{count} {'file' if count == 1 else 'files'} {suffix!r}" for suffix, count in sorted(others.items())]
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise InputError(f"{folder}: no images in it; expected files that end in {suffixes}")
+        raise InputError(
+            f"{folder}: no images in it; expected files that end in {suffixes}"
+            + (f"; it has {', '.join(left_out[:10])}" if left_out else "")
+        )
+    if problems is not None:
+        problems += [Problem("no_image", f"{folder}: {text} left out: of no kind that is read") for text in left_out]
     return sorted(found, key=natural_order)
 
 
 def read_list(path: Path, image_column: str = "image", group_column: str | None = None) -> list[tuple[str, str]]:
-    """(source, group name) of every row of a CSV file with a header line, or of a JSON list of objects or strings.
+    """(source, group name) of every row of a list: CSV with a header line, JSON, or one JSON object a line.
 
-    group_column None: the group names are empty. A relative path in the list starts at the list's own folder; addresses
-    (`https://...`, `s3://...`, `/data/...`) stay as they are.
+    group_column None: the group names are empty. A relative path in the list starts at the list's own folder, with `/`
+    or `\\` between folders; addresses (`https://...`, `s3://...`, `/data/...`) stay as they are. Blank rows are passed.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file or folder; check the path") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not readable as a list of images ({error}); expected UTF-8 CSV or JSON") from None
+    rows = _rows_of(path, image_column)
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: expected a list with at least one image; got {type(rows).__name__} without any")
+    images = ImageFolder(path.parent)
     found = []
     for number, row in enumerate(rows, start=1):
         row = {image_column: row} if isinstance(row, str) else row
         for column in filter(None, (image_column, group_column)):
             if not isinstance(row, dict) or not isinstance(row.get(column), str) or not row[column].strip():
                 known = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-                raise InputError(f"{path}: entry {number} has no text in {column!r} (it has: {known}); name the column")
+                sign = next(
+                    (sign for sign in (";", "\t", "|") if isinstance(row, dict) and len(row) == 1 and sign in known), ""
+                )
+                hint = f"; are its columns separated by {sign!r}? Use commas" if sign else "; name the column"
+                raise InputError(f"{path}: entry {number} has no text in {column!r} (it has: {known}); {hint}")
         source = row[image_column].strip()
         if not is_address(source):
-            source = (path.parent / source).as_posix()
+            source = (images.find(source) or path.parent / source.replace("\\", "/")).as_posix()
         found.append((source, row[group_column].strip() if group_column else ""))
     return found
 
 
-def is_address(source: str) -> bool:
-    """Whether a source is an address that a host resolves, and not a path on this machine."""
-    return "://" in source or source.startswith(("/data/", "data:"))
+def _rows_of(path: Path, image_column: str) -> object:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() in (".jsonl", ".ndjson"):
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        if path.suffix.lower() == ".json":
+            return json.loads(text)
+        lines = [line for line in text.splitlines() if line.strip()]
+        if lines and lines[0].lstrip().startswith("{"):  # one object a line, whatever the file is called
+            return [json.loads(line) for line in lines]
+        rows = csv.DictReader(lines, skipinitialspace=True)
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+        return [row for row in rows if any(isinstance(value, str) and value.strip() for value in row.values())]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file or folder; check the path") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not readable as a list of images ({error}); expected UTF-8 CSV or JSON") from None
 
 
 def natural_order(text: str) -> list[tuple[str, int, str]]:

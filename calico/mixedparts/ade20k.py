@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from calico.coco.names import clean_name, read_category
+from calico.coco.rows import CocoRows, ImageRow
 from calico.errors import InputError
 from calico.masks import decode_rle, encode_rle
 from calico.mixedparts.assembling import find_file, locate, row_rle
-from calico.mixedparts.coco_rows import CocoRows, ImageRow
 from calico.mixedparts.records import ObjectRecord, PartMask, ReadReport, inside
 
 SOURCE = "ade20k"

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from calico.coco.rows import ImageRow
 from calico.coco.segmentation import compress_segmentation
+from calico.data.image_files import is_file, relative_names
 from calico.errors import InputError
 from calico.masks import rle_area, union_rle
-from calico.mixedparts.coco_rows import ImageRow
 from calico.mixedparts.records import ObjectRecord, PartMask, ReadReport, Rle, inside
 
 Row = Mapping[str, Any]
@@ -69,10 +70,12 @@ def find_file(root: Path, name: str, folders: Sequence[str] = ()) -> str | None:
     Tried: as named, then its last piece alone, then that in each of `folders`. Raises InputError where the name leads
     out of `root`.
     """
-    last = PurePosixPath(name.replace("\\", "/")).name
-    for candidate in dict.fromkeys([name.replace("\\", "/"), last, *(f"{folder}/{last}" for folder in folders)]):
-        if inside(root, candidate).is_file():
-            return candidate
+    inside(root, name)
+    for path in relative_names(name):
+        last = PurePosixPath(path).name
+        for candidate in dict.fromkeys([path, last, *(f"{folder}/{last}" for folder in folders)]):
+            if is_file(inside(root, candidate)):
+                return candidate
     return None
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from calico.coco.names import clean_name, families_of, read_category
+from calico.coco.rows import CocoRows, ImageRow
 from calico.errors import InputError
 from calico.mixedparts.assembling import locate, object_record
-from calico.mixedparts.coco_rows import CocoRows, ImageRow
 from calico.mixedparts.records import ObjectRecord, ReadReport
 
 SOURCE = "paco"
@@ -47,7 +47,7 @@ def _names(rows: CocoRows, report: ReadReport) -> tuple[Names, Names]:
     """(object, part) names by category id: of rows that are objects, of rows that are parts."""
     objects: dict[Any, tuple[str | None, str | None]] = {}
     parts: dict[Any, tuple[str | None, str | None]] = {}
-    families = families_of(rows.categories)
+    families = families_of(rows.categories, rows.used_categories)
     for row in rows.categories:
         try:
             names = read_category(row, families)

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from calico.coco.names import clean_name
+from calico.coco.rows import CocoRows, ImageRow
 from calico.mixedparts.assembling import locate, object_record
-from calico.mixedparts.coco_rows import CocoRows, ImageRow
 from calico.mixedparts.records import ObjectRecord, ReadReport
 
 SOURCE = "partimagenet"

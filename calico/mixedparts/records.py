@@ -114,7 +114,11 @@ def inside(root: Path, name: str) -> Path:
     if relative.is_absolute() or ".." in relative.parts or not relative.name or "\0" in name or ":" in name[:3]:
         raise InputError(f"{name!r}: expected a file below {root}; correct the name in the annotations")
     path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        target = path.resolve()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name[:120]!r}: can be no file ({error}); correct the name in the annotations") from None
+    if not target.is_relative_to(root.resolve()):
         raise InputError(f"{name!r}: a link leads out of {root}; copy the file into it")
     return path
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from calico.coco.names import clean_name
+from calico.coco.rows import CocoRows, ImageRow, stream_rows
 from calico.errors import InputError
 from calico.masks import decode_rle, rle_area, union_rle
 from calico.mixedparts import ade20k, paco, partimagenet
 from calico.mixedparts.assembling import locate, row_rle
-from calico.mixedparts.coco_rows import CocoRows, ImageRow, stream_rows
 from calico.mixedparts.records import ObjectRecord, PartMask, ReadReport, Rle
 from calico.values import SubTask
 
