@@ -59,7 +59,7 @@ def compare(sdk_python: Path, num_groups: int) -> dict[str, Any]:
 
 
 def _compare(truths: list[CoSegmentation], layout: str, folder: Path, sdk_python: Path) -> dict[str, Any]:
-    xml = write_config(2, layout=layout)
+    xml = write_config(2, layout=layout, naming="text")
     config = read_config(xml)
     tasks = []
     for number, truth in enumerate(truths, start=1):

@@ -72,7 +72,7 @@ class MadeUpProject:
     def __init__(self, folder: Path, image_size: int) -> None:
         self.config, self.pictures, self.export = folder / "config.xml", folder / "pictures", folder / "export.json"
         self.pictures.mkdir(parents=True, exist_ok=True)
-        self.label_config = write_config(2)
+        self.label_config = write_config(2, naming="text")
         self.config.write_text(self.label_config, encoding="utf-8")
         self._image_size = image_size
 

@@ -34,7 +34,7 @@ def benchmark_serve(checkpoint: Path | None, num_groups: int, group_size: int = 
         app = create_app(Settings.from_environment(environment))
         services = app.extensions["calico"]
         services.engine.segmenter()  # waits for the weights
-        client, config = app.test_client(), write_config(group_size)
+        client, config = app.test_client(), write_config(group_size, naming="text")
 
         def ask(number: int, paths: Sequence[Path]) -> dict[str, float]:
             task = {"id": number, "data": {f"image{i + 1}": str(path) for i, path in enumerate(paths)}}

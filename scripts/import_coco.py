@@ -91,7 +91,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{args.config}: cannot be read ({error}); give a labeling config as XML") from None
         else:
-            xml = write_config(max(sizes)) if len(sizes) == 1 else write_config(layout="B")
+            # Arrows: parts that correspond may have different names in the file.
+            size, layout = (max(sizes), "A") if len(sizes) == 1 else (None, "B")
+            xml = write_config(size, layout=layout, arrows=True)
         with _cli.progress() as bar:
             line = bar.add_task("groups", total=len(importer.groups))
             write_tasks(args.out, importer.tasks(read_config(xml)), lambda: bar.advance(line))

@@ -1,7 +1,8 @@
 """Prepare and check a Label Studio project: its config, its grouped tasks, its connections.
 
-    calico project config --images K [--labels FILE] [--layout A|B] [--smart]
+    calico project config --images K [--labels FILE] [--names group|text] [--layout A|B]
     calico project groups FOLDER --by folder|pattern|similarity|column --out tasks.json [--group-size K]
+    calico project upgrade --project ID [--dry-run]
     calico project doctor --project ID [--backend URL]
 
 `calico project config --help` and so on say more. The host is LABEL_STUDIO_URL, its token LABEL_STUDIO_API_KEY.
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def build_parser() -> argparse.ArgumentParser:
     parser = _cli.parser(__doc__, shared=False)
-    actions = parser.add_subparsers(required=True, metavar="config|groups|doctor")
+    actions = parser.add_subparsers(required=True, metavar="config|groups|upgrade|doctor")
 
     def action(name: str, handle: Any, text: str) -> argparse.ArgumentParser:
         added = actions.add_parser(name, help=text, description=text, parents=[_cli.shared_options()])
@@ -34,7 +35,16 @@ def build_parser() -> argparse.ArgumentParser:
     config.add_argument("--images", type=int, metavar="K", help="images of a group, 2 to 8 (layout A)")
     config.add_argument("--labels", type=Path, metavar="FILE", help="a name per line: a fixed vocabulary")
     config.add_argument("--layout", choices=["A", "B"], default="A", help="A: side by side; B: any size, a page each")
-    config.add_argument("--smart", action="store_true", help="add keypoint and rectangle tools that ask the backend")
+    config.add_argument(
+        "--names",
+        choices=["group", "text"],
+        default="group",
+        help="labels are the group's part names, or a text for each region",
+    )
+    config.add_argument(
+        "--smart", action=argparse.BooleanOptionalAction, default=True, help="tools that ask the backend"
+    )
+    config.add_argument("--arrows", action="store_true", help="relations between parts that correspond")
     config.add_argument(
         "--geometry",
         choices=["brush", "bitmask", "polygon"],
@@ -61,6 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
     groups.add_argument("--checkpoint", type=Path, metavar="DIR", help="for --by similarity (the embedded one)")
     groups.add_argument("--out", type=Path, metavar="FILE", required=True, help="the tasks, to be imported as JSON")
 
+    upgrade = action("upgrade", move_to_new_layout, "Move a project to labels that are its groups' own part names.")
+    upgrade.add_argument("--project", type=int, metavar="ID", required=True)
+    upgrade.add_argument("--arrows", action="store_true", help="keep relations between parts that correspond")
+    upgrade.add_argument("--dry-run", action="store_true", help="say what would be done, and whether it can be")
+
     doctor = action("doctor", examine, "Check that host, backend, project and media really work together.")
     doctor.add_argument("--project", type=int, metavar="ID", required=True)
     doctor.add_argument("--backend", metavar="URL", help="as this machine reaches it (the project's address)")
@@ -78,7 +93,15 @@ def write_labeling_config(args: argparse.Namespace) -> dict[str, Any]:
             labels = args.labels.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--labels {args.labels}: not readable ({error}); expected a name per line") from None
-    xml = write_config(args.images, layout=args.layout, labels=labels, smart=args.smart, geometry=args.geometry)
+    xml = write_config(
+        args.images,
+        layout=args.layout,
+        labels=labels,
+        naming=args.names,
+        smart=args.smart,
+        geometry=args.geometry,
+        arrows=args.arrows,
+    )
     if args.out is None:
         print(xml, end="")
     else:
@@ -156,6 +179,23 @@ def features_of(sources: list[str], checkpoint: Path | None) -> Any:
     model = CoSegmenter.from_checkpoint(checkpoint)
     images = (load_image(source) for source in _cli.track(sources, "reading images"))
     return image_features(model.model, model.config, images)
+
+
+def move_to_new_layout(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.host.client import LabelStudioClient
+    from backend.project.upgrade import upgrade_project
+    from backend.settings import Settings
+
+    settings = Settings.from_environment()
+    if not settings.label_studio_url or not settings.label_studio_api_key:
+        raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
+    with LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key) as client, _cli.progress() as bar:
+        line = bar.add_task("tasks", total=client.num_tasks(args.project))
+        done = upgrade_project(
+            client, args.project, arrows=args.arrows, dry_run=args.dry_run, on_task=lambda: bar.advance(line)
+        )
+    print(done.text(dry_run=args.dry_run))
+    return {"command": args.command, **done.as_json()}
 
 
 def examine(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,11 +8,12 @@ import json
 import numpy as np
 import pytest
 from conftest import ROOT
+from old_layouts import write_old_config as write_config
 from test_prediction_codec import LAYOUT_C, SIZES, encode, group
 
 from backend.codecs import brush_rle
 from backend.codecs.annotation import Change, compare_with_prediction, decode_annotation
-from backend.codecs.config import read_config, write_config
+from backend.codecs.config import read_config
 from backend.codecs.rows import mask_of_value
 from calico.correspondence import co_segmentation
 from calico.errors import InputError
@@ -42,7 +43,7 @@ def fixture(name):
 def as_saved_by_the_editor(rows):
     """The editor repeats a region's geometry and notes in every row of it, and pads brushes by another byte."""
     saved = copy.deepcopy(rows)
-    first = {row["id"]: row for row in reversed(saved) if "id" in row}
+    first = {row["id"]: row for row in reversed(copy.deepcopy(saved)) if "id" in row}
     for row in saved:
         if "id" in row:
             row["value"] = {**first[row["id"]]["value"], **row["value"]}

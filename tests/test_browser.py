@@ -15,11 +15,12 @@ from backend_fakes import FakeSegmenter
 from chromium import Chromium
 from conftest import chromium_executables
 from live_backend import LiveBackend, make_project
+from old_layouts import write_old_config as write_config
 from PIL import Image
 
 from backend.codecs.annotation import decode_annotation
 from backend.codecs.brush_rle import decode
-from backend.codecs.config import read_config, write_config
+from backend.codecs.config import read_config
 from backend.demo.label_studio import LabelStudioHost
 from backend.host.client import LabelStudioClient
 

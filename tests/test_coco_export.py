@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from live_backend import make_project
+from old_layouts import write_old_config as write_config
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -25,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 from backend.coco.export import CocoExporter, ExportOptions
 from backend.coco.images import FolderImages
 from backend.coco.task_files import choose, file_name_of, read_tasks
-from backend.codecs.config import read_config, write_config
+from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
 from backend.host.client import LabelStudioClient
 from calico.coco.orientation import upright

@@ -12,11 +12,12 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from old_layouts import write_old_config as write_config
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from backend.codecs.annotation import decode_annotation
-from backend.codecs.config import read_config, write_config
+from backend.codecs.config import read_config
 from calico.coco.dataset import Findings, parse_coco
 from calico.coco.encode import CocoOptions, ImageEntry, encode_group
 from calico.coco.grouping import annotated_image, cosegmentation_of, group_objects
@@ -279,10 +280,12 @@ def test_tasks_say_what_the_file_says(tmp_path, kind):
     assert import_coco.main([str(path), "--out", str(out), "--as", kind]) == 0
     [task] = json.loads(out.read_text())
     config = read_config((tmp_path / "tasks.xml").read_text())
+    data = dict(task["data"])
+    assert [item["value"] for item in task["data"].pop("parts")][-1] == "other part"
     assert task["data"] == {"group": "5", **{f"image{i + 1}": f"https://host/{i}.png" for i in range(3)}}
     rows = task[kind][0]["result"]
     assert {row["origin"] for row in rows if "origin" in row} == {"prediction" if kind == "predictions" else "manual"}
-    decoded = decode_annotation(rows, config, [SIZE] * 3).cosegmentation
+    decoded = decode_annotation(rows, config, [SIZE] * 3, task_data=data).cosegmentation
     assert {k: (r.mask.sum(), r.correspondence) for k, r in decoded.by_key.items()} == {
         k: (r.mask.sum(), r.correspondence) for k, r in coseg.by_key.items()
     }

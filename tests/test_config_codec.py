@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from functools import partial
 
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from old_layouts import write_old_config
 
 from backend.codecs.config import MAX_XML_CHARS, read_config, task_images, write_config
 from backend.codecs.controls import Label, names_of_label, role
@@ -27,8 +30,9 @@ def xml(body):
     return f"<View>{body}</View>"
 
 
-def test_layout_a_open_vocabulary():
-    config = read_config(write_config(3))
+@pytest.mark.parametrize("write", [partial(write_config, naming="text", arrows=True), write_old_config])
+def test_layout_a_open_vocabulary(write):
+    config = read_config(write(3))
     assert (config.layout, config.num_images, config.vocabulary, config.relation) == ("A", 3, "open", "same part")
     third = config.controls(2)
     assert (third.image, third.region, third.text, third.choices) == ("img3", "brush3", "name3", None)
@@ -41,8 +45,9 @@ def test_layout_a_open_vocabulary():
         config.controls(3)
 
 
-def test_layout_b_fixed_vocabulary():
-    config = read_config(write_config(layout="B", labels=["chair", "chair:leg", "chair:seat"], geometry="polygon"))
+@pytest.mark.parametrize("write", [write_config, write_old_config])
+def test_layout_b_fixed_vocabulary(write):
+    config = read_config(write(layout="B", labels=["chair", "chair:leg", "chair:seat"], geometry="polygon"))
     assert (config.layout, config.num_images, config.vocabulary) == ("B", None, "fixed")
     assert config.controls(5).geometry == "polygon"
     assert config.controls(5).choice_values == ("common", "unique")
@@ -79,10 +84,41 @@ def test_layouts_as_label_studio_accepted_them(name, layout, smart, choices):
     assert controls.text is not None
 
 
-def test_smart_tools():
-    controls = read_config(write_config(2, smart=True)).controls(1)
+@pytest.mark.parametrize("write", [write_config, write_old_config])
+def test_smart_tools(write):
+    controls = read_config(write(2, smart=True)).controls(1)
     assert (controls.smart_keypoint, controls.smart_rectangle) == ("keypoint2", "rectangle2")
-    assert read_config(write_config(2)).controls(1).smart_keypoint is None
+    assert read_config(write(2, smart=False)).controls(1).smart_keypoint is None
+
+
+def test_the_groups_own_names_are_the_labels_of_all_tools():
+    """One row of labels for each image; what they do not name is typed, and must be."""
+    text = write_config(2)
+    config = read_config(text)
+    assert (config.layout, config.vocabulary, config.relation) == ("A", "group", None)
+    first = config.controls(0)
+    assert (first.region_tag, first.region, first.labels_name) == ("Brush", "brush1", "part1")
+    assert first.labels_keys == ("$parts",)
+    assert (first.text, first.question) == ("name1", "ask")
+    assert text.count("<Labels") == 2
+    assert text.count('required="true" requiredMessage="Every region needs a name"') == 2
+    assert config.candidates({"parts": [{"value": "wheel", "hint": "part"}]}) == ()
+    assert read_config(write_config(2, arrows=True)).relation == "same part"
+
+
+def test_a_long_vocabulary_is_kept_beside_the_labels():
+    names = ["chair", "lamp", *(f"chair:part {i}" for i in range(12))]
+    config = read_config(write_config(2, labels=names))
+    assert config.vocabulary == "group"
+    assert config.candidates() == ("object", "chair", "lamp", *(f"part {i}" for i in range(12)))[1:]
+    assert read_config(write_config(2, labels=names[:8])).vocabulary == "fixed"
+
+
+def test_a_part_has_one_colour_whatever_its_object():
+    colors = dict(
+        re.findall(r'<Label value="([^"]+)" background="([^"]+)"', write_config(2, labels=["a:leg", "b:leg", "b:x"]))
+    )
+    assert colors["a:leg"] == colors["b:leg"] != colors["b:x"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,9 +128,11 @@ def test_smart_tools():
     st.none() | st.lists(st.text("abcÄ <>&\"':", min_size=1, max_size=9).filter(str.strip), min_size=1, max_size=5),
     st.booleans(),
     st.sampled_from(["brush", "polygon"]),
+    st.booleans(),
 )
-def test_what_is_written_is_read(num_images, layout, labels, smart, geometry):
-    config = read_config(write_config(num_images, layout=layout, labels=labels, smart=smart, geometry=geometry))
+def test_what_is_written_is_read(num_images, layout, labels, smart, geometry, is_new):
+    write = write_config if is_new else write_old_config
+    config = read_config(write(num_images, layout=layout, labels=labels, smart=smart, geometry=geometry))
     assert (config.layout, config.num_images) == (layout, num_images if layout == "A" else None)
     assert config.controls(0).geometry == geometry
     assert (config.controls(0).smart_rectangle is not None) == smart
@@ -105,8 +143,7 @@ def test_what_is_written_is_read(num_images, layout, labels, smart, geometry):
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
 def test_ready_files_are_read_and_valid_for_the_host(path):
     config = read_config(path.read_text())
-    assert config.relation == "same part"
-    assert config.vocabulary == ("fixed" if path.stem == "fixed_vocabulary" else "open")
+    assert config.vocabulary == ("fixed" if path.stem == "fixed_vocabulary" else "group")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         interface = pytest.importorskip(
@@ -116,7 +153,7 @@ def test_ready_files_are_read_and_valid_for_the_host(path):
 
 
 def test_all_ready_files_are_there():
-    assert [path.stem for path in READY] == ["any_size", "fixed_vocabulary", "pair", "smart"]
+    assert [path.stem for path in READY] == ["any_size", "fixed_vocabulary", "pair"]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +231,7 @@ def test_tasks_without_their_images_are_refused(layout, data, says):
         ({"num_images": 9}, "use layout B"),
         ({"num_images": 2, "layout": "C"}, "expected A .* or B"),
         ({"num_images": 2, "geometry": "box"}, "one of brush, bitmask, polygon"),
+        ({"num_images": 2, "naming": "labels"}, "group or text"),
         ({"num_images": 2, "labels": [" "]}, "at least one name"),
         ({"num_images": 2, "labels": ["$leg"]}, "cannot start with"),
     ],

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from backend_fakes import FakeSegmenter, picture, stored_events
 from live_backend import LiveBackend, make_project
+from old_layouts import write_old_config as write_config
 
 from backend.codecs.annotation import decode_annotation
 from backend.codecs.brush_rle import decode
-from backend.codecs.config import read_config, write_config
+from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
 from backend.demo.label_studio import LabelStudioHost
 from backend.host.client import HostError, LabelStudioClient

@@ -18,11 +18,12 @@ import pytest
 from chromium import Chromium
 from conftest import chromium_executables
 from live_backend import LiveBackend, make_project
+from old_layouts import write_old_config as write_config
 from test_browser import keep
 from test_host import eventually
 
 from backend.codecs.annotation import DecodedAnnotation, decode_annotation
-from backend.codecs.config import read_config, write_config
+from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
 from backend.demo.label_studio import LabelStudioHost
 from backend.host.client import LabelStudioClient

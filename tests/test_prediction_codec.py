@@ -8,9 +8,10 @@ import warnings
 
 import numpy as np
 import pytest
+from old_layouts import write_old_config as write_config
 
 from backend.codecs import brush_rle
-from backend.codecs.config import read_config, write_config
+from backend.codecs.config import read_config
 from backend.codecs.controls import Label
 from backend.codecs.geometry import fill_polygon, polygons_of_mask
 from backend.codecs.labels import match_label
@@ -61,27 +62,31 @@ def test_layout_a_rows():
     assert prediction["score"] == pytest.approx(np.mean([0.9, 0.75, 0.9, 0.75, 0.25, 0.5]), abs=1e-4)
     masks, names = rows_of(prediction, "brushlabels"), rows_of(prediction, "textarea")
     assert [(row["to_name"], row["from_name"], *row["value"]["brushlabels"]) for row in masks] == [
-        ("img1", "brush1", "object"),
         ("img1", "brush1", "common part"),
-        ("img2", "brush2", "object"),
+        ("img1", "brush1", "object"),
+        ("img2", "brush2", "unique part"),
         ("img2", "brush2", "common part"),
         ("img2", "brush2", "unique part"),
-        ("img2", "brush2", "unique part"),
-    ]
+        ("img2", "brush2", "object"),
+    ], "small parts on top, the object behind them"
     assert [row["value"]["text"] for row in names] == [
-        [name] for name in ("chair", "leg", "ottoman", "leg", "knob", "cushion")
+        [name] for name in ("leg", "chair", "knob", "leg", "cushion", "ottoman")
     ]
     assert [row["id"] for row in names] == [row["id"] for row in masks]
     assert len({row["id"] for row in masks}) == len(masks)
     assert all(len(row["id"]) >= 10 and row["image_rotation"] == 0 and "item_index" not in row for row in masks)
-    assert [row.get("meta") for row in masks[:3]] == [None, {"text": ["chair"], "names": ["chair"]}, None]
-    assert [row["score"] for row in masks[:2]] == [0.9, 0.75]
-    assert (masks[2]["original_height"], masks[2]["original_width"]) == SIZES[1]
-    assert (brush_rle.decode(masks[2]["value"]["rle"], *SIZES[1]) == group().regions[2].mask).all()
+    assert [row.get("meta") for row in masks[:3]] == [
+        {"text": ["chair"], "names": ["chair"]},
+        None,
+        {"text": ["ottoman"], "names": ["ottoman"]},
+    ]
+    assert [row["score"] for row in masks[:2]] == [0.75, 0.9]
+    assert (masks[5]["original_height"], masks[5]["original_width"]) == SIZES[1]
+    assert (brush_rle.decode(masks[5]["value"]["rle"], *SIZES[1]) == group().regions[2].mask).all()
     assert rows_of(prediction, "relation") == [
         {
             "type": "relation",
-            "from_id": masks[1]["id"],
+            "from_id": masks[0]["id"],
             "to_id": masks[3]["id"],
             "direction": "bi",
             "labels": ["same part"],
@@ -115,16 +120,16 @@ def test_fixed_vocabulary_reports_what_finds_no_label():
     config = read_config(write_config(2, labels=["Chair", "Chair:Leg", "leg", "knobs"]))
     encoded = encode(group(), config)
     labels = [(row["to_name"], *row["value"]["brushlabels"]) for row in rows_of(encoded.prediction, "brushlabels")]
-    assert labels == [("img1", "Chair"), ("img1", "Chair:Leg"), ("img2", "object"), ("img2", "leg"), ("img2", "knobs")]
+    assert labels == [("img1", "Chair:Leg"), ("img1", "Chair"), ("img2", "knobs"), ("img2", "leg"), ("img2", "object")]
     assert [(problem.code, problem.image) for problem in encoded.problems] == [("similar_label", 1), ("no_label", 1)]
     assert "part 'cushion' of image 2" in encoded.problems[1].message
     assert [row["value"]["choices"] for row in rows_of(encoded.prediction, "choices")] == [
         ["common"],
-        ["common"],
         ["unique"],
+        ["common"],
     ]
     notes = [row.get("meta", {}).get("text") for row in rows_of(encoded.prediction, "brushlabels")]
-    expected = [["chair"], ["chair"], ["ottoman"], ["ottoman"], ["ottoman", "knob"]]
+    expected = [["chair"], ["chair"], ["ottoman", "knob"], ["ottoman"], ["ottoman"]]
     assert notes == expected, "a similar match keeps the name that was said"
 
 
@@ -134,10 +139,10 @@ def test_dynamic_labels_come_from_the_task():
     data = {"parts": [{"value": "chair"}, {"value": "leg"}, {"value": "ottoman"}]}
     encoded = encode(group(), config, task_data=data)
     assert [row["value"]["brushlabels"][0] for row in rows_of(encoded.prediction, "brushlabels")] == [
+        "leg",
         "chair",
         "leg",
         "ottoman",
-        "leg",
     ]
     assert [problem.code for problem in encoded.problems] == ["no_label", "no_label"]
     assert rows_of(encoded.prediction, "relation") == [], "the config has no relations"
@@ -148,7 +153,7 @@ def test_brush_and_labels_as_two_tags():
     body += '<Labels name="l{0}" toName="i{0}"><Label value="object"/><Label value="leg"/></Labels>'
     prediction = encode(group(), read_config(f"<View>{body.format(1)}{body.format(2)}</View>")).prediction
     assert [row["from_name"] for row in prediction["result"]] == ["b1", "l1", "b1", "l1", "b2", "l2", "b2", "l2"]
-    assert prediction["result"][3]["value"] == {"labels": ["leg"]}
+    assert prediction["result"][1]["value"] == {"labels": ["leg"]}
 
 
 def test_an_empty_mask_is_reported():

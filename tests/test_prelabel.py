@@ -13,8 +13,8 @@ import httpx
 import pytest
 from backend_fakes import PAIR_XML, FakeSegmenter, pair_task, picture
 from live_backend import LiveBackend, make_project
+from old_layouts import write_old_config as write_config
 
-from backend.codecs.config import write_config
 from backend.demo.label_studio import LabelStudioHost
 from backend.host.client import HostError, LabelStudioClient
 from backend.project.backend_client import BackendClient, BackendError

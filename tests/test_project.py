@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from backend_fakes import FakeSegmenter, picture, png
 from live_backend import LiveBackend, make_project
+from old_layouts import write_old_config as write_config
 
-from backend.codecs.config import read_config, task_images, write_config
+from backend.codecs.config import read_config, task_images
 from backend.codecs.task_data import task_address, task_of
 from backend.demo.label_studio import LabelStudioHost
 from backend.host.client import LabelStudioClient
@@ -29,10 +30,10 @@ from scripts import project
 @pytest.mark.parametrize(
     ("options", "layout", "num_images", "vocabulary"),
     [
-        (["--images", "2"], "A", 2, "open"),
-        (["--images", "3", "--smart"], "A", 3, "open"),
-        (["--layout", "B"], "B", None, "open"),
-        (["--images", "4", "--geometry", "polygon"], "A", 4, "open"),
+        (["--images", "2"], "A", 2, "group"),
+        (["--images", "3", "--no-smart"], "A", 3, "group"),
+        (["--layout", "B", "--names", "text"], "B", None, "open"),
+        (["--images", "4", "--geometry", "polygon"], "A", 4, "group"),
     ],
 )
 def test_configs_read_back(
@@ -41,7 +42,7 @@ def test_configs_read_back(
     assert project.main(["config", *options]) == 0
     config = read_config(capsys.readouterr().out)
     assert (config.layout, config.num_images, config.vocabulary) == (layout, num_images, vocabulary)
-    assert (config.images[0].smart_keypoint is not None) == ("--smart" in options)
+    assert (config.images[0].smart_keypoint is not None) != ("--no-smart" in options)
 
 
 def test_a_list_of_labels_is_a_fixed_vocabulary(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from backend.codecs.config import task_images
 from backend.codecs.controls import LabelingConfig
+from backend.codecs.parts import Vocabulary, brings_parts, with_parts
 from backend.codecs.prediction import encode_prediction
 from backend.codecs.task_data import address_below, task_address
 from calico.coco.dataset import CocoDataset
@@ -118,6 +119,7 @@ class CocoImporter:
         self._findings, self._kind, self._model_version = dataset.findings, kind, model_version
         self.counts = ImportCounts()
         self._places: dict[Any, Placed | None] = {}
+        self._vocabulary = Vocabulary()
         objects = []
         for item in dataset.objects:
             if only_with_parts and all(part is None for part in item.part_names):
@@ -161,6 +163,8 @@ class CocoImporter:
         if not coseg.regions:
             raise InputError("none of its masks can be read")
         data = data_of(config, [place.address for place in placed if place], name=group.name)
+        if brings_parts(config):
+            data = with_parts(data, coseg, config, self._vocabulary)
         encoded = encode_prediction(
             coseg, config, model_version=self._model_version, task_id=f"{group.name} {number}", task_data=data
         )

@@ -183,6 +183,8 @@ def read_names(drawn: DrawnRegion, labels: Sequence[Label], *, has_text: bool = 
     if says == "object":
         # Where no text field names an object, its note is where an annotator does.
         owner, part = drawn.text or owner or ("" if has_text else drawn.note), None
+    elif says == "other":
+        part = drawn.text
     elif label is not None and says is None:
         # The label itself is the name; the config's own entry knows hints and which labels are objects.
         labelled_owner, part = names_of_label(label, labels)

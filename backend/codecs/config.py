@@ -1,4 +1,4 @@
-"""Labeling configs (XML) for image groups: layouts A, B and C are read, A and B written; `controls` explains them."""
+"""Labeling configs (XML) for image groups, read in layouts A, B and C; `controls` explains them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,22 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-from xml.sax.saxutils import quoteattr
 
+from backend.codecs.config_writer import NAMES, RELATION, write_config
 from backend.codecs.controls import ImageControls, Label, LabelingConfig, RegionControl, at_most_labels, lookup, role
 from calico.errors import InputError
-from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, normalize_name
+from calico.values import MAX_GROUP_SIZE, normalize_name
 
 __all__ = ["ImageControls", "Label", "LabelingConfig", "read_config", "task_images", "write_config"]
 
 MAX_XML_CHARS = 1_000_000
 MAX_CONTROLS = 500  # tags about one image
-RELATION = "same part"
 # By preference, where a label is in several.
 _REGION_TAGS = (
     *("BrushLabels", "BitmaskLabels", "PolygonLabels", "VectorLabels"),
     *("Brush", "Bitmask", "Polygon", "Vector"),
 )
 _SHAPE_TAGS = ("RectangleLabels", "EllipseLabels", "Rectangle", "Ellipse")
-_GEOMETRIES = {"brush": "BrushLabels", "bitmask": "BitmaskLabels", "polygon": "PolygonLabels"}
-_COLORS = {"object": "#7f7f7f", "common part": "#2ca02c", "unique part": "#d62728"}
-_PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
 
 
 def read_config(xml: str) -> LabelingConfig:
@@ -66,7 +62,15 @@ def read_config(xml: str) -> LabelingConfig:
         images=tuple(_image_controls(root, image) for image in images),
         relation=relation,
         index_flag="" if repeater is None else repeater.get("indexFlag", "{{idx}}"),
+        names=_names(root),
     )
+
+
+def _names(root: ET.Element) -> tuple[Label, ...]:
+    """A long fixed vocabulary, which `write_config` keeps in choices that are not shown."""
+    kept = next((tag for tag in root.iter("Choices") if tag.get("name") == NAMES), None)
+    values = () if kept is None else _choice_values(kept)
+    return tuple(Label(value.strip()) for value in values if value.strip())
 
 
 def _image_controls(root: ET.Element, image: ET.Element) -> ImageControls:
@@ -107,6 +111,8 @@ def _image_controls(root: ET.Element, image: ET.Element) -> ImageControls:
     used = {*(c.name for c in regions), *(c.labels_name for c in regions), *(tag.get("name") for tag in prompts)}
     used |= {tag.get("name") for tag in (occurrence, text, name_choices, *shapes) if tag is not None}
 
+    question = next((tag for tag in root.iter("TextArea") if _asks(tag)), None)
+
     def first_smart(kind: str) -> str | None:
         smart = (tag for tag in prompts if tag.tag.startswith(kind) and tag.get("smart", "").lower() == "true")
         return next((tag.get("name") for tag in smart), None)
@@ -123,6 +129,7 @@ def _image_controls(root: ET.Element, image: ET.Element) -> ImageControls:
         name_values=() if name_choices is None or name_choices.tag != "Choices" else _choice_values(name_choices),
         smart_keypoint=first_smart("KeyPoint"),
         smart_rectangle=first_smart("Rectangle"),
+        question=None if question is None else question.get("name"),
         prompts=tuple(tag.get("name", "") for tag in prompts),
         others=tuple(tag.get("name", "") for tag in tags if tag.get("name") not in used),
         prompt_labels=tuple((tag.get("name", ""), _labels(tag)) for tag in prompts),
@@ -139,6 +146,11 @@ def _repeater_of_images(root: ET.Element) -> ET.Element | None:
         outermost = outermost if outermost is not None else tag if tag.tag == "Repeater" else None
         stack += [(inner, outermost) for inner in reversed(tag)]
     return None
+
+
+def _asks(text_area: ET.Element) -> bool:
+    """Whether the words typed into it go to the backend."""
+    return text_area.get("smart", "").lower() == "true" and text_area.get("perRegion", "").lower() != "true"
 
 
 def _is_prompt(tag: ET.Element) -> bool:
@@ -223,78 +235,3 @@ def task_images(config: LabelingConfig, task_data: Mapping[str, Any]) -> list[st
         if not isinstance(address, str) or not address.strip():
             raise InputError(f"image {i + 1} of the task: expected an address, got {address!r}; repair the task's data")
     return [address.strip() for address in addresses]
-
-
-def write_config(
-    num_images: int | None = None,
-    *,
-    layout: str = "A",
-    labels: Sequence[str] | None = None,
-    smart: bool = False,
-    geometry: str = "brush",
-) -> str:
-    """A labeling config as XML that `read_config` understands.
-
-    num_images: the group size, layout A only. labels: names of a fixed vocabulary; None is open vocabulary.
-    smart: add keypoint and rectangle tools that ask the backend. geometry: "brush", "bitmask" (smaller, for newer
-    Label Studio) or "polygon".
-    """
-    if layout not in ("A", "B"):
-        raise InputError(f"layout: expected A (fixed group size) or B (any size), got {layout!r}")
-    if geometry not in _GEOMETRIES:
-        raise InputError(f"geometry: expected one of {', '.join(_GEOMETRIES)}, got {geometry!r}")
-    if layout == "A" and (num_images is None or not MIN_GROUP_SIZE <= num_images <= MAX_GROUP_SIZE):
-        raise InputError(f"layout A shows {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE} images, got {num_images}; use layout B")
-    children = _label_tags(labels)
-    lines = ["<View>"]
-    if layout == "A":
-        assert num_images is not None
-        lines.append(f'  <View style="display:grid;grid-template-columns:repeat({min(num_images, 3)},1fr);gap:8px">')
-        for i in range(1, num_images + 1):
-            lines.append(f'    <View><Header value="image {i}"/>')
-            lines.append(f'      <Image name="img{i}" value="$image{i}" zoom="true" zoomControl="true"/>')
-            lines += _control_tags(f"img{i}", str(i), children, smart, geometry, "      ")
-            lines.append("    </View>")
-        lines.append("  </View>")
-    else:
-        lines.append('  <Image name="img" valueList="$images" zoom="true" zoomControl="true"/>')
-        lines += _control_tags("img", "", children, smart, geometry, "  ")
-    for suffix in [str(i + 1) for i in range(num_images)] if layout == "A" and num_images else [""]:
-        if labels is None:
-            lines.append(
-                f'  <TextArea name="name{suffix}" toName="img{suffix}" perRegion="true" editable="true" '
-                'required="false" maxSubmissions="1" rows="1" placeholder="name" displayMode="region-list"/>'
-            )
-        else:
-            lines.append(
-                f'  <Choices name="occurrence{suffix}" toName="img{suffix}" perRegion="true" choice="single" '
-                'showInline="true"><Choice value="common"/><Choice value="unique"/></Choices>'
-            )
-    lines += [f'  <Relations><Relation value="{RELATION}"/></Relations>', "</View>", ""]
-    return "\n".join(lines)
-
-
-def _label_tags(labels: Sequence[str] | None) -> str:
-    if labels is None:
-        values, colors = list(_COLORS), list(_COLORS.values())
-    else:
-        values = list(dict.fromkeys(" ".join(label.split()) for label in labels if label.strip()))
-        if not values:
-            raise InputError("labels: expected at least one name, got none")
-        if any(value.startswith("$") for value in values):
-            raise InputError("labels: a name cannot start with $, which Label Studio reads as a task's key")
-        if "object" not in map(str.lower, values):
-            values.insert(0, "object")  # where a whole object of a class that is not listed goes
-        colors = [
-            _COLORS["object"] if v.lower() == "object" else _PALETTE[i % len(_PALETTE)] for i, v in enumerate(values)
-        ]
-    return "".join(f'<Label value={quoteattr(v)} background="{c}"/>' for v, c in zip(values, colors, strict=True))
-
-
-def _control_tags(image: str, suffix: str, children: str, smart: bool, geometry: str, indent: str) -> list[str]:
-    tag = _GEOMETRIES[geometry]
-    tools = [(tag, f"{geometry}{suffix}", "")]
-    if smart:
-        tools.append(("KeyPointLabels", f"keypoint{suffix}", ' smart="true" smartOnly="true"'))
-        tools.append(("RectangleLabels", f"rectangle{suffix}", ' smart="true" smartOnly="true"'))
-    return [f'{indent}<{t} name="{n}" toName="{image}"{extra}>{children}</{t}>' for t, n, extra in tools]

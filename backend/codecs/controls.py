@@ -2,8 +2,10 @@
 
 Layout A: k `<Image value="$imageI">` tags side by side. B: one `<Image valueList="$images">`, a page per image.
 C: `<Repeater on="$images">`, whose control names carry the image's index.
-Open vocabulary: labels say object, common or unique and a per-region `<TextArea>` holds the name. Fixed vocabulary: the
-labels are the names (`part`, `object part` or `object:part`) and per-region `<Choices>` say common or unique.
+Names are told in one of three ways. *Group*: the labels are the group's own names, brought by the task as `$parts` (see
+`backend.codecs.parts`), and a per-region `<TextArea>` names what has the label `other part`. *Open*: labels say object,
+common or unique and the `<TextArea>` holds every name. *Fixed*: the labels are the names (`part`, `object part` or
+`object:part`) and per-region `<Choices>` say common or unique.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from calico.values import normalize_name
 
 MAX_LABELS = 5000  # of one control
 _ROLES = {"object": "object", "whole object": "object", "common": "common", "common part": "common"}
-_ROLES |= {"unique": "unique", "unique part": "unique", "part": "part"}
+_ROLES |= {"unique": "unique", "unique part": "unique", "part": "part", "other part": "other"}
+PART_SUFFIX = " (part)"  # of the label of a part that is called like an object of its group
 
 
 @dataclass(frozen=True)
 class Label:
     """One label. value: what stands in results, its alias where it has one. shown: what the editor shows, if other.
 
-    synonyms: its `predicted_values`. hint: shown on hover.
+    synonyms: its `predicted_values`. hint: shown on hover; `object` and `part` say what a label of this name is.
     """
 
     value: str
@@ -135,7 +138,8 @@ class ImageControls:
     shapes: tags of boxes and ellipses, which are read only. text, choices: per-region `<TextArea>` of names and
     `<Choices>` of common or unique. name_choices: per-region `<Choices>` or `<Taxonomy>` of names, where no text is;
     name_values: what can be chosen there, of `<Choices>`.
-    smart_keypoint, smart_rectangle: tools that ask the backend. others: tags that say nothing that is read.
+    smart_keypoint, smart_rectangle: tools that ask the backend. question: the `<TextArea>` of the whole task whose
+    words ask it for a part. others: tags that say nothing that is read.
     """
 
     image: str
@@ -149,6 +153,7 @@ class ImageControls:
     name_values: tuple[str, ...] = ()
     smart_keypoint: str | None = None
     smart_rectangle: str | None = None
+    question: str | None = None
     prompts: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     prompt_labels: tuple[tuple[str, tuple[Label, ...]], ...] = ()
@@ -201,7 +206,7 @@ class ImageControls:
             return replace(control, name=name(control.name), labels_name=name(control.labels_name))
 
         names: dict[str, Any] = {}
-        fields = ("image", "source", "text", "choices", "name_choices", "smart_keypoint", "smart_rectangle")
+        fields = ("image", "source", "text", "choices", "name_choices", "smart_keypoint", "smart_rectangle", "question")
         for field in fields:
             value = getattr(self, field)
             names[field] = value and name(value)
@@ -222,12 +227,14 @@ class LabelingConfig:
 
     images: one per `<Image>` in A; one in B; one in C with `index_flag` standing for the index in its names.
     relation: the value of the relation that says correspondence, None without `<Relations>`.
+    names: a fixed vocabulary that is too long to be shown as labels; the task brings those of its group.
     """
 
     layout: Literal["A", "B", "C"]
     images: tuple[ImageControls, ...]
     relation: str | None
     index_flag: str = ""
+    names: tuple[Label, ...] = ()
 
     @property
     def num_images(self) -> int | None:
@@ -239,9 +246,9 @@ class LabelingConfig:
         return tuple({label.value: label for controls in self.images for label in controls.labels}.values())
 
     @cached_property
-    def vocabulary(self) -> Literal["open", "fixed"]:
+    def vocabulary(self) -> Literal["open", "fixed", "group"]:
         if any(controls.labels_keys for controls in self.images):
-            return "fixed"
+            return "group" if all(controls.text for controls in self.images) else "fixed"
         return "open" if {label.role for label in self.labels} & {"common", "unique", "part"} else "fixed"
 
     def controls(self, image: int) -> ImageControls:
@@ -286,18 +293,19 @@ class LabelingConfig:
             raise InputError(
                 f"task key {control.labels_key!r}: expected a list of labels, got {type(brought).__name__}"
             )
-        values = (item.get("value") if isinstance(item, dict) else item for item in brought)
-        return control.labels + at_most_labels(Label(value) for value in values if isinstance(value, str) and value)
+        labels = map(_brought, brought)
+        return control.labels + at_most_labels(label for label in labels if label is not None)
 
     def candidates(self, task_data: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-        """Fixed vocabulary: the normalised object and part names that decoding may choose from. Open: none.
+        """Fixed vocabulary: the normalised object and part names that decoding may choose from. Others: none.
 
         Where no label says an object, "object" is the one name for all of them.
         """
-        if self.vocabulary == "open":
+        if self.vocabulary != "fixed" and not self.names:
             return ()
-        said: list[tuple[str | None, str | None]] = []
-        for image in range(len(self.images)):
+        index = Labels.of(self.names)
+        said: list[tuple[str | None, str | None]] = [names_of_label(label, index) for label in index]
+        for image in range(0 if self.names else len(self.images)):
             labels = self.known_labels(image, task_data)
             said += [names_of_label(label, labels) for label in labels]
         objects = [owner for owner, _ in said if owner] or ["object"]
@@ -312,8 +320,18 @@ def at_most_labels(labels: Iterable[Label]) -> tuple[Label, ...]:
     return found
 
 
+def _brought(item: Any) -> Label | None:
+    """A dynamic label: its name alone, or what the attributes of a `<Label>` say."""
+    if isinstance(item, str):
+        return Label(item) if item else None
+    if not isinstance(item, Mapping) or not isinstance(item.get("value"), str) or not item["value"]:
+        return None
+    hint = item.get("hint")
+    return Label(item["value"], hint=normalize_name(hint) if isinstance(hint, str) else "")
+
+
 def role(label: str) -> str | None:
-    """`object`, `common`, `unique` or `part` for a label that says what a region is, None for one that names it."""
+    """`object`, `common`, `unique`, `part` or `other` for a label that says what a region is, None for a name."""
     return _ROLES.get(normalize_name(label.replace("_", " ")))
 
 
@@ -326,6 +344,8 @@ def names_of_label(label: Label, labels: Sequence[Label]) -> tuple[str | None, s
     name = _label_name(label)
     if role(name) == "object":
         return None, None
+    if label.hint == "part" and ":" not in name:
+        return None, name.removesuffix(PART_SUFFIX)
     index = Labels.of(labels)
     if ":" in name:
         owner, part = (piece.strip() for piece in name.split(":", 1))

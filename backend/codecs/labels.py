@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from enum import StrEnum
 from typing import NamedTuple
 
-from backend.codecs.controls import Label, Labels, folded_name
+from backend.codecs.controls import Label, Labels, folded_name, names_of_label
 from calico.values import PartRegion
 
 THRESHOLD = 0.8
@@ -91,9 +91,10 @@ def label_of_region(
     similarity: Similarity = lexical_similarity,
     threshold: float = THRESHOLD,
 ) -> LabelMatch | None:
-    """Open vocabulary: the label of the region's role. Fixed: of its names, the more specific first.
+    """Open vocabulary: the label of the region's role. Others: of its names, the more specific first.
 
-    Fixed, for a whole object: labels that say an object, then the label `object`, then any that bears its name.
+    Fixed, for a whole object: labels that say an object, then the label `object`, then any that bears its name. Of a
+    group's own names: the very name, else `object` or `other part`, beside which the name has a place of its own.
     """
     labels = Labels.of(labels)
     by_role = {said: LabelMatch(label.value, MatchKind.EXACT) for said, label in labels.by_role.items()}
@@ -101,8 +102,20 @@ def label_of_region(
     if vocabulary == "open":
         roles = ("object",) if is_object else (region.occurrence.value, "part")
         return next((by_role[r] for r in roles if r in by_role), None)
+    if vocabulary == "group":
+        found = _own_label(region, labels)
+        return LabelMatch(found.value, MatchKind.EXACT) if found else by_role.get("object" if is_object else "other")
     if not is_object:
         names = [f"{region.object_name}:{region.name}", f"{region.object_name} {region.name}", region.name]
         return match_label(names, labels.parts, similarity=similarity, threshold=threshold)
-    found = match_label([region.name], labels.objects, similarity=similarity, threshold=threshold)
-    return found or by_role.get("object") or match_label([region.name], labels.named, threshold=1.0)
+    match = match_label([region.name], labels.objects, similarity=similarity, threshold=threshold)
+    return match or by_role.get("object") or match_label([region.name], labels.named, threshold=1.0)
+
+
+def _own_label(region: PartRegion, labels: Labels) -> Label | None:
+    """The label of a group's own names that means this region: by its object too where a long vocabulary says it."""
+    if region.part_name is None:
+        return next((k for k in labels.objects if names_of_label(k, labels)[0] == region.object_name), None)
+    said = [(label, *names_of_label(label, labels)) for label in labels.parts]
+    mine = [(label, owner) for label, owner, part in said if part == region.part_name]
+    return next((label for wanted in (region.object_name, None) for label, owner in mine if owner == wanted), None)

@@ -62,8 +62,8 @@ def encode_prediction(
     scores: list[float] = []
     first_id: dict[tuple[str, int], str] = {}
     known_labels = cache(lambda image: config.known_labels(image, task_data))
-    # Objects first: the editor draws later rows on top.
-    for region in sorted(coseg.regions, key=lambda r: (r.image, r.kind != "object")):
+    # The editor draws earlier rows on top: small parts over large ones, and all over the object, which so tints none.
+    for region in sorted(coseg.regions, key=lambda r: (r.image, r.kind == "object", int(r.mask.sum()))):
         controls = config.controls(region.image)
         labels = known_labels(region.image)
         match = label_of_region(region, labels, config.vocabulary, similarity=similarity, threshold=threshold)
@@ -84,8 +84,9 @@ def encode_prediction(
                 Problem("similar_label", f"{where}: matched to the similar label {match.label!r}", region.image)
             )
         control = next(c for c in controls.regions if match.label in {k.value for k in config.labels_of(c, task_data)})
+        is_similar, is_group = match.kind is MatchKind.SIMILAR, config.vocabulary == "group"
         region_rows = _region_rows(
-            region, controls, control, match.label, match.kind is MatchKind.SIMILAR, config.layout, task_id, problems
+            region, controls, control, match.label, is_similar, is_group, config.layout, task_id, problems
         )
         rows += region_rows
         scores.append(float(region.score))
@@ -112,6 +113,7 @@ def _region_rows(
     control: RegionControl,
     label: str,
     is_similar: bool,
+    is_group: bool,
     layout: str,
     task_id: int | str | None,
     problems: list[Problem],
@@ -123,10 +125,11 @@ def _region_rows(
         problems.append(Problem("polygon_iou", message, region.image))
 
     is_fixed = role(label) is None
+    has_text = controls.text is not None and (not is_group or role(label) == "other")
     if region.part_name is None:
-        notes = [region.object_name] if is_fixed or controls.text is None else []
+        notes = [region.object_name] if is_fixed or not has_text else []
     else:
-        is_told = not is_similar if is_fixed else controls.text is not None
+        is_told = not is_similar if is_fixed else has_text
         notes = [region.object_name] if is_told else [region.object_name, region.part_name]
 
     rows = []
@@ -156,7 +159,7 @@ def _region_rows(
             main["value"][tag] = [label]
         else:
             rows.append({**base, "from_name": control.labels_name, "type": "labels", "value": {"labels": [label]}})
-        if controls.text is not None:
+        if has_text:
             rows.append({**base, "from_name": controls.text, "type": "textarea", "value": {"text": [region.name]}})
         chosen = next((value for value in controls.name_values if normalize_name(value) == region.name), None)
         if chosen is not None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from backend.codecs.config_writer import PARTS
+from backend.codecs.parts import unknown_parts
 from calico.data.image_files import BUCKET_SCHEMES, is_address, relative_names, scheme_of
 from calico.errors import InputError
 
@@ -14,7 +16,8 @@ from calico.errors import InputError
 def task_of(addresses: Sequence[str], layout: str, *, name: str = "") -> dict[str, Any]:
     """One task, as the host imports it. layout: A gives the keys image1, image2, ...; B the list `images`.
 
-    name: what the images share, kept under the key `group`, which the data manager shows as a column.
+    name: what the images share, kept under the key `group`, which the data manager shows as a column. The key `parts`
+    holds the labels of its group: before anything is predicted, `object` and `other part`.
     """
     data: dict[str, Any] = {"group": name} if name else {}
     if layout == "A":
@@ -23,7 +26,7 @@ def task_of(addresses: Sequence[str], layout: str, *, name: str = "") -> dict[st
         data["images"] = list(addresses)
     else:
         raise InputError(f"layout: expected A or B, got {layout!r}")
-    return {"data": data}
+    return {"data": data | {PARTS: unknown_parts()}}
 
 
 def task_address(source: str, folder: Path, *, prefix: str | None = None, document_root: Path | None = None) -> str:

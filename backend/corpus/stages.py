@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backend.codecs.config import LabelingConfig, task_images
+from backend.codecs.parts import Vocabulary, brings_parts, with_parts
 from backend.codecs.prediction import encode_prediction
 from backend.prediction.predictor import describe
 from backend.prediction.protocol import Segmenter
@@ -107,6 +108,8 @@ def encode(
         if isinstance(answer, Exception):
             raise answer
         data = item.task["data"]
+        if brings_parts(config):
+            data = with_parts(data, answer, config, Vocabulary())
         encoded = encode_prediction(answer, config, model_version=version, task_id=task_id or item.line, task_data=data)
         if not encoded.prediction["result"]:
             problems = "; ".join(problem.message for problem in (*answer.problems, *encoded.problems))
@@ -114,7 +117,7 @@ def encode(
     except Exception as error:
         return Failure(item.line, task_id, describe(error))
     kept = {key: value for key, value in item.task.items() if key in ("id", "data", "meta")}
-    return Prediction(item.line, {**kept, "predictions": [encoded.prediction]})
+    return Prediction(item.line, {**kept, "data": data, "predictions": [encoded.prediction]})
 
 
 class Stages:

@@ -29,7 +29,8 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from backend.codecs.config import write_config
+from backend.codecs.config_writer import PARTS, write_config
+from backend.codecs.parts import unknown_parts
 from backend.demo.label_studio import LABEL_STUDIO_VERSION, Account, LabelStudioHost, install, is_installed
 from backend.demo.processes import ChildProcess, ProcessError, SingleInstance, free_port
 from backend.host.client import HostError, LabelStudioClient
@@ -40,8 +41,8 @@ from calico.values import AnnotatedImage
 ROOT = Path(__file__).resolve().parents[2]
 BACKEND_TITLE = "CALICO"
 INSTRUCTION = (
-    "Every region has a name. Green parts are common: two or more images show them, and arrows join them. "
-    "Red parts are unique to one image. Correct masks, names and labels, then submit."
+    "One colour is one part, the same on every image: the names above the images say which. Correct masks and names, "
+    "add what is missing, then submit. Smart tools: switch on Auto-Annotation; where a mask lies, click with Ctrl."
 )
 LATE_TIMEOUT_S = 180.0  # for groups that the backend goes on with after its time budget
 
@@ -215,7 +216,7 @@ class Demo:
             folder = host.files_dir / project.folder
             tasks = []
             for g, group in enumerate(self.groups(project), start=1):
-                data = {}
+                data: dict[str, Any] = {PARTS: unknown_parts()}
                 for i, drawn in enumerate(group, start=1):
                     path = folder / f"{g:02d}" / f"{i}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +226,7 @@ class Demo:
             note("making the project")
             made = client.create_project(
                 project.title,
-                write_config(project.group_size, layout="A", smart=True),
+                write_config(project.group_size, layout="A"),
                 description="Groups of drawn objects, pre-annotated by CALICO",
                 expert_instruction=INSTRUCTION,
                 show_collab_predictions=True,

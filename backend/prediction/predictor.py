@@ -21,10 +21,11 @@ from backend.prediction.activity import Job, Jobs, JobState
 from backend.prediction.engine import Engine, NotReady
 from backend.prediction.interactive import encode_mask, read_prompts
 from backend.prediction.lane import Lane, LaneFull, Priority
+from backend.prediction.project_parts import ProjectParts
 from backend.telemetry.log_lines import one_line
 from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, InputError
-from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, ImageGroup, Problem
+from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, CoSegmentation, ImageGroup, Problem
 
 log = logging.getLogger("calico.backend")
 
@@ -85,6 +86,7 @@ class Predictor:
         self._given_at: OrderedDict[tuple[int, str], float] = (
             OrderedDict()
         )  # (task, version) -> last in a reply or post
+        self._parts: dict[int, ProjectParts] = {}
         self._opened: list[_Work] = []  # requests of one task that are not answered yet
         self._lock = threading.Lock()
         metrics.queue_depth.labels("groups").set_function(lambda: self._groups.depth)
@@ -188,6 +190,7 @@ class Predictor:
             call = self._engine.segment(ImageGroup(images), config.candidates(data), work.priority)
             result = call.result()
             del images
+            data = self._with_labels(work, data, result, config)
             with self._metrics.span("encode"):
                 encoded = encode_prediction(
                     result, config, model_version=call.version, task_id=work.task_id, task_data=data
@@ -200,6 +203,17 @@ class Predictor:
             raise NothingToShow(f"no region to show: {said}")
         self._metrics.regions.inc(len(result.regions))
         return encoded.prediction, problems
+
+    def _with_labels(
+        self, work: _Work, data: Mapping[str, Any], result: CoSegmentation, config: LabelingConfig
+    ) -> Mapping[str, Any]:
+        """The task's data with the labels of what was found on it, where its tasks bring their labels."""
+        project = work.job.project.partition(".")[0]  # the host sends ID.epoch
+        if self._client is None or work.task_id is None or not project.isdigit():
+            return data
+        with self._lock:
+            parts = self._parts.setdefault(int(project), ProjectParts(self._client, int(project)))
+        return parts.fit(work.task_id, data, result, config)
 
     def _fail(self, job: Job, error: Exception) -> None:
         reason = describe(error)

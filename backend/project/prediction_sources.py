@@ -88,7 +88,8 @@ class LocalSource:
         metrics = Metrics()
         self._jobs = Jobs()
         engine = Engine(load or champion_of(settings).load, metrics)
-        self._predictor = Predictor(engine, Media(settings, metrics, client), self._jobs, metrics, time_budget_s=1e6)
+        media = Media(settings, metrics, client)
+        self._predictor = Predictor(engine, media, self._jobs, metrics, client=client, time_budget_s=1e6)
         self.version = engine.version()  # waits for the weights; raises what loading raised
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], label_config: str, project: int) -> list[Outcome]:
