@@ -18,6 +18,7 @@ from calico.images import MAX_PIXELS
 
 # DAVIS' tolerance for boundaries, as a share of the image's diagonal.
 BOUNDARY_TOLERANCE = 0.008
+EXACT_PIXELS = 2**17  # of a mask's box, up to which `deepest_point` looks at every pixel
 
 
 class Click(NamedTuple):
@@ -258,14 +259,29 @@ def next_click(prediction: np.ndarray, truth: np.ndarray) -> Click | None:
 
 
 def deepest_point(mask: np.ndarray) -> tuple[int, int]:
-    """(x, y) of the pixel of a non-empty HxW bool mask farthest from its outside; the first of equals in row order."""
+    """(x, y) of the pixel of a non-empty HxW bool mask farthest from its outside; the first of equals in row order.
+
+    Where the mask's box has more than `EXACT_PIXELS`, it is looked for among blocks of pixels that are all inside, and
+    the point is the middle of one: in the mask always, and at most about two blocks less deep.
+    """
     box = tight_box_xyxy(mask)
     if box is None:
         raise InputError("an empty mask has no point inside; give a mask with at least one pixel")
     x0, y0, x1, y1 = box
-    distance = inner_distance(mask[y0:y1, x0:x1])
+    inside = mask[y0:y1, x0:x1]
+    side = max(1, ceil((inside.size / EXACT_PIXELS) ** 0.5))
+    blocks = _full_blocks(inside, side)
+    if not blocks.any():  # thin everywhere: then the exact way is short
+        blocks, side = inside, 1
+    distance = inner_distance(blocks)
     y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    return x0 + int(x), y0 + int(y)
+    return x0 + int(x) * side + side // 2, y0 + int(y) * side + side // 2
+
+
+def _full_blocks(mask: np.ndarray, side: int) -> np.ndarray:
+    """Which side x side blocks of a HxW bool mask are all inside; what is left over at the right and below is none."""
+    height, width = (length // side for length in mask.shape)
+    return mask[: height * side, : width * side].reshape(height, side, width, side).all(axis=(1, 3))
 
 
 def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

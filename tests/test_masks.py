@@ -13,6 +13,7 @@ from calico.masks import (
     components,
     compressed_rle,
     decode_rle,
+    deepest_point,
     dilate,
     encode_rle,
     inner_distance,
@@ -141,6 +142,16 @@ def test_inner_distance_is_exact(mask: np.ndarray) -> None:
     y, x = np.indices(mask.shape) + 1
     expected = np.sqrt(((y[..., None] - ys) ** 2 + (x[..., None] - xs) ** 2).min(axis=-1))
     assert np.allclose(inner_distance(mask), expected)
+
+
+def test_the_deepest_point_of_a_large_mask_is_inside_it_and_deep() -> None:
+    y, x = np.ogrid[:900, :1300]
+    disk = (y - 420) ** 2 + (x - 700) ** 2 < 400**2
+    found_x, found_y = deepest_point(disk)
+    assert np.hypot(found_x - 700, found_y - 420) < 8  # two blocks of 3 pixels
+    ring = disk & ((y - 420) ** 2 + (x - 700) ** 2 > 398**2)
+    found_x, found_y = deepest_point(ring)
+    assert ring[found_y, found_x]
 
 
 @quick

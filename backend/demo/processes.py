@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import httpx
+import psutil
 
 from calico.errors import CalicoError, InputError
 
@@ -216,26 +217,22 @@ def run(command: Sequence[str], log: IO[str], note: Callable[[str], None]) -> No
 
 def is_running(pid: int, arguments: Sequence[str]) -> bool:
     """Whether the process lives and is still the one that was started with these arguments."""
-    shown = Path(f"/proc/{pid}/cmdline")
-    if Path("/proc/self/cmdline").exists():
-        command = shown.read_bytes().replace(b"\0", b" ").decode(errors="replace") if shown.exists() else ""
-    else:
-        command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout
-    return " ".join(arguments) in command
+    try:
+        return " ".join(arguments) in " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
 
 
 def started_at(pid: int) -> str | None:
-    """When the process started, by the system's own clock; None where there is none (a zombie is none).
+    """When the process started, in seconds after the machine did; None where there is none (a zombie is none).
 
-    A number that was given to another process since has another time, so the two together name one process.
+    A number that was given to another process since has another time, so the two together name one process. Not by the
+    clock, which may be set while it runs.
     """
-    stat = Path(f"/proc/{pid}/stat")
-    if Path("/proc/self/stat").exists():
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()  # after the name, which may hold anything
-        except OSError:
+    try:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return None
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
-    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.split()
-    return " ".join(shown[1:]) or None if shown and shown[0][0] != "Z" else None
+        return f"{process.create_time() - psutil.boot_time():.2f}"
+    except psutil.Error:
+        return None
