@@ -75,6 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num-images", type=int, help="images per step at full size")
     parser.add_argument("--num-groups", type=int, help="questions per step at full size")
+    parser.add_argument(
+        "--watch",
+        type=Path,
+        metavar="INDEX",
+        help="pictures never trained on (its test split): their clicks and boxes are measured at every checkpoint",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that make the data; 0: the training one (1)")
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0)
     return parser
@@ -85,6 +91,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.checkpoints.fingerprint import EMBEDDED
     from calico.drawings import VERSION
     from calico.language.tokenizer import CalicoTokenizer, tokenizer_corpus
+    from calico.mixedparts.index import MixedParts
     from calico.model.config import calico_small, calico_tiny
     from calico.training.batches import MIXED_BATCH
     from calico.training.depth_fit import fit_folder
@@ -145,6 +152,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             data,
             trunk_start,
             show_distillation,
+            None if args.watch is None else MixedParts(args.watch, "test"),
         )
         bar.update(task, description="training")
         state = trainer.run(show)

@@ -30,13 +30,13 @@ SIZE = 64
 
 
 def micro_small(vocab_size: int = len(TOKENIZER)) -> CalicoConfig:
-    """`calico-small` on a trunk of next to no weights: 64 px in, tokens 4 x 4, masks on a 32 x 32 grid."""
+    """`calico-small` on a trunk of next to no weights: 64 px in, tokens and grids as those of `calico-tiny`."""
     config = calico_small(vocab_size, "micro")
-    tokens = EncoderConfig("trunk", SIZE, 192, {"level": 4, "width": 8})
+    tokens = EncoderConfig("trunk", SIZE, 192, {"level": 3, "width": 8})
     return replace(
         config,
         global_encoder=tokens,
-        semantic_encoder=replace(tokens, hidden_size=96, options={"level": 3, "width": 8}),
+        semantic_encoder=replace(tokens, hidden_size=96, options={"level": 2, "width": 8}),
         grounding_encoder=EncoderConfig(
             "trunk", SIZE, 64, {"level": 3, "width": 8, "num_blocks": 1, "context_width": 8}
         ),
@@ -119,8 +119,8 @@ def test_one_pass_over_one_view_feeds_all_three_encoders(tmp_path: Path) -> None
     with torch.no_grad():
         features, states = model.encode_with_states(pixels)
     assert len(calls) == 1
-    assert states.global_tokens.shape == (1, num_tokens(config.global_encoder), 192) == (1, 16, 192)
-    assert states.semantic_tokens.shape == (1, num_tokens(config.semantic_encoder), 96) == (1, 64, 96)
+    assert states.global_tokens.shape == (1, num_tokens(config.global_encoder), 192) == (1, 64, 192)
+    assert states.semantic_tokens.shape == (1, num_tokens(config.semantic_encoder), 96) == (1, 256, 96)
     assert features.grounding.embedding.shape == (1, 64, 8, 8)
     assert features.grounding.fine is not None
     assert [tuple(fine.shape[1:]) for fine in features.grounding.fine] == [(16, 16, 16), (8, 32, 32)]

@@ -10,7 +10,7 @@ from calico.files import written_whole
 PANELS = {
     "losses": ("loss", "validation", "text", "mask", "dice", "dense", "dense_semantic", "local", "pooled", "queried"),
     "token accuracy": ("token_acc",),
-    "mask IoU": ("seg_iou", "point_iou", "box_iou"),
+    "mask IoU": ("seg_iou", "point_iou", "box_iou", "watch_point_iou", "watch_box_iou"),
     "learning rate": ("rate",),
 }
 

@@ -62,11 +62,14 @@ def outputs(model: CalicoModel, pixels: Pixels) -> dict[str, Tensor]:
 
 
 def losses(found: dict[str, Tensor], told: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of each output, the squared error over the teacher's variance; maps of another size are averaged to its own."""
+    """Of each output, the squared error over the teacher's variance; maps of another size are averaged to its own.
+
+    Tokens have to be as many as the teacher's.
+    """
     terms = {}
     for name, target in told.items():
         own = found[name].float()
-        if own.shape != target.shape:
+        if own.dim() == 4 and own.shape != target.shape:
             own = F.adaptive_avg_pool2d(own, (target.shape[2], target.shape[3]))
         terms[name] = F.mse_loss(own, target) / target.var().clamp(min=1e-6)
     return terms

@@ -43,6 +43,7 @@ from calico.training.mixture import Mixture
 from calico.training.new_trunk import TrunkStart
 from calico.training.run_folder import LOG, STATE, add_to_log, is_noted, keep_log_until, note_run, unusable_state
 from calico.training.step import TrainingStep
+from calico.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"
@@ -107,10 +108,12 @@ class Trainer:
         data: MixedParts | Mixture | None = None,
         trunk_start: TrunkStart | None = None,
         on_distillation: Told | None = None,
+        watch: MixedParts | None = None,
     ) -> None:
         """start: a checkpoint folder to begin from, with its own sizes; or, with `grow`, inside those of `config`.
 
         data: an index to train on instead of drawings, for which there are no auxiliary heads; or a mixture of sources.
+        watch: pictures never trained on, whose clicks and boxes are measured at each save, into the log.
         trunk_start: how a model of `config` with a new trunk begins, instead of `start`; wants a mixture.
         """
         self.folder = folder
@@ -128,7 +131,7 @@ class Trainer:
             model = build(config)
         elif trunk_start is not None:
             tokenizer.save(folder / TOKENIZER)
-            batches = self._mixed(self._first_size())
+            batches = self._mixed(settings.phases[0].size)
             model = trunk_start(folder, config, tokenizer, batches, on_distillation)
         elif start is None:
             model = build(config)
@@ -167,6 +170,9 @@ class Trainer:
                 if has_state:
                     logger.warning("%s: does not say how its run was started; taken to be with these options", folder)
                 note_run(folder, run)
+        self.watch = None
+        if watch is not None:
+            self.watch = Watch(watch, str(folder / TOKENIZER), ModelInputs.from_config(self.config))
         self.accelerator.wait_for_everyone()
 
     def _noted(self, start: Path | None, grow: bool) -> dict[str, Any]:
@@ -280,9 +286,6 @@ class Trainer:
         settings, file = self.settings.batch.scaled(scale), str(self.folder / TOKENIZER)
         return MixedBatches(self.data, file, settings, inputs, self.settings.seed)
 
-    def _first_size(self) -> int:
-        return self.settings.phases[0].size
-
     def _log(self, window: list[dict[str, float]], phase: Phase) -> None:
         if not self.accelerator.is_main_process:
             return
@@ -300,6 +303,8 @@ class Trainer:
         }
         with written_whole(self.folder / STATE) as temporary:
             torch.save(state, temporary)
+        if self.watch is not None:
+            add_to_log(self.folder / LOG, asdict(self.state), [self.watch.look(self.bare)])
         plot_curves(self.folder / LOG, self.folder / "curves.png")
         if self.settings.mode == "all":  # adapters would have to be merged, and training could not go on
             self._export()

@@ -74,7 +74,7 @@ class TrainingStep(nn.Module):
         for name, clicks in (("point", batch.points), ("box", batch.boxes)):
             if len(clicks.image):
                 prompts[name] = (
-                    self._click_masks(features, clicks, batch.part_maps[clicks.image]),
+                    self.click_masks(features, clicks, batch.part_maps[clicks.image]),
                     clicks.image,
                     clicks.value,
                 )
@@ -113,7 +113,7 @@ class TrainingStep(nn.Module):
         answer_ids = prompts.token_ids[:, 1:][predicts]
         return CalicoOutput(logits, hidden[:, :-1][predicts], answer_ids, none, answer_ids[:0])
 
-    def _click_masks(self, features: ImageFeatures, clicks: ClickBatch, part_maps: Tensor) -> MaskLogits:
+    def click_masks(self, features: ImageFeatures, clicks: ClickBatch, part_maps: Tensor) -> MaskLogits:
         """Of the last click; each one after the first lies where the mask before it was wrong, as SAM is trained."""
         scale = self.full_size / part_maps.shape[1]  # prompts are told in pixels of the full-size frame
         decoder = self.model.pixel_decoder
@@ -127,12 +127,12 @@ class TrainingStep(nn.Module):
         for _ in range(clicks.num_clicks - 1):
             with torch.no_grad():
                 masks = decoder(grounding, decoder.prompts(points * scale, labels), decoder.seen(masks))
-                point, label = next_clicks(masks, *_targets(masks, part_maps, clicks.value), part_maps.shape[1])
+                point, label = next_clicks(masks, *true_masks(masks, part_maps, clicks.value), part_maps.shape[1])
             points, labels = torch.cat([points, point[:, None]], 1), torch.cat([labels, label[:, None]], 1)
         return decoder(grounding, decoder.prompts(points * scale, labels), decoder.seen(masks))
 
     def _mask_terms(self, masks: MaskLogits, part_maps: Tensor, value: Tensor) -> dict[str, Tensor]:
-        targets, valid = _targets(masks, part_maps, value)
+        targets, valid = true_masks(masks, part_maps, value)
         iou = mask_iou(masks.logits, targets, valid)
         return {
             "mask": mask_loss(masks.logits, targets, valid, self.weights.mask_term),
@@ -142,7 +142,7 @@ class TrainingStep(nn.Module):
         }
 
 
-def _targets(masks: MaskLogits, part_maps: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def true_masks(masks: MaskLogits, part_maps: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """True masks and the valid pixels, both K x S x S in 0 and 1, on the grid of the logits."""
     stride = part_maps.shape[1] // masks.logits.shape[1]
     part_maps = part_maps[:, stride // 2 :: stride, stride // 2 :: stride]
