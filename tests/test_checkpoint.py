@@ -52,6 +52,24 @@ def test_there_and_back(folder: Path, tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {CONFIG, TOKENIZER, WEIGHTS}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_loaded_model_does_not_hang_on_its_file(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Written over in place it would be other weights under the old version's name, cut short the process' end."""
+    model, config, tokenizer = load_checkpoint(save_micro(tmp_path / "made"))
+    folder = tmp_path / "served"
+    save_checkpoint(folder, model, config, tokenizer, dtype)
+    model, _, _ = load_checkpoint(folder)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(folder / WEIGHTS) not in maps.read_text()
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.write(b"\xff" * (folder / WEIGHTS).stat().st_size)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    os.truncate(folder / WEIGHTS, 10)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def _killed_while_writing(folder: Path) -> None:
     def dying(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

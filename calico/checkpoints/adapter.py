@@ -132,8 +132,9 @@ def save_adapter(folder: Path, card: AdapterCard, tensors: Mapping[str, Tensor])
 
 
 def read_adapter(folder: Path) -> tuple[AdapterCard, dict[str, Tensor]]:
-    """Card and weights, the latter memory-mapped. Raises `CheckpointError`."""
-    return AdapterCard.from_file(folder / ADAPTER_CARD), read_safetensors(folder / ADAPTER)
+    """Card and weights, in memory: the file may change. Raises `CheckpointError`."""
+    weights = {name: tensor.clone() for name, tensor in read_safetensors(folder / ADAPTER).items()}
+    return AdapterCard.from_file(folder / ADAPTER_CARD), weights
 
 
 def find_base(folder: Path, card: AdapterCard, base: Path | None = None) -> Path:

@@ -61,7 +61,7 @@ def load_checkpoint(
     dtype: torch.dtype | None = torch.float32,
     llm_device: torch.device | str | None = None,
 ) -> tuple[CalicoModel, CalicoConfig, CalicoTokenizer]:
-    """The model in evaluation mode. folder None: the embedded default.
+    """The model in evaluation mode, all of it in memory: its files may change. folder None: the embedded default.
 
     dtype: of all but the mask decoder, which stays float32; None: bfloat16 where the files hold it and the device is a
     GPU, else float32. llm_device: where the language model is left, for who quantises it; None: `device`.
@@ -79,7 +79,10 @@ def load_checkpoint(
         dtype = stored if stored == torch.bfloat16 and torch.device(device).type == "cuda" else torch.float32
     for key, value in weights.items():
         place = llm_device if llm_device is not None and key.startswith("llm.") else device
-        weights[key] = value.to(place, serving_dtype(key, dtype)) if value.is_floating_point() else value.to(place)
+        moved = value.to(place, serving_dtype(key, dtype)) if value.is_floating_point() else value.to(place)
+        # What needed no conversion still lies in the mapped file: written over it would be other weights, cut short the
+        # end of the process.
+        weights[key] = moved.clone() if moved.data_ptr() == value.data_ptr() else moved
     model.load_state_dict(weights, strict=False, assign=True)
     model.llm.tie_weights()
     materialise_buffers(model, device)

@@ -159,7 +159,7 @@ def load_reference(folder: Path) -> Reference | None:
     if weights_of(path) != weights_print(folder):
         logger.warning("%s: fitted on other weights, so not used; fit it anew: calico depth fit %s", path, folder)
         return None
-    return Reference(tensors["weight"].numpy(), tensors["bias"].numpy())
+    return Reference(tensors["weight"].clone().numpy(), tensors["bias"].clone().numpy())
 
 
 def weights_of(path: Path) -> str | None:
