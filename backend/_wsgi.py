@@ -1,6 +1,7 @@
-"""What `label-studio-ml start ./backend` runs; host and port as there, the rest from the environment (docs/running.md).
+"""The backend for `label-studio-ml start ./backend` and for gunicorn: the same app, routes and limits as everywhere.
 
 label-studio-ml start ./backend -p 9090
+gunicorn --workers 1 --threads 32 --chdir backend _wsgi:app
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,30 +24,32 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in vars(parser.parse_args(argv)).items():
         if value is not None:
             os.environ[f"CALICO_{name.upper()}"] = value
+    _find_clone()
+    from backend.__main__ import main as serve_backend
 
-    # This folder stands first on the path, and its file names would hide other packages'; the clone belongs there.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from backend.http.server import serve
+    return serve_backend()
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, made when a WSGI server asks for it and not at import."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _app()
+
+
+@cache
+def _app() -> Any:
+    _find_clone()
+    from backend.__main__ import started
     from backend.settings import Settings
-    from backend.telemetry.logs import configure_logging
-    from calico.errors import CalicoError
 
-    try:
-        settings = Settings.from_environment()
-        configure_logging(settings)
-        from label_studio_ml.api import init_app
+    return started(Settings.from_environment())
 
-        from backend.http.security import guard
-        from backend.model import CalicoBackend, services
-        from backend.services import start_watch
 
-        app = init_app(CalicoBackend)
-        guard(app, settings)
-        start_watch(services())  # which starts loading
-    except CalicoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return serve(app, settings)
+def _find_clone() -> None:
+    """This folder stands first on the path, and its names would hide others (`http`); the clone belongs there."""
+    folder = Path(__file__).resolve().parent
+    sys.path[:] = [str(folder.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != folder)]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.host.client import LabelStudioClient
-from backend.learning.inbox import Inbox, InboxUnavailable
+from backend.learning.inbox import NUM_WRITERS, Inbox, InboxUnavailable
 from backend.learning.job_folders import NO_TOKEN
 from backend.learning.reconcile import Reconciler
 from backend.learning.scheduler import COMMAND, Training
@@ -137,8 +138,17 @@ def champion_of(settings: Settings, load: Load | None = None) -> Champion:
 
 def open_inbox(settings: Settings) -> Inbox:
     """Makes its folder if need be."""
-    settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Inbox(settings.inbox_url)
+    folder = settings.data_dir.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"CALICO_DATA_DIR: {folder} cannot be written ({error.strerror}); name a folder that can, e.g. "
+            "/var/lib/calico"
+        ) from None
+    return Inbox(settings.inbox_url, num_writers=max(1, min(NUM_WRITERS, settings.threads // 4)))
 
 
 def build_services(

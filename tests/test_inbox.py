@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +20,8 @@ from backend_fakes import stored_events
 from backend.host.client import HostError, LabelStudioClient
 from backend.learning.inbox import NUM_WRITERS, RECONCILED, Inbox, InboxUnavailable
 from backend.learning.reconcile import Reconciler, reconcile
+from backend.services import open_inbox
+from backend.settings import Settings
 from calico.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -377,3 +381,58 @@ def eventually(condition, timeout_s=10.0):
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("postgresql+psycopg://user:hidden@127.0.0.1:port/db", "DATABASE_URL"),
+        ("postgresql://user:hidden@127.0.0.1:99999999/db", "DATABASE_URL"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite+pysqlite:///:memory:", "in memory"),
+        ("sqlite:///file::memory:?uri=true", "in memory"),
+        ("sqlite:///file:events?mode=memory&cache=shared&uri=true", "in memory"),
+        ("sqlite:////dev/null/inbox.db", "DATABASE_URL"),
+        ("sqlite:////proc/inbox.db", "DATABASE_URL"),
+    ],
+)
+def test_an_address_that_cannot_work_ends_the_start_with_a_line(url, part):
+    with pytest.raises(InputError, match=part) as caught:
+        Inbox(url)
+    assert "\n" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_data_folder_that_cannot_be_written_ends_the_start_with_a_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/calico"), Path("/proc")):
+        with pytest.raises(InputError, match=r"CALICO_DATA_DIR: .* cannot be written"):
+            open_inbox(Settings(data_dir=folder))
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("backend.services.tempfile.TemporaryFile", read_only)
+    with pytest.raises(InputError, match="Read-only file system"):
+        open_inbox(Settings(data_dir=tmp_path))
+
+
+def test_a_folder_that_is_deleted_while_an_event_is_stored_is_noticed(inbox, tmp_path, monkeypatch):
+    inbox.put({"action": "A"})
+    begin = inbox._engine.begin
+    monkeypatch.setattr(inbox._engine, "begin", lambda: shutil.rmtree(tmp_path) or begin())
+    with pytest.raises(InboxUnavailable):
+        inbox.put({"action": "B"})
+    monkeypatch.undo()
+    with pytest.raises(InboxUnavailable, match="was removed"):
+        inbox.put({"action": "C"})
+    assert "was removed" in inbox.problem or "gone" in inbox.problem
+
+
+def test_few_threads_leave_most_to_others_when_the_database_hangs(tmp_path):
+    for threads, writers in ((4, 1), (8, 2), (32, 8), (512, 8)):
+        inbox = open_inbox(Settings(data_dir=tmp_path, threads=threads))
+        assert inbox._room._initial_value == writers
+        inbox.close()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from backend.learning.scheduler import Training, visible_devices
 from backend.learning.schema import events
 from backend.settings import Settings
 from calico.checkpoints.registry import Registry
-from calico.errors import InputError
+from calico.errors import CalicoError, InputError
 
 OUTCOME = '{"version": "v-1", "published": true, "reason": "better by 0.1"}'
 DONE = f"echo '{OUTCOME}' > $0/outcome.json"
@@ -358,6 +359,58 @@ def test_nothing_starts_by_itself_unless_it_was_asked_for(start):
         Settings(train_after_groups=3)
     with pytest.raises(InputError, match="LABEL_STUDIO_API_KEY"):
         Settings(train_after_groups=3, versions=Path("registry"))
+
+
+def test_a_clock_that_is_set_back_does_not_silence_automatic_training(start):
+    """By ten days, after corrections came: minutes are still minutes."""
+    clock = Clock()
+    training = start(clock=clock, train_after_groups=2, train_quiet_minutes=10)
+    for task in (1, 2):
+        correct(start.inbox, clock, task)
+    assert due(training, clock, 60) == 0
+    clock.now -= 10 * 86400
+    assert due(training, clock, 60) == 0
+    assert due(training, clock, 700) == 1
+    run_to_the_end(training)
+    for task in (3, 4):
+        correct(start.inbox, clock, task)  # told by the clock as it is now
+    assert due(training, clock, 500) == 1
+    assert due(training, clock, 200) == 2
+
+
+def test_a_clock_that_is_set_back_does_not_make_corrections_young_for_ever(start):
+    clock = Clock()
+    training = start(clock=clock, train_after_hours=2, train_quiet_minutes=1)
+    correct(start.inbox, clock, 1)
+    clock.now -= 30 * 86400
+    assert due(training, clock, 60) == 0
+    assert due(training, clock, 7300) == 1
+
+
+def test_a_job_that_does_not_end_is_killed_though_the_clock_is_set_back(start, tmp_path):
+    training = start(f"trap '' TERM; echo > {tmp_path}/up; while :; do sleep 0.05; done")
+    job = training.request(2, "test")
+    training.tick()
+    wait_for((tmp_path / "up").exists)
+    training.cancel(job.id)
+    clock = training._clock
+    training._clock = lambda: clock() - 86400
+    assert run_to_the_end(training)["state"] == "cancelled"
+    assert shown(training)["seconds"] >= 0
+
+
+def test_jobs_are_told_busy_and_not_waited_for_when_the_database_hangs(start, monkeypatch):
+    monkeypatch.setattr("backend.learning.scheduler.SHOW_WAIT_S", 0.05)
+    training, gate = start(), threading.Event()
+    monkeypatch.setattr(training._inbox, "pending", lambda *_: gate.wait(10) and [])
+    thread = threading.Thread(target=training.tick)
+    thread.start()
+    time.sleep(0.1)
+    with pytest.raises(CalicoError, match="does not answer"):
+        training.as_json()
+    gate.set()
+    thread.join()
+    assert training.as_json() == []
 
 
 # -- over HTTP --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -34,6 +35,15 @@ RECONCILED = "RECONCILED"  # our own: an annotation whose event never came
 
 NUM_WRITERS = 8  # requests that may wait for a database that hangs; the threads beyond them stay free
 ROOM_WAIT_S = 0.5  # the host gives an event a second
+SQLITE_LIMITS = {"timeout": 30}
+POSTGRES_LIMITS = {
+    "connect_timeout": 10,
+    "options": "-c statement_timeout=30000",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 Json = Mapping[str, Any]
 
@@ -66,23 +76,29 @@ class Inbox:
     problem: why the last event was refused; None once one was stored again.
     """
 
-    def __init__(self, url: str) -> None:
-        self._room = threading.BoundedSemaphore(NUM_WRITERS)
+    def __init__(self, url: str, *, num_writers: int = NUM_WRITERS) -> None:
+        """num_writers: requests that may wait for a database that hangs."""
+        self._num_writers = num_writers
+        self._room = threading.BoundedSemaphore(num_writers)
         self.problem: str | None = None
         try:
             address = sa.make_url(url)
             is_sqlite = address.get_backend_name() == "sqlite"
+            if is_sqlite and _is_in_memory(address):
+                raise InputError("DATABASE_URL: SQLite in memory would lose every event with the process; name a file")
             # SQLite lets writers try their luck; here they queue.
             self._write: Any = threading.Lock() if is_sqlite else nullcontext()
             # The host gives up after a second, but an event that is stored later than that is still stored.
-            waiting = {"timeout": 30} if is_sqlite else {"connect_timeout": 10, "options": "-c statement_timeout=30000"}
+            waiting = SQLITE_LIMITS if is_sqlite else POSTGRES_LIMITS
             self._engine = sa.create_engine(address, connect_args=waiting, pool_pre_ping=not is_sqlite)
             if is_sqlite:
                 sa.event.listen(self._engine, "connect", _use_wal)
             prepare(self._engine)
             self._file = Path(address.database) if is_sqlite and address.database else None
             self._inode = _inode(self._file)
-        except (sa.exc.SQLAlchemyError, ImportError) as error:
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, ImportError, ValueError, OSError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(
                 f"DATABASE_URL: cannot open the database ({_reason(error)}); expected for example "
                 "sqlite:////var/lib/calico/inbox.db in a folder that can be written, or postgresql+psycopg://…"
@@ -152,21 +168,25 @@ class Inbox:
         """A transaction. Raises InboxUnavailable where it cannot be had or does not end well."""
         try:
             if not self._room.acquire(timeout=ROOM_WAIT_S):
-                raise InboxUnavailable(f"the inbox is busy: {NUM_WRITERS} events wait for the database")
+                raise InboxUnavailable(f"the inbox is busy: {self._num_writers} events wait for the database")
             try:
-                if _inode(self._file) != self._inode:
-                    raise InboxUnavailable(f"the inbox is gone: {self._file} was removed; start the backend again")
+                self._check_file()
                 with self._write, self._engine.begin() as connection:
                     yield connection
+                self._check_file()  # it may have gone meanwhile, and what was written with it
             finally:
                 self._room.release()
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
             self.problem = f"the inbox does not store events ({_reason(error)})"
             raise InboxUnavailable(self.problem) from None
         except InboxUnavailable as error:
             self.problem = str(error)
             raise
         self.problem = None
+
+    def _check_file(self) -> None:
+        if _inode(self._file) != self._inode:
+            raise InboxUnavailable(f"the inbox is gone: {self._file} was removed; start the backend again")
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -309,8 +329,13 @@ def _inode(file: Path | None) -> int | None:
     return None
 
 
+def _is_in_memory(address: sa.URL) -> bool:
+    name = address.database or ""
+    return not name or ":memory:" in name or "mode=memory" in name or address.query.get("mode") == "memory"
+
+
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0][:300]
+    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _seconds(at: datetime | None) -> float:

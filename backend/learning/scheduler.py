@@ -21,7 +21,7 @@ from backend.learning.job_folders import LOG, OPEN, OUTCOME, PROGRESS, TrainingJ
 from backend.learning.schema import START
 from backend.settings import Settings
 from calico.checkpoints.registry import Registry
-from calico.errors import InputError
+from calico.errors import CalicoError, InputError
 from calico.files import locked
 
 log = logging.getLogger("calico.backend")
@@ -29,6 +29,7 @@ log = logging.getLogger("calico.backend")
 COMMAND = (sys.executable, "-m", "backend.learning.job")
 NICENESS = 10  # predictions go first
 STOP_S = 10.0  # from a polite end to a forced one
+SHOW_WAIT_S = 3.0  # for who holds the jobs, which may be waiting for a database
 TRIGGER_S = 30.0  # between looks whether enough was corrected
 STALE_S = 24 * 3600.0  # a request that was not dealt with for so long is forgotten, not surprising
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,9 @@ class Training:
         self.store = TrainingStore(settings.data_dir.expanduser().resolve() / "training")
         self._lock = threading.RLock()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._elapsed, self._told = 0.0, clock()  # seconds that went by, however the clock was set meanwhile
         self._looked_at = -TRIGGER_S
+        self._seen: dict[tuple[int, str], tuple[float, float]] = {}  # an event's time, and when it was first known
         self._open = ExitStack()
         try:
             self._open.enter_context(locked(self.store.folder / ".lock"))
@@ -125,8 +128,10 @@ class Training:
             for job in [job for job in self._jobs.values() if job.state is TrainingState.RUNNING]:
                 self._follow(job)
             self._take_missed()
-            if self._clock() - self._looked_at >= TRIGGER_S:
-                self._looked_at = self._clock()
+            now = self._clock()
+            self._elapsed, self._told = self._elapsed + max(0.0, now - self._told), now
+            if self._elapsed - self._looked_at >= TRIGGER_S:
+                self._looked_at = self._elapsed
                 self._trigger()
             waiting = min(
                 (job for job in self._jobs.values() if job.state is TrainingState.QUEUED), key=_id, default=None
@@ -147,7 +152,7 @@ class Training:
 
     def _trigger(self) -> None:
         """Enough corrections, or old ones, and nobody at work on them just now."""
-        settings, now = self._settings, self._clock()
+        settings = self._settings
         if not settings.train_after_groups and not settings.train_after_hours:
             return
         for project in self._inbox.projects():
@@ -156,12 +161,20 @@ class Training:
                 continue
             new = self._inbox.annotated_since(project, max((job.up_to_event for job in known), default=0))
             wanted = settings.train_after_groups
-            is_quiet = now - new.last_at >= 60 * settings.train_quiet_minutes
+            is_quiet = self._age_s(project, "last", new.last_at) >= 60 * settings.train_quiet_minutes
             is_enough = wanted and new.num_tasks >= wanted and (is_quiet or new.num_tasks >= 2 * wanted)
-            hours = (now - new.first_at) / 3600
+            hours = self._age_s(project, "first", new.first_at) / 3600
             is_old = settings.train_after_hours and new.num_tasks and hours >= settings.train_after_hours
             if is_enough or (is_old and is_quiet):
                 self.request(project, f"automatic: {new.num_tasks} groups were corrected in the last {hours:.1f} hours")
+
+    def _age_s(self, project: int, which: str, at: float) -> float:
+        """How long ago the first or last correction came: by the clock, or since it has been known here, whichever is
+        longer. After the clock was set back an event may be of the future."""
+        known = self._seen.get((project, which))
+        if known is None or known[0] != at:
+            known = self._seen[project, which] = at, self._elapsed
+        return max(self._clock() - at, self._elapsed - known[1])
 
     def _start(self, job: TrainingJob) -> None:
         folder = self.store.folder_of(job.id)
@@ -196,7 +209,7 @@ class Training:
         process = self._processes.get(job.id)
         code = process.poll() if process else None
         if (process and code is None) or (not process and job.is_alive):
-            if job.cancelled_at is not None and self._clock() - job.cancelled_at >= STOP_S:
+            if job.cancelled_at is not None and not 0 <= self._clock() - job.cancelled_at < STOP_S:
                 _signal(job, signal.SIGKILL)
             return
         self._processes.pop(job.id, None)
@@ -244,10 +257,14 @@ class Training:
 
     def as_json(self, *, limit: int = 20, job: int | None = None) -> list[dict[str, Any]]:
         """The newest first; nothing secret in it."""
-        with self._lock:
+        if not self._lock.acquire(timeout=SHOW_WAIT_S):
+            raise CalicoError("training is being looked after just now, or its database does not answer; try again")
+        try:
             known = self._jobs if self.is_owner else {found.id: found for found in self.store.load()}
             chosen = [found for number, found in sorted(known.items(), reverse=True) if job in (None, number)]
             return [self._shown(found) for found in chosen[:limit]]
+        finally:
+            self._lock.release()
 
     def _shown(self, job: TrainingJob) -> dict[str, Any]:
         progress, outcome = self.store.told(job.id, PROGRESS), self.store.told(job.id, OUTCOME)
@@ -255,7 +272,7 @@ class Training:
         return {
             "id": job.id, "project": job.project, "state": job.state.value, "trigger": job.trigger,
             "reason": job.reason, "requested_at": job.requested_at,
-            "seconds": None if job.started_at is None else round(end - job.started_at, 1),
+            "seconds": None if job.started_at is None else round(max(0.0, end - job.started_at), 1),
             "is_being_cancelled": job.state is TrainingState.RUNNING and job.cancelled_at is not None,
             "progress": progress, "outcome": outcome, "log": self.store.log_tail(job.id, self._settings.secrets),
         }  # fmt: skip
