@@ -17,8 +17,6 @@ from typing import Any
 from calico.errors import InputError
 from scripts import _cli
 
-SCORES = "scores.json"
-
 
 def build_parser() -> argparse.ArgumentParser:
     parser = _cli.parser(__doc__, shared=False)
@@ -82,7 +80,7 @@ def add(registry: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def publish(registry: Any, args: argparse.Namespace) -> dict[str, Any]:
-    from calico.checkpoints.gate import Scores, decide
+    from calico.checkpoints.gate import SCORES, decision_by
     from calico.checkpoints.registry import Refused
 
     if args.force and not (args.reason or "").strip():
@@ -90,7 +88,9 @@ def publish(registry: Any, args: argparse.Namespace) -> dict[str, Any]:
     if args.reason and not args.force:
         raise InputError("--reason goes with --force; the gate gives its own reason")
     path = args.scores or registry.path_of(registry.get(args.version)) / SCORES
-    decision = decide(Scores.from_json(_json(path))) if args.scores or path.exists() else None
+    decision = decision_by(path)
+    if decision is None and args.scores:
+        raise InputError(f"{path}: is not there; name a file of scores")
     told = None if decision is None else decision.as_json()
     try:
         event = registry.publish(args.version, decision=decision, force_reason=args.reason if args.force else None)
@@ -104,13 +104,6 @@ def rollback(registry: Any, args: argparse.Namespace) -> dict[str, Any]:
     event = registry.rollback(args.version, reason=args.reason)
     print(f"{event.version or 'the embedded checkpoint'} is current (rollback from {event.before})")
     return {"event": asdict(event)}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as scores ({error})") from None
 
 
 ACTIONS = {"list": list_versions, "show": show, "add": add, "publish": publish, "rollback": rollback}

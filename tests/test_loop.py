@@ -183,7 +183,7 @@ def test_corrections_become_a_version_that_predicts(
         assert (job["project"], job["trigger"]) == (project, "Start training")
         eventually(lambda: training.as_json()[0]["state"] not in ("queued", "running"), 3600)
         [job] = training.as_json()
-        browser.open(f"{backend.url}/jobs")
+        browser.open(f"{backend.url}/")
         keep(browser.screenshot(), "jobs.png")
         assert job["state"] == "done", job
         assert job["outcome"]["version"] in browser.text()

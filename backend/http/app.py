@@ -14,8 +14,8 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from backend.host.client import LabelStudioClient
-from backend.http.activity_page import jobs_page
-from backend.http.security import guard
+from backend.http.dashboard import add_dashboard
+from backend.http.security import check_same_origin, guard
 from backend.learning.inbox import KNOWN_ACTIONS
 from backend.learning.scheduler import COMMAND
 from backend.learning.schema import START
@@ -64,6 +64,7 @@ def create_app(
     _observe(app, services.metrics)
     guard(app, settings)
     _routes(app, services)
+    add_dashboard(app, services)
     return app
 
 
@@ -107,10 +108,6 @@ def _routes(app: Flask, services: Services) -> None:
         if failure is not None:
             return jsonify(status="DOWN", model="failed", error=describe(failure)), 503
         return jsonify(services.health()), 200
-
-    @app.get("/")
-    def index() -> Response:
-        return jsonify(name="CALICO", model=engine.state, routes=sorted(rule.rule for rule in app.url_map.iter_rules()))
 
     @app.post("/setup")
     def setup() -> Response:
@@ -169,9 +166,6 @@ def _routes(app: Flask, services: Services) -> None:
         task, state = request.args.get("task", type=int), request.args.get("state")
         groups = services.jobs.as_json(limit=limit, task=task, state=state)
         training = None if services.training is None else services.training.as_json(limit=5)
-        if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-            shown = jobs_page(groups, training, str(services.health().get("version", engine.state)))
-            return Response(shown, content_type="text/html; charset=utf-8", headers={"Refresh": "5"})
         return jsonify({**groups, "training": training})
 
     @app.get("/jobs/training")
@@ -181,6 +175,7 @@ def _routes(app: Flask, services: Services) -> None:
 
     @app.post("/jobs/training/<number>/cancel")
     def cancel(number: str) -> Response:
+        check_same_origin(settings)
         _body()
         training = services.training_or_error()
         if not re.fullmatch(r"\d{1,9}", number, re.ASCII):

@@ -10,14 +10,17 @@ import binascii
 import hmac
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import Forbidden
 
 from backend.settings import Settings
 
 SECRET_HEADER = "X-Calico-Secret"
 _ASKED_FOR = "calico.path"  # WSGI environment key: the path with the secret in it
 _PREFIX = "/k/"
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class SecretPath:
@@ -86,6 +89,22 @@ def guard(app: Flask, settings: Settings) -> None:
         answer.status_code = 401
         answer.headers["WWW-Authenticate"] = 'Basic realm="calico", charset="UTF-8"'
         return answer
+
+
+def check_same_origin(settings: Settings) -> None:
+    """For what changes something: a page of another site, open in the browser of somebody who may ask, may not do it.
+
+    Browsers say where a request comes from; programs say nothing, and need the credential. Without a credential the
+    backend listens on loopback only, and the name that it is asked under must be loopback's too: a foreign name that
+    was pointed here would make the foreign page one of ours. Raises Forbidden.
+    """
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    is_foreign = origin is not None and urlsplit(origin).netloc.lower() != request.host.lower()
+    if is_foreign or site not in (None, "same-origin", "none"):
+        raise Forbidden
+    name = urlsplit(f"//{request.host}").hostname or ""
+    if not settings.has_credential and name not in LOOPBACK_NAMES:
+        raise Forbidden
 
 
 def _equal(given: str, expected: str) -> bool:

@@ -27,20 +27,23 @@ PROGRESS_S = 1.0  # between writes of progress.json
 
 
 class Progress:
-    """Writes progress.json now and then, and a line of the log at each step."""
+    """Writes progress.json now and then, and a line of the log at each step. elapsed_s: of what is being done now."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._what = ""
-        self._written_at = 0.0
+        self._written_at = self._began_at = 0.0
 
     def __call__(self, what: str, share: float, note: str) -> None:
         if what == self._what and time.monotonic() - self._written_at < PROGRESS_S and share < 1:
             return
+        now = time.monotonic()
         if what != self._what:
             log.info("%s", what)
-        self._what, self._written_at = what, time.monotonic()
-        write_json(self._path, {"what": what, "share": round(share, 4), "note": note})
+            self._began_at = now
+        self._what, self._written_at = what, now
+        told = {"what": what, "share": round(share, 4), "note": note, "elapsed_s": round(now - self._began_at, 1)}
+        write_json(self._path, told)
 
 
 def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any]:

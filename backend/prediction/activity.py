@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -39,6 +39,8 @@ class Job:
     state: JobState = JobState.QUEUED
     reason: str = ""
     problems: list[str] = field(default_factory=list)
+    title: str = ""  # of the task, as its data tells it
+    draw: Callable[[], bytes] | None = None  # a JPEG of the group and its regions, as long as the result is kept
     queued_at: float = field(default_factory=time.time)
     seconds: float | None = None  # by the monotonic clock: the other may be set meanwhile
     _queued: float = field(default_factory=time.monotonic)
@@ -48,8 +50,9 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "id": self.id, "task": self.task, "project": self.project, "state": self.state.value, "reason": self.reason,
-            "problems": self.problems, "queued_at": self.queued_at, "seconds": self.seconds,
+            "id": self.id, "task": self.task, "project": self.project, "title": self.title, "state": self.state.value,
+            "reason": self.reason, "problems": self.problems, "has_picture": self.draw is not None,
+            "queued_at": self.queued_at, "seconds": self.seconds,
         }  # fmt: skip
 
 
@@ -84,6 +87,10 @@ class Jobs:
             self._ended[job.id] = job
             while len(self._ended) > self._keep:
                 self._ended.popitem(last=False)
+
+    def get(self, number: int) -> Job | None:
+        with self._lock:
+            return self._open.get(number) or self._ended.get(number)
 
     def as_json(self, *, limit: int = 200, task: int | None = None, state: str | None = None) -> dict[str, Any]:
         """Totals since start, and the newest jobs first."""

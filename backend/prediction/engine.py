@@ -132,6 +132,10 @@ class Engine:
         question = GroupQuestion(group, tuple(candidates) or None)
         return Call(version, self._worker.segment(segmenter, question, priority, key))
 
+    def kept(self, version: str, group: ImageGroup, candidates: Sequence[str] = ()) -> CoSegmentation | None:
+        """The result of an earlier call, if it is still kept."""
+        return self._results.get((version, group.digests, tuple(candidates)))
+
     def segment_prompts(
         self,
         image: np.ndarray,

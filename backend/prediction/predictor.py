@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from backend.codecs.config import LabelingConfig, read_config, task_images
@@ -25,12 +25,14 @@ from backend.prediction.project_parts import ProjectParts
 from backend.telemetry.log_lines import one_line
 from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, InputError
+from calico.pictures.overlay import strip_of_overlays
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, CoSegmentation, ImageGroup, Problem
 
 log = logging.getLogger("calico.backend")
 
 GROUPS_AT_ONCE = 4  # fetched and encoded side by side, so that the model never waits for the network; bounds memory too
 MAX_REMEMBERED = 100_000
+MAX_SOURCES_KEPT = 20_000  # characters of a group's addresses that are kept for its picture; data URIs have more
 MAX_PROBLEMS = 50  # of a group, as shown in `/jobs`
 
 Prediction = dict[str, Any]
@@ -186,8 +188,10 @@ class Predictor:
         sources = task_images(config, data)
         if not MIN_GROUP_SIZE <= len(sources) <= MAX_GROUP_SIZE:  # before anything is fetched
             raise InputError(f"a group has {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE} images, the task has {len(sources)}")
+        work.job.title = title_of(data)
+        candidates = tuple(config.candidates(data))
         with self._media.group(sources, task=work.task_id) as images:
-            call = self._engine.segment(ImageGroup(images), config.candidates(data), work.priority)
+            call = self._engine.segment(ImageGroup(images), candidates, work.priority)
             result = call.result()
             del images
             data = self._with_labels(work, data, result, config)
@@ -195,6 +199,8 @@ class Predictor:
                 encoded = encode_prediction(
                     result, config, model_version=call.version, task_id=work.task_id, task_data=data
                 )
+        if sum(map(len, sources)) <= MAX_SOURCES_KEPT:
+            work.job.draw = partial(self._picture, sources, work.task_id, candidates, call.version)
         problems = [*result.problems, *encoded.problems]
         for problem in problems:
             self._metrics.problems.labels(problem.code).inc()
@@ -214,6 +220,16 @@ class Predictor:
         with self._lock:
             parts = self._parts.setdefault(int(project), ProjectParts(self._client, int(project)))
         return parts.fit(work.task_id, data, result, config)
+
+    def _picture(self, sources: Sequence[str], task: int | None, candidates: Sequence[str], version: str) -> bytes:
+        """A JPEG of the group with its regions. Raises InputError where the result is not kept any more."""
+        with self._media.group(sources, task=task) as images:
+            result = self._engine.kept(version, ImageGroup(images), candidates)
+            if result is None:
+                raise InputError(
+                    "the result is not kept any more; open the task again, or raise CALICO_RESULT_CACHE_MB"
+                )
+            return strip_of_overlays(images, result)
 
     def _fail(self, job: Job, error: Exception) -> None:
         reason = describe(error)
@@ -320,6 +336,12 @@ def _owners(work: _Work) -> set[tuple[str, str]]:
         return owners
     hosts = (image_host(source) for source in sources[:MAX_GROUP_SIZE])
     return owners | {("host", host) for host in hosts if host is not None}
+
+
+def title_of(data: Mapping[str, Any]) -> str:
+    """What people call a task: the first of its usual keys that holds a short text."""
+    titles = (data.get(key) for key in ("title", "group", "name"))
+    return next((title[:80] for title in titles if isinstance(title, str) and title.strip()), "")
 
 
 def _id(task: Mapping[str, Any]) -> int | None:

@@ -6,10 +6,12 @@ Scores are per group, 0 to 1, by any group id: strict mIoU of parts; 1 where a g
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -25,6 +27,10 @@ MIN_GROUPS = 5
 NUM_FOLDS = 5
 _NUM_RESAMPLES = 10_000
 _MAX_NEEDED = 100_000
+
+
+SCORES = "scores.json"  # beside a version's files: what its finetune measured
+TEST_SCORES = "test-"  # what the names of scores of held-out groups begin with, in a run's folder
 
 
 class Verdict(StrEnum):
@@ -187,3 +193,14 @@ def _t_quantile(p: float, df: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
     return z + sum(term / df**power for power, term in enumerate(terms, start=1))
+
+
+def decision_by(path: Path) -> Decision | None:
+    """What the gate says to the scores in that file; None where it is not there. Raises InputError."""
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as scores ({error})") from None
+    return decide(Scores.from_json(scores))

@@ -6,6 +6,9 @@ outline only, so that their parts stay visible. Every region carries its name.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -82,6 +85,25 @@ def draw_overlay(
     drawn = Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
     draw_labels(drawn, [(region, mask) for region, mask in zip(regions, masks, strict=True) if mask.any()], colours)
     return np.asarray(drawn)
+
+
+def strip_of_overlays(images: Sequence[np.ndarray], cosegmentation: CoSegmentation, height: int = 320) -> bytes:
+    """A JPEG of all images of a group side by side, so high, each with its regions. images: HxWx3 uint8."""
+    colours = colours_of(cosegmentation)
+    pictures = []
+    for number, image in enumerate(images):
+        picture = Image.fromarray(draw_overlay(image, cosegmentation, number, colours))
+        width = max(1, round(picture.width * height / picture.height))
+        pictures.append(picture.resize((width, height), Image.Resampling.BILINEAR))
+    gap = height // 40
+    strip = Image.new("RGB", (sum(picture.width + gap for picture in pictures) - gap, height), "white")
+    left = 0
+    for picture in pictures:
+        strip.paste(picture, (left, 0))
+        left += picture.width + gap
+    data = io.BytesIO()
+    strip.save(data, "JPEG", quality=85)
+    return data.getvalue()
 
 
 def _blend(canvas: np.ndarray, alpha: np.ndarray, colour: Colour) -> None:

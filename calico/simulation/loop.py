@@ -333,7 +333,10 @@ def _figures(settings: Simulation, model: Path, tell: OnProgress) -> dict[str, A
     segmenter = CoSegmenter.from_checkpoint(model)
 
     def scored(what: str, items: Iterable[Item], num_items: int) -> dict[str, Any]:
-        return score(segmenter, items, lambda done: tell(f"scoring {what}", done / num_items, f"{done} of {num_items}"))
+        def on_group(number: int, *_: object) -> None:
+            tell(f"scoring {what}", number / num_items, f"{number} of {num_items}")
+
+        return score(segmenter, items, on_group)
 
     return {
         "held_out": scored(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from statistics import fmean, median
 from typing import Any
 
@@ -100,6 +101,37 @@ def feedback_report(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ],
         "lead_time": {name: _times(arms[name]) for name in sorted(arms)} if was_held_out else None,
     }
+
+
+def changes_by_week(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What became of predicted regions, a row per model version and ISO week of the annotation, the newest week first.
+
+    Each row holds version, week (`2026-W48`, empty where the time is not known), groups, untouched (groups submitted as
+    predicted), and the number of regions kept, edited, relabelled, deleted and added.
+    """
+    rows: dict[tuple[str, str], Counter[str]] = {}
+    for record in records:
+        source, changes = record["provenance"], record["changes"]
+        if changes is None:
+            continue
+        key = _week(source.get("updated_at") or source.get("created_at")), str(source.get("model_version") or "unknown")
+        counts = rows.setdefault(key, Counter())
+        counts["groups"] += 1
+        counts["untouched"] += bool(source["accepted_as_is"])
+        counts.update(row["change"] for row in changes)
+    names = ("groups", "untouched", *CHANGES)
+    return [
+        {"version": version, "week": week, **{name: counts[name] for name in names}}
+        for (week, version), counts in sorted(rows.items(), reverse=True)
+    ]
+
+
+def _week(time: Any) -> str:
+    try:
+        year, week, _ = datetime.fromisoformat(str(time)).isocalendar()
+    except ValueError:
+        return ""
+    return f"{year}-W{week:02d}"
 
 
 def _arm(source: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, read_card
-from calico.checkpoints.gate import NUM_FOLDS, Decision, Scores, Verdict, decide, folds
+from calico.checkpoints.gate import NUM_FOLDS, SCORES, Decision, Scores, Verdict, decide, folds
 from calico.checkpoints.registry import Refused, Registry
 from calico.errors import InputError
 from calico.files import write_text
@@ -29,7 +29,7 @@ from calico.training.starting_model import seen_groups, start_config
 
 logger = logging.getLogger(__name__)
 FOLD_LENGTH = 0.1  # of a finetune's, for each fold of a cross-validation
-PLAN, RESULT, SCORES, FIGURES = "plan.json", "result.json", "scores.json", "figures.json"
+PLAN, RESULT, FIGURES = "plan.json", "result.json", "figures.json"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def challenge(
             len(test_ids),
         )
     told = _told(tell, "training")
-    result = finetune(snapshot, start, out, settings, told, base_data=base_data, finishers=finishers)
+    finishing = tuple(_announced(finisher, tell) for finisher in finishers)
+    result = finetune(snapshot, start, out, settings, told, base_data=base_data, finishers=finishing)
 
     kept = KeptScores(out / "scores", registry, tell, processes, bits=settings.bits, accepted=accepted)
     test, base = {}, {}
@@ -223,6 +224,16 @@ def _told(tell: OnProgress, what: str) -> Callable[[Any, dict[str, float], float
         tell(what, progress, note)
 
     return on_step
+
+
+def _announced(finisher: Finisher, tell: OnProgress) -> Finisher:
+    """It takes minutes, in which the training's own progress stands at its end."""
+
+    def run(*args: Any, **options: Any) -> Any:
+        tell("fitting the depth reference" if finisher is refit else "finishing", 0.0, "")
+        return finisher(*args, **options)
+
+    return run
 
 
 # -- cross-validation -------------------------------------------------------------------------------------------------

@@ -9,23 +9,27 @@ from typing import Any
 
 from calico.checkpoints.adapter import AdapterCard
 from calico.checkpoints.fingerprint import ADAPTER_CARD, is_adapter, read_card
+from calico.checkpoints.gate import TEST_SCORES
 from calico.checkpoints.registry import Registry
-from calico.files import write_text
+from calico.files import write_text, written_whole
 from calico.inference.options import ServingOptions
 from calico.inference.reconcile import reconcile
 from calico.inference.segmenter import CoSegmenter
 from calico.metrics.strict import Answered, compare, keyed, strict_miou
 from calico.metrics.summary import Evaluation
 from calico.model.out_of_memory import give_back_memory
+from calico.pictures.overlay import strip_of_overlays
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import Item
 from calico.training.processes import Processes
-from calico.values import CoSegmentation
+from calico.values import CoSegmentation, ImageGroup
 
 FIGURE_NAMES = (
     "strict_miou", "strict_miou_parts", "strict_miou_objects", "name_precision", "name_recall", "occurrence_accuracy",
     "malformed_rate", "none_precision", "none_recall",
 )  # fmt: skip
+
+NUM_PICTURES = 5  # of those groups, to look at: before and after
 
 ACCEPTED_IOU = 0.75  # with an accepted prediction's mask: as good as the same
 
@@ -43,11 +47,12 @@ def held_out_items(snapshot: Snapshot, ids: Iterable[str]) -> Iterable[Item]:
 def score(
     segmenter: CoSegmenter,
     items: Iterable[Item],
-    on_group: Callable[[int], None] | None = None,
+    on_group: Callable[[int, ImageGroup, CoSegmentation], None] | None = None,
     accepted: Collection[str] = (),
 ) -> dict[str, Any]:
     """`scores`: `group_score` of each group's reconciled result. `figures`: over all groups; `overall` means of the
-    questions' own answers, `reconciled` of what an annotator sees. accepted: ids of groups accepted as predicted."""
+    questions' own answers, `reconciled` of what an annotator sees. accepted: ids of groups accepted as predicted.
+    on_group: called after each group with its number from 1, its images and what an annotator would see."""
     evaluation, scores = Evaluation(), {}
     for number, (group_id, images, truth) in enumerate(items, start=1):
         answers = segmenter.answer(images, constrained=False)
@@ -56,7 +61,7 @@ def score(
         evaluation.add(group_id, truth, answered, merged)
         scores[group_id] = group_score(truth, merged, accepted=group_id in accepted)
         if on_group:
-            on_group(number)
+            on_group(number, images, merged)
     report: dict[str, Any] = evaluation.report() if scores else {}
     figures = {
         kind: {
@@ -108,12 +113,14 @@ class KeptScores:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"{name}.json"
         if not path.exists():
-            found = score(
-                self._segmenter(model),
-                items,
-                lambda done: self.tell(f"scoring {name}", done / max(1, num_items), f"{done} of {num_items} groups"),
-                self.accepted,
-            )
+
+            def on_group(number: int, images: ImageGroup, merged: CoSegmentation) -> None:
+                if name.startswith(TEST_SCORES) and number <= NUM_PICTURES:
+                    with written_whole(self.folder / f"{name}-{number}.jpg") as temporary:
+                        temporary.write_bytes(strip_of_overlays(images.images, merged, height=200))
+                self.tell(f"scoring {name}", number / max(1, num_items), f"{number} of {num_items} groups")
+
+            found = score(self._segmenter(model), items, on_group, self.accepted)
             write_text(path, as_text(found))
         return read_card(path, "scores", "figures")
 
