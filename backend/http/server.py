@@ -22,6 +22,8 @@ def serve(app: Flask, settings: Settings) -> int:
         return 1
     log = logging.getLogger("calico.backend")
     log.info("listening on http://%s:%d while the model loads", settings.host, settings.port)
+    path = "/k/<CALICO_WEBHOOK_SECRET>/" if settings.webhook_secret else "/"
+    log.info("the dashboard: http://%s:%d%s", settings.host, settings.port, path)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1 of a container nothing would end it
     try:
         server.run()
