@@ -57,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="before a run with --trunk: its encoders learn to give what --from's give (6)",
     )
     parser.add_argument(
+        "--encoders-first",
+        type=float,
+        metavar="SHARE",
+        help="of a run on mixed data: the encoders alone learn what images show (0.15 with --trunk)",
+    )
+    parser.add_argument(
         "--grow",
         action="store_true",
         help="give --from's weights the sizes of this version's preset; what is new starts as identity",
@@ -187,6 +193,8 @@ def _check(args: argparse.Namespace) -> None:
         len(args.shares or ()) != len(sources) or min(args.shares or (0,)) <= 0
     ):
         raise InputError(f"--shares: expected a number above 0 for each of {len(sources)} sources of --data")
+    if args.encoders_first is not None and not (args.shares and 0 <= args.encoders_first < 1):
+        raise InputError("--encoders-first is a share from 0 to below 1 of a run with --shares")
     if len(set(sources)) < len(sources):
         raise InputError(f"--data: {' '.join(sources)} names a source twice")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from calico.drawings import PART_NAMES
 from calico.model.builder import build
 from calico.model.inputs import ModelInputs
 from calico.training.batches import BatchSettings
-from calico.training.loop import Phase, Trainer, TrainingSettings
+from calico.training.loop import Phase, RunState, Trainer, TrainingSettings
 from calico.training.mixed_batches import MixedBatches
 from calico.training.mixture import Mixture
 from calico.training.new_trunk import DISTILLED, TrunkStart
@@ -123,7 +124,12 @@ def test_the_run_starts_from_a_checkpoint_distils_trains_and_goes_on(tmp_path: P
     teacher = build(tiny)
     save_checkpoint(tmp_path / "tiny", teacher, tiny, TOKENIZER)
     settings = TrainingSettings(
-        steps=1, phases=(Phase(1.0, SIZE),), batch=BATCH, max_seg_prompts=2, num_workers=0, warmup_steps=1
+        steps=1,
+        phases=(Phase(0.5, SIZE, 1.5, asks=False), Phase(0.5, SIZE)),
+        batch=BATCH,
+        max_seg_prompts=2,
+        num_workers=0,
+        warmup_steps=1,
     )
 
     def trainer(steps: int) -> Trainer:
@@ -132,17 +138,25 @@ def test_the_run_starts_from_a_checkpoint_distils_trains_and_goes_on(tmp_path: P
             tmp_path / "run", replace(settings, steps=steps), micro_small(), TOKENIZER, None, False, mixture(), start
         )
 
-    first = trainer(1)
+    first = trainer(2)
     assert (tmp_path / "run" / DISTILLED).is_dir()
     assert first.model.trunk is not None
     before = [p.clone() for p in first.model.trunk.parameters()]
     torch.testing.assert_close(first.model.qformer.queries, teacher.qformer.queries, atol=1e-3, rtol=1e-2)
     first.watch = FakeWatch()  # type: ignore[assignment]
-    assert first.run().step == 1
+    language = first.model.llm.get_input_embeddings().weight.clone()
+    seen: list[tuple[bool, bool]] = []
+
+    def on_step(state: RunState, terms: dict[str, float], progress: float) -> None:
+        same = torch.equal(language, first.model.llm.get_input_embeddings().weight)
+        seen.append((math.isnan(terms["text"]), same))
+
+    assert first.run(on_step).step == 2
+    assert seen == [(True, True), (False, False)]  # the encoders first
     assert all(torch.equal(a, b) for a, b in zip(before, first.model.trunk.parameters(), strict=True))
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["watch_box_iou"] for row in rows] == [0.25]
-    assert trainer(2).state.step == 1
+    assert trainer(3).state.step == 2
 
 
 @pytest.mark.parametrize(
@@ -153,6 +167,7 @@ def test_the_run_starts_from_a_checkpoint_distils_trains_and_goes_on(tmp_path: P
         (["--data", "drawings", "x", "--shares", "1"], "each of 2"),
         (["--data", "drawings", "x", "--shares", "1", "-1"], "above 0"),
         (["--data", "drawings", "drawings", "--shares", "1", "1"], "twice"),
+        (["--encoders-first", "0.2"], "--shares"),
         (["--trunk", "x", "--grow", "--from", "y"], "--trunk"),
     ],
 )

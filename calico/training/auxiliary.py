@@ -64,17 +64,19 @@ class AuxiliaryHeads(nn.Module):
         self,
         features: ImageFeatures,
         states: EncoderStates,
-        answers: AnswerStates,
+        answers: AnswerStates | None,
         class_ids: Tensor,
         part_ids: Tensor,
         presence: Tensor,
     ) -> dict[str, Tensor]:
-        """part_ids: I x S x S; class_ids: I; presence: I x num_parts. Returns the loss terms."""
+        """answers: None where nothing was asked. part_ids: I x S x S; class_ids: I; presence: I x num_parts.
+
+        Returns the loss terms.
+        """
         weights, telling = self._class_weights(part_ids), self._telling(class_ids, presence)
         grounding = self.dense_grounding(features.grounding.embedding)
         if not self.one_view:  # its frame is large enough as it is
             grounding = F.interpolate(grounding, scale_factor=2, mode="bilinear", align_corners=False)
-        answers = _some(answers)
         side = int(states.semantic_tokens.shape[1] ** 0.5)
         semantic = self.dense_semantic(states.semantic_tokens).transpose(1, 2).unflatten(2, (side, side))
         squeezed_ids, tokens = part_ids if self.one_view else squeezed(part_ids), states.global_tokens
@@ -82,15 +84,18 @@ class AuxiliaryHeads(nn.Module):
         def shown(logits: Tensor) -> Tensor:
             return shown_loss(logits, class_ids, presence, telling)
 
-        return {
+        terms = {
             "dense": dense_loss(grounding, part_ids, weights),
             "dense_semantic": dense_loss(semantic, squeezed_ids, weights),
             "local": local_loss(self.local(tokens), squeezed_ids, telling),
             "pooled": shown(self.pooled(mean_and_maximum(tokens))),
             "queried": shown(self.queried(states.query_states.mean(1))),
             "refined": shown(self.refined(mean_and_maximum(features.refined_tokens))),
-            "compared": compared_loss(self.compared(answers.states), answers, presence, telling),
         }
+        if answers is not None:
+            answers = _some(answers)
+            terms["compared"] = compared_loss(self.compared(answers.states), answers, presence, telling)
+        return terms
 
     @torch.no_grad()
     def _telling(self, class_ids: Tensor, presence: Tensor) -> Tensor:

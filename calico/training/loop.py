@@ -52,11 +52,20 @@ MAY_CHANGE = ("minutes", "steps", "checkpoint_minutes")  # of a run's settings: 
 
 @dataclass(frozen=True)
 class Phase:
-    """A share of the run at one input size. scale: how many times the images, groups and prompts of full size."""
+    """A share of the run at one input size. scale: how many times the images, groups and prompts of full size.
+
+    asks: False where the encoders alone train, by the auxiliary heads, and nothing is asked about the images.
+    """
 
     share: float
     size: int
     scale: float = 1.0
+    asks: bool = True
+
+    def of(self, batch: BatchSettings) -> BatchSettings:
+        """The settings of its batches."""
+        scaled = batch.scaled(self.scale)
+        return scaled if self.asks else replace(scaled, num_groups=1, num_points=1, num_boxes=1)
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ class Trainer:
             model = build(config)
         elif trunk_start is not None:
             tokenizer.save(folder / TOKENIZER)
-            batches = self._mixed(settings.phases[0].size)
+            batches = self._mixed(settings.phases[0])
             model = trunk_start(folder, config, tokenizer, batches, on_distillation)
         elif start is None:
             model = build(config)
@@ -203,6 +212,7 @@ class Trainer:
         while self.progress < 1:
             phase = self._phase()
             batches = self._batches(phase)
+            self.bare.asks = phase.asks
             self.bare.max_seg_prompts = round(self.settings.max_seg_prompts * phase.scale)
             while self.progress < 1 and self._phase() == phase:
                 started = time.monotonic()
@@ -264,7 +274,7 @@ class Trainer:
         return self.settings.phases[-1]
 
     def _batches(self, phase: Phase) -> Iterator[TrainingBatch]:
-        settings = self.settings.batch.scaled(phase.scale)
+        settings = phase.of(self.settings.batch)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         inputs = ModelInputs.from_config(self.config, phase.size)
         common = (str(self.folder / TOKENIZER), settings, inputs, self.settings.seed)
@@ -272,19 +282,18 @@ class Trainer:
         if self.data is None:
             data = DrawingBatches(*common)
         elif isinstance(self.data, Mixture):
-            data = self._mixed(phase.size, phase.scale)
+            data = self._mixed(phase)
         else:
             data = IndexBatches(self.data, *common)
         steps = range(self.state.step * world + rank, 2**40, world)
         loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=self.settings.num_workers)
         return iter(loader)
 
-    def _mixed(self, size: int, scale: float = 1.0) -> MixedBatches:
+    def _mixed(self, phase: Phase) -> MixedBatches:
         if not isinstance(self.data, Mixture):
             raise ValueError("a new trunk is distilled on a mixture of data")
-        inputs = ModelInputs.from_config(self.config, size)
-        settings, file = self.settings.batch.scaled(scale), str(self.folder / TOKENIZER)
-        return MixedBatches(self.data, file, settings, inputs, self.settings.seed)
+        inputs, file = ModelInputs.from_config(self.config, phase.size), str(self.folder / TOKENIZER)
+        return MixedBatches(self.data, file, phase.of(self.settings.batch), inputs, self.settings.seed)
 
     def _log(self, window: list[dict[str, float]], phase: Phase) -> None:
         if not self.accelerator.is_main_process:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calico.model.calico import CalicoModel, CalicoOutput, ImageFeatures, Pixels, PromptBatch
+from calico.model.calico import CalicoModel, CalicoOutput, EncoderStates, ImageFeatures, Pixels, PromptBatch
 from calico.model.segmentation import MaskLogits
 from calico.training.auxiliary import AnswerStates, AuxiliaryHeads
 from calico.training.batches import PADDING, ClickBatch, TrainingBatch
 from calico.training.losses import LossWeights, dice_loss, mask_iou, mask_loss, text_loss
+
+ASKED_TERMS = ("text", "token_acc", "seg_iou", "mask", "dice", "point_iou", "box_iou")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,10 @@ class StepResult:
 
 
 class TrainingStep(nn.Module):
-    """Model and auxiliary heads together, so that one wrapper (DDP, accelerate) holds all that trains."""
+    """Model and auxiliary heads together, so that one wrapper (DDP, accelerate) holds all that trains.
+
+    asks: whether questions and clicks are trained; False: the encoders alone, by the heads.
+    """
 
     def __init__(
         self,
@@ -52,11 +57,14 @@ class TrainingStep(nn.Module):
         self.weights = weights
         self.full_size = full_size
         self.max_seg_prompts = max_seg_prompts
+        self.asks = True
 
     def forward(self, batch: TrainingBatch, taught: Tensor | None = None) -> StepResult:
         """taught: A x V, what a teacher says of each answer token; counts in the rows that are about base data."""
         pixels = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in batch.pixels))
         features, states = self.model.encode_with_states(pixels)
+        if not self.asks:
+            return self._seen(batch, features, states)
         num_segs = len(batch.seg_value)
         prompts: dict[str, tuple[MaskLogits, Tensor, Tensor]] = {}
         if num_segs:
@@ -97,6 +105,15 @@ class TrainingStep(nn.Module):
             loss = loss + self.weights.auxiliary * sum(auxiliary.values())
             terms |= auxiliary
         return StepResult(loss, {name: float(value.detach()) for name, value in terms.items()})
+
+    def _seen(self, batch: TrainingBatch, features: ImageFeatures, states: EncoderStates) -> StepResult:
+        """What images show alone: the auxiliary losses of the encoders, a quarter of a step's price for an image."""
+        if self.heads is None:
+            raise ValueError("a phase without questions trains nothing without auxiliary heads")
+        terms = self.heads(features, states, None, batch.class_ids, batch.part_ids, batch.presence)
+        loss = self.weights.auxiliary * torch.stack(list(terms.values())).sum()
+        unasked = dict.fromkeys(ASKED_TERMS, math.nan)
+        return StepResult(loss, {**unasked, **{name: float(term.detach()) for name, term in terms.items()}})
 
     def _chosen(self, batch: TrainingBatch) -> Tensor:
         """Which of the batch's [SEG]s have their masks trained."""
