@@ -281,7 +281,8 @@ def deepest_point(mask: np.ndarray) -> tuple[int, int]:
 def _full_blocks(mask: np.ndarray, side: int) -> np.ndarray:
     """Which side x side blocks of a HxW bool mask are all inside; what is left over at the right and below is none."""
     height, width = (length // side for length in mask.shape)
-    return mask[: height * side, : width * side].reshape(height, side, width, side).all(axis=(1, 3))
+    blocks = mask[: height * side, : width * side].reshape(height, side, width, side)
+    return np.logical_and.reduce(blocks, axis=(1, 3))
 
 
 def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from conftest import ROOT
-from live_backend import make_project
+from live_backend import annotate, make_project
 from old_layouts import write_old_config as write_config
 from PIL import Image
 from pycocotools.coco import COCO
@@ -540,7 +540,7 @@ def test_a_real_project_is_exported_as_its_masks_are(label_studio, tmp_path, mon
                 path = label_studio.files_dir / "coco" / f"{number}-{place}.png"
                 Image.fromarray(np.zeros((*stored, 3), np.uint8)).save(path, exif=exif)
             result = task_of(task, group(2), xml)["annotations"][0]["result"]
-            client.create_annotation(task, result)
+            annotate(client, task, result)
         answer = client.request("GET", f"api/projects/{project}/export", params={"exportType": "JSON"})
         write(tmp_path / "tasks.json", answer.text)
         write(tmp_path / "config.xml", xml)

@@ -18,9 +18,9 @@ from pycocotools import mask as coco_mask
 
 from backend.codecs.annotation import decode_annotation
 from backend.codecs.config import read_config
-from calico.coco.dataset import Findings, parse_coco
+from calico.coco.dataset import parse_coco
 from calico.coco.encode import CocoOptions, ImageEntry, encode_group
-from calico.coco.grouping import annotated_image, cosegmentation_of, group_objects
+from calico.coco.grouping import cosegmentation_of, group_objects
 from calico.coco.names import Category, families_of, read_category
 from calico.coco.orientation import upright
 from calico.coco.segmentation import decode_segmentation, encode_polygons
@@ -220,13 +220,6 @@ def test_ids_that_are_none(key):
     document = paco()
     document["annotations"][0][key] = [0]
     assert parse_coco(document).findings.counts["unreadable_annotation"] == 1
-
-
-def test_an_annotated_image_for_the_sampler():
-    dataset = parse_coco(paco())
-    found = annotated_image(dataset.objects[0], np.zeros((*SIZE, 3), np.uint8), Findings())
-    assert (found.object_name, found.part_names) == ("cup", ("handle",))
-    assert np.bincount(found.part_map.ravel()).tolist() == [500, 79, 21]
 
 
 @pytest.mark.parametrize("document", [[], {"images": []}, {"images": {}, "annotations": [], "categories": []}])

@@ -97,7 +97,7 @@ def test_the_groups_own_names_are_the_labels_of_all_tools():
     config = read_config(text)
     assert (config.layout, config.vocabulary, config.relation) == ("A", "group", None)
     first = config.controls(0)
-    assert (first.region_tag, first.region, first.labels_name) == ("Brush", "brush1", "part1")
+    assert (first.regions[0].tag, first.region, first.labels_name) == ("Brush", "brush1", "part1")
     assert first.labels_keys == ("$parts",)
     assert (first.text, first.question) == ("name1", "ask")
     assert text.count("<Labels") == 2

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backend_fakes import FakeSegmenter, picture, stored_events
-from live_backend import LiveBackend, make_project
+from live_backend import LiveBackend, annotate, make_project
 from old_layouts import write_old_config as write_config
 
 from backend.codecs.annotation import decode_annotation
@@ -176,7 +176,7 @@ def test_annotations_reach_the_inbox_with_their_prediction(
 ) -> None:
     _, tasks, config = pairs
     (prediction,) = client.predictions(task=tasks[0])
-    made = client.create_annotation(tasks[0], prediction["result"], parent_prediction=prediction["id"])
+    made = annotate(client, tasks[0], prediction["result"], parent_prediction=prediction["id"])
 
     def event(action: str) -> Any:
         stored = reversed(stored_events(backend.services.inbox))
@@ -192,9 +192,9 @@ def test_annotations_reach_the_inbox_with_their_prediction(
         (whole,) = [region for region in pulled.regions if region.image == i and region.kind == "object"]
         assert np.array_equal(whole.mask, image[..., 1] > 127)
 
-    client.update_annotation(made["id"], prediction["result"][:1])
+    client.request("PATCH", f"api/annotations/{made['id']}/", json={"result": prediction["result"][:1]})
     assert eventually(lambda: event("ANNOTATION_UPDATED")).annotation == made["id"]
-    client.delete_annotation(made["id"])
+    client.request("DELETE", f"api/annotations/{made['id']}/")
     assert eventually(lambda: event("ANNOTATIONS_DELETED"))
 
 
@@ -276,7 +276,7 @@ def test_start_training_ends_in_a_version_that_predicts(
             truth = encode_prediction(truth_of(group), read_config(config), model_version="truth", task_id=task)
             stored = client.predictions(task=task)
             parent = {"parent_prediction": stored[0]["id"]} if stored else {}
-            client.create_annotation(task, truth.prediction["result"], **parent)
+            annotate(client, task, truth.prediction["result"], **parent)
 
         client.start_training(client.backends(project)[0]["id"])
         training = backend.services.training

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from chromium import Chromium
 from conftest import chromium_executables
-from live_backend import LiveBackend, make_project
+from live_backend import LiveBackend, annotate, make_project
 from old_layouts import write_old_config as write_config
 from test_browser import keep
 from test_host import eventually
@@ -91,7 +91,7 @@ def correct_by_api(client: LabelStudioClient, task: int, group: DrawnGroup) -> N
     made = correct(group.truth, predicted, PART_NAMES, Habits(skip=0.0), seed=group.order)
     assert made.target is not None
     rows = encode_prediction(made.target, CONFIG, model_version="annotator", task_id=task).prediction["result"]
-    client.create_annotation(task, rows, parent_prediction=prediction["id"], lead_time=30.0)
+    annotate(client, task, rows, parent_prediction=prediction["id"], lead_time=30.0)
 
 
 def open_task(browser: Chromium, address: str) -> list[str]:

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from backend_fakes import PAIR_XML, picture
-from live_backend import make_project
+from live_backend import annotate, make_project
 from test_prelabel import MemoryHost, connect
 
 from backend.demo.label_studio import LabelStudioHost
@@ -334,7 +334,7 @@ def test_a_real_host_sorts_by_the_place_and_keeps_the_rest(label_studio: LabelSt
         scores = (0.9, 0.2, 0.5, 0.1)
         for task, score in zip(tasks, scores, strict=True):
             client.create_prediction(task, rows(("leg", score)), model_version="calico-tiny-1", score=score)
-        client.create_annotation(tasks[3], rows(("leg", 1.0)))
+        annotate(client, tasks[3], rows(("leg", 1.0)))
         before = [client.task(task) for task in tasks]
         NextGroups(client, project, Options("least_confidence", 2)).run()
         for ordering, expected in (("tasks:data.next_place", [1, 2]), ("-tasks:data.next_place", [2, 1])):

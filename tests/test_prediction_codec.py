@@ -202,12 +202,6 @@ def test_labels_that_say_an_object_are_for_objects_only():
     assert [problem.code for problem in encoded.problems] == ["no_label"]
 
 
-def test_another_similarity_can_be_given():
-    labels = [Label("leg"), Label("arm")]
-    assert match_label(["limb"], labels, similarity=lambda a, b: 0.9 if b == "arm" else 0.1) == ("arm", "similar")
-    assert match_label(["limb"], labels, similarity=lambda a, b: 0.9, threshold=0.95) is None
-
-
 def test_polygons_per_piece_with_their_loss():
     encoded = encode(group(), read_config(write_config(2, geometry="polygon")))
     legs = [

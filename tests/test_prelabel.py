@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from backend_fakes import PAIR_XML, FakeSegmenter, pair_task, picture
-from live_backend import LiveBackend, make_project
+from live_backend import LiveBackend, annotate, make_project
 from old_layouts import write_old_config as write_config
 
 from backend.demo.label_studio import LabelStudioHost
@@ -414,7 +414,7 @@ def test_a_real_project_is_predicted_through_a_real_backend(
         project, tasks = make_project(client, label_studio, "prelabel", write_config(2), groups)
         stale = client.create_prediction(tasks[0], [], model_version=BEFORE, score=0.1)["id"]
         shown = client.create_prediction(tasks[1], [], model_version=BEFORE, score=0.1)["id"]
-        client.create_annotation(tasks[1], [], parent_prediction=shown)
+        annotate(client, tasks[1], [], parent_prediction=shown)
         arguments = ["--project", str(project), "--backend", backend.url, "--replace-stale"]
         assert prelabel.main([*arguments, "--json", str(tmp_path / "report.json")]) == 1  # one group fails
         report = json.loads((tmp_path / "report.json").read_text())

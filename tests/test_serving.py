@@ -220,9 +220,9 @@ def test_encodings_leave_the_device_for_the_host_and_come_back(questions: Questi
     for name in "abcd":
         cache.put(name, features)
     assert cache.num_bytes == size
-    assert cache.num_host_bytes == 2 * size
+    assert cache._far.num_bytes == 2 * size
     assert [name for name in "abcd" if cache.get(name) is not None] == ["b", "c", "d"]
-    assert cache.num_bytes + cache.num_host_bytes <= 3 * size
+    assert cache.num_bytes + cache._far.num_bytes <= 3 * size
     small = EncodingCache(max_bytes=size - 1)
     small.put("a", features)
     assert small.get("a") is None
@@ -359,7 +359,7 @@ def test_a_gpu_serves_what_the_cpu_serves(together: list[CoSegmentation]) -> Non
     segmenter.warm_up()
     for found, expected in zip(segmenter.segment_many(GROUPS, candidates=CANDIDATES), together, strict=True):
         assert_close_masks(found, expected)
-    assert segmenter._encodings.num_host_bytes > 0
+    assert segmenter._encodings._far.num_bytes > 0
     for bits in (None, 8, 4) if importlib.util.find_spec("bitsandbytes") else (None, 8):
         served = CoSegmenter.from_checkpoint(device="cuda", options=ServingOptions(dtype="bfloat16", llm_bits=bits))
         assert served.segment(ImageGroup(GROUPS[0].images)).regions

@@ -20,7 +20,7 @@ from calico.snapshots.report import feedback_report
 from calico.snapshots.splits import Shares, Splitter
 from calico.snapshots.store import MANIFEST, SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter, purge
-from calico.values import ImageGroup, NamedMask, RegionKey, SubTask
+from calico.values import ImageGroup, NamedMask, RegionKey
 
 SIZE = (12, 16)
 
@@ -73,17 +73,15 @@ def test_equal_input_gives_equal_bytes_in_any_order(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b"}
 
 
-def test_samples_are_three_questions_with_weights_and_the_very_pixels(tmp_path: Path) -> None:
+def test_groups_are_of_a_split_and_have_the_very_pixels(tmp_path: Path) -> None:
     with SnapshotWriter(tmp_path / "s", shares=Shares(0, 0)) as writer:
         writer.add(*group_of(1))
         writer.add(*group_of(2, accepted=True))
         snapshot = writer.finish()
-    samples = list(snapshot.samples("train", accepted_as_is=0.25))
-    assert [s.question.sub_task for s in samples] == [*SubTask] * 2
-    assert [s.provenance["weight"] for s in samples] == [1.0] * 3 + [0.25] * 3
-    np.testing.assert_array_equal(samples[0].group.images[1], image_of(3))
-    assert {s.provenance["group"] for s in snapshot.samples(accepted_as_is=0)} == {"1/1"}
-    assert list(snapshot.samples("test")) == []
+    first, second = snapshot.groups("train")
+    assert [group.provenance["accepted_as_is"] for group in (first, second)] == [False, True]
+    np.testing.assert_array_equal(snapshot.load_images(first).images[1], image_of(3))
+    assert list(snapshot.groups("test")) == []
 
 
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
@@ -102,7 +100,7 @@ def test_a_changed_picture_is_refused(tmp_path: Path) -> None:
     first, second = sorted((snapshot.folder / "images").iterdir())
     shutil.copyfile(first, second)
     with pytest.raises(InputError, match="other pixels"):
-        list(snapshot.samples())
+        [snapshot.load_images(group) for group in snapshot.groups()]
 
 
 def test_a_snapshot_made_anew_heals_its_pictures(tmp_path: Path) -> None:
@@ -111,7 +109,8 @@ def test_a_snapshot_made_anew_heals_its_pictures(tmp_path: Path) -> None:
     first, second, third, _ = sorted((snapshot.folder / "images").iterdir())
     shutil.copyfile(first, second)
     third.write_bytes(b"cut off")
-    assert len(list(write(tmp_path / "s", range(2)).samples())) == 6
+    healed = write(tmp_path / "s", range(2))
+    assert [len(healed.load_images(group)) for group in healed.groups()] == [2, 2]
 
 
 def test_a_damaged_snapshot_is_not_replaced_unasked(tmp_path: Path) -> None:

@@ -164,10 +164,6 @@ class ImageControls:
         return self.regions[0].name
 
     @property
-    def region_tag(self) -> str:
-        return self.regions[0].tag
-
-    @property
     def labels_name(self) -> str:
         return self.regions[0].labels_name
 

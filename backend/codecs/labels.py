@@ -6,7 +6,7 @@ Exact, then in any case or spelling, then `predicted_values`; names may also be 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from enum import StrEnum
 from typing import NamedTuple
@@ -15,7 +15,6 @@ from backend.codecs.controls import Label, Labels, folded_name, names_of_label
 from calico.values import PartRegion
 
 THRESHOLD = 0.8
-Similarity = Callable[[str, str], float]
 
 
 class MatchKind(StrEnum):
@@ -56,13 +55,7 @@ def lexical_similarity(a: str, b: str) -> float:
     return min(SequenceMatcher(None, x, y).ratio() if x[:1] == y[:1] else 0.0 for x, y in pairs)
 
 
-def match_label(
-    names: Sequence[str],
-    labels: Iterable[Label],
-    *,
-    similarity: Similarity = lexical_similarity,
-    threshold: float = THRESHOLD,
-) -> LabelMatch | None:
+def match_label(names: Sequence[str], labels: Iterable[Label], *, threshold: float = THRESHOLD) -> LabelMatch | None:
     """The label that means one of `names` (normalised, the more specific first), None where none does."""
     labels = Labels.of(labels)
     by_text, by_folded = labels.by_text
@@ -71,7 +64,7 @@ def match_label(
         if label is not None:
             return LabelMatch(label.value, _kind_of_match(name, label))
     spelled = [(folded_name(label.value), label.value) for label in labels]
-    scored = [(similarity(folded_name(name), text), value) for name in names for text, value in spelled]
+    scored = [(lexical_similarity(folded_name(name), text), value) for name in names for text, value in spelled]
     score, value = max(scored, default=(0.0, ""), key=lambda pair: pair[0])
     return LabelMatch(value, MatchKind.SIMILAR) if score >= threshold else None
 
@@ -87,9 +80,6 @@ def label_of_region(
     region: PartRegion,
     labels: Sequence[Label],
     vocabulary: str,
-    *,
-    similarity: Similarity = lexical_similarity,
-    threshold: float = THRESHOLD,
 ) -> LabelMatch | None:
     """Open vocabulary: the label of the region's role. Others: of its names, the more specific first.
 
@@ -107,8 +97,8 @@ def label_of_region(
         return LabelMatch(found.value, MatchKind.EXACT) if found else by_role.get("object" if is_object else "other")
     if not is_object:
         names = [f"{region.object_name}:{region.name}", f"{region.object_name} {region.name}", region.name]
-        return match_label(names, labels.parts, similarity=similarity, threshold=threshold)
-    match = match_label([region.name], labels.objects, similarity=similarity, threshold=threshold)
+        return match_label(names, labels.parts)
+    match = match_label([region.name], labels.objects)
     return match or by_role.get("object") or match_label([region.name], labels.named, threshold=1.0)
 
 

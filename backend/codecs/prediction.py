@@ -24,7 +24,7 @@ import numpy as np
 from backend.codecs import bitmask, brush_rle
 from backend.codecs.controls import ImageControls, LabelingConfig, RegionControl, Use, role
 from backend.codecs.geometry import polygons_of_mask
-from backend.codecs.labels import THRESHOLD, MatchKind, Similarity, label_of_region, lexical_similarity
+from backend.codecs.labels import MatchKind, label_of_region
 from backend.codecs.rows import NAMES_KEY
 from calico.errors import InputError
 from calico.values import CoSegmentation, PartRegion, Problem, normalize_name
@@ -45,13 +45,11 @@ def encode_prediction(
     model_version: str,
     task_id: int | str | None = None,
     task_data: Mapping[str, Any] | None = None,
-    similarity: Similarity = lexical_similarity,
-    threshold: float = THRESHOLD,
 ) -> EncodedPrediction:
     """Encode a group for a project's config.
 
-    task_id goes into the region ids. task_data brings dynamic labels. similarity, threshold: for names that have no
-    label; a match by them is marked `similar_label`, no match is `no_label`. `InputError` where the group does not fit.
+    task_id goes into the region ids. task_data brings dynamic labels. A name that is only similar to a label's is
+    marked `similar_label`, one that is not is `no_label`. `InputError` where the group does not fit.
     """
     if config.num_images not in (None, len(coseg.sizes_hw)):
         raise InputError(
@@ -66,7 +64,7 @@ def encode_prediction(
     for region in sorted(coseg.regions, key=lambda r: (r.image, r.kind == "object", int(r.mask.sum()))):
         controls = config.controls(region.image)
         labels = known_labels(region.image)
-        match = label_of_region(region, labels, config.vocabulary, similarity=similarity, threshold=threshold)
+        match = label_of_region(region, labels, config.vocabulary)
         where = f"{region.kind} {region.name!r} of image {region.image + 1}"
         if match is None:
             known = ", ".join(label.value for label in labels)

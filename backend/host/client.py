@@ -133,15 +133,6 @@ class LabelStudioClient(HostConnection):
     def annotations(self, task: int) -> list[Json]:
         return self._get(f"api/tasks/{task}/annotations/")
 
-    def create_annotation(self, task: int, result: Sequence[Json], **fields: Any) -> Json:
-        return self._call("POST", f"api/tasks/{task}/annotations/", {"result": list(result), **fields})
-
-    def update_annotation(self, annotation: int, result: Sequence[Json], **fields: Any) -> Json:
-        return self._call("PATCH", f"api/annotations/{annotation}/", {"result": list(result), **fields})
-
-    def delete_annotation(self, annotation: int) -> None:
-        self.request("DELETE", f"api/annotations/{annotation}/")
-
     # -- machine learning backends ----------------------------------------------------------------------------------
 
     def backends(self, project: int) -> list[Json]:

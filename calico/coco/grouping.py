@@ -15,7 +15,6 @@ from calico.correspondence import co_segmentation
 from calico.values import (
     MAX_GROUP_SIZE,
     MIN_GROUP_SIZE,
-    AnnotatedImage,
     CoSegmentation,
     NamedMask,
     RegionKey,
@@ -100,19 +99,6 @@ def cosegmentation_of(
     for keys in linked.values():
         relations += [(a, b) for a, b in pairwise(keys) if a.name != b.name]
     return co_segmentation(sizes, masks, relations=relations)
-
-
-def annotated_image(item: CocoObject, image: np.ndarray, findings: Findings, *, orientation: int = 1) -> AnnotatedImage:
-    """One object for the group sampler. image: HxWx3 uint8 RGB, upright; orientation: as in `cosegmentation_of`.
-
-    Where parts overlap the smaller one shows. Raises InputError where the image is not of the masks' size.
-    """
-    masks = {name: upright(mask, orientation) for name, mask in item.masks(findings).items()}
-    num_parts = sum(name is not None for name in masks)
-    if num_parts > MAX_PARTS:
-        findings.add("too_many_parts", f"{item.image.file_name}: {num_parts} parts, the {MAX_PARTS} largest kept")
-    names, part_map = part_map_of(masks) if masks else ((), np.zeros(image.shape[:2], np.uint8))
-    return AnnotatedImage(image, item.object_name, names, part_map, "coco", item.image.file_name)
 
 
 def part_map_of(masks: Mapping[str | None, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:

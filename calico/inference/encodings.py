@@ -34,10 +34,6 @@ class EncodingCache:
     def num_bytes(self) -> int:
         return self._near.num_bytes
 
-    @property
-    def num_host_bytes(self) -> int:
-        return self._far.num_bytes
-
     def get(self, digest: str, device: torch.device | str = "cpu") -> ImageFeatures | None:
         """On `device`, whichever share it was found in."""
         found = self._near.get(digest)

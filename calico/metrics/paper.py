@@ -186,11 +186,6 @@ def rank(pictures: Sequence[Picture], *, own_scores: bool = False) -> Ranking:
     )
 
 
-def ap50(pictures: Iterable[Picture], *, own_scores: bool = False) -> float | None:
-    """AP50 of pictures in any order; None without any true region."""
-    return rank(sorted(pictures, key=lambda picture: picture.id), own_scores=own_scores).ap
-
-
 def pooled(pictures: Iterable[Picture], encoder: SentenceEncoder | None = None) -> dict[str, tuple[float | None, int]]:
     """(value, n) of each of `RATIOS` over pictures."""
     added = [terms(picture, encoder) for picture in pictures]

@@ -13,9 +13,7 @@ be missing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from calico.errors import InputError
@@ -74,23 +72,6 @@ def regions_from_json(document: Any) -> tuple[CoSegmentation, tuple[str, ...]]:
             raise InputError(f"answers: expected texts of {', '.join(SubTask)}, got {task!r}: {type(text).__name__}")
         answers[SubTask(task)] = text
     return CoSegmentation(tuple(sizes), tuple(regions), answers, tuple(problems)), tuple(paths)
-
-
-def write_regions(path: str | Path, cosegmentation: CoSegmentation, paths: Sequence[str]) -> None:
-    document = regions_to_json(cosegmentation, paths)
-    Path(path).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def read_regions(path: str | Path) -> tuple[CoSegmentation, tuple[str, ...]]:
-    """As `regions_from_json`, of a file; its path comes first in every error."""
-    try:
-        return regions_from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a regions.json") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no JSON ({error}); write it again with `calico segment`") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _region(row: Any, at: str, sizes_hw: Sequence[tuple[int, int]]) -> PartRegion:

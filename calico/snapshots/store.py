@@ -14,10 +14,9 @@ from typing import Any
 
 from calico.errors import InputError
 from calico.images import load_image
-from calico.language.questions import canonical_question
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import SPLITS
-from calico.values import ImageGroup, Sample, SubTask
+from calico.values import ImageGroup
 
 SCHEMA_VERSION = 1
 MANIFEST, SAMPLES, SKIPPED, IMAGES = "manifest.json", "samples.jsonl", "skipped.jsonl", "images"
@@ -81,19 +80,6 @@ class Snapshot:
                 path = self.folder / IMAGES / f"{reference.digest}.png"
                 raise InputError(f"{path}: other pixels than annotated; make the snapshot anew")
         return loaded
-
-    def samples(self, split: str | None = None, *, accepted_as_is: float = 1.0) -> Iterator[Sample]:
-        """The three questions about every group. accepted_as_is: the weight, 0 to 1, of predictions that were submitted
-        untouched; 0 leaves them out. The provenance of a sample holds its `group`, `split` and `weight`."""
-        for group in self.groups(split):
-            weight = accepted_as_is if group.provenance["accepted_as_is"] else 1.0
-            if not weight:
-                continue
-            images = self.load_images(group)
-            provenance = {**group.provenance, "group": group.id, "split": group.split, "weight": weight}
-            for sub_task in SubTask:
-                question = canonical_question(sub_task, len(images))
-                yield Sample(images, question, group.target.restricted_to(sub_task), provenance)
 
 
 def sha256_of(path: Path) -> str:
