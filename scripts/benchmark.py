@@ -7,6 +7,8 @@
 `train`: steps a second and memory. `scale`: the cost of a group after 1 to 10,000 others.
 `serve`: where the time of a backend's request goes. `codec`: our brush RLE against label-studio-sdk's. `coco`: our COCO
 export beside label-studio-sdk's own, on the same annotations. `data`: an index of part data as large as MixedParts.
+`vocabulary`: one pair of pictures with 30 to 3,000 labels, beside each other.
+`import`: a COCO file of a million annotations through `calico import_coco`, its memory on the way.
 `feedback`: thousands of annotated groups through `calico feedback`, resident memory on the way.
 """
 
@@ -80,6 +82,15 @@ def build_parser() -> argparse.ArgumentParser:
     feedback.add_argument("--groups", type=int, default=10_000, metavar="N", help="groups of two drawings (10000)")
     feedback.add_argument("--source", choices=("export", "project"), default="export", help="a file, or a host's API")
     feedback.set_defaults(measure=measure_feedback)
+    vocabulary = what.add_parser("vocabulary", help="from tens to thousands of labels", parents=[_cli.shared_options()])
+    vocabulary.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
+    vocabulary.add_argument("--device", help="default: a GPU where there is one")
+    vocabulary.add_argument("--sizes", type=int, nargs="+", default=[30, 300, 1230, 3000], metavar="N")
+    vocabulary.add_argument("--repeats", type=int, default=5)
+    vocabulary.set_defaults(measure=measure_vocabulary)
+    importing = what.add_parser("import", help="a large COCO file to tasks", parents=[_cli.shared_options()])
+    importing.add_argument("--annotations", type=int, default=1_000_000, metavar="N")
+    importing.set_defaults(measure=measure_import)
     coco = what.add_parser("coco", help="COCO export beside label-studio-sdk's", parents=[_cli.shared_options()])
     coco.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
     coco.add_argument("--groups", type=int, default=50, help="groups of two drawings (default: 50)")
@@ -135,6 +146,18 @@ def measure_segment(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.segment import benchmark_segment
 
     return benchmark_segment(args.checkpoint, args.device, args.group_size, args.repeats)
+
+
+def measure_vocabulary(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.vocabulary import benchmark_vocabulary
+
+    return benchmark_vocabulary(args.checkpoint, args.device, args.sizes, args.repeats)
+
+
+def measure_import(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.coco_import import benchmark_import
+
+    return benchmark_import(args.annotations)
 
 
 def measure_serve(args: argparse.Namespace) -> dict[str, Any]:

@@ -72,10 +72,17 @@ def purge(args: argparse.Namespace) -> dict[str, Any]:
     from backend.learning.feedback import annotator_hash
     from calico.snapshots.writer import purge
 
-    who = [annotator_hash(int(name)) if name.isdigit() else name for name in args.purge_annotator]
+    who = [annotator_hash(name) if name.isdigit() or "@" in name else name for name in args.purge_annotator]
     num_removed = purge(args.out, annotators=who, tasks=args.purge_task)
     print(f"{num_removed} groups taken out of {args.out}")
-    return {"command": args.command, "removed": num_removed}
+    report = {"command": args.command, "removed": num_removed}
+    if not num_removed:
+        raise _cli.Failed(
+            f"{args.out}: nothing of these annotators or tasks is in it; give the id, e-mail or hash of one, as the "
+            "host has it (what comes later of them is left out all the same)",
+            report,
+        )
+    return report
 
 
 def collect(args: argparse.Namespace) -> tuple[Any, int]:

@@ -15,19 +15,20 @@ import pytest
 from backend_fakes import PAIR_XML, picture, png
 from conftest import ROOT
 
+from backend.codecs.annotation import LeftOut
 from backend.codecs.annotations_of_task import annotation_that_counts
 from backend.codecs.brush_rle import encode
 from backend.codecs.config import read_config
 from backend.codecs.prediction import encode_prediction
 from backend.host.client import LabelStudioClient
-from backend.learning.feedback import Collector, annotator_hash
+from backend.learning.feedback import Collector, annotator_hash, sub_tasks_without
 from backend.learning.feedback_sources import AnnotatedTask, export_tasks, project_tasks
 from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.snapshots.report import feedback_report
 from calico.snapshots.store import Snapshot
 from calico.snapshots.writer import SnapshotWriter
-from calico.values import CoSegmentation, NamedMask, RegionKey
+from calico.values import CoSegmentation, NamedMask, RegionKey, SubTask
 from scripts import feedback as verb
 
 CONFIG = read_config(PAIR_XML)
@@ -183,7 +184,7 @@ def test_one_annotation_counts_by_the_rule() -> None:
 
 def test_what_is_left_out_is_counted_and_explained_by_task(tmp_path: Path) -> None:
     rows = rows_of()
-    nameless = edited(rows, arm=" ")
+    nameless = edited(rows, leg=" ")
     resized = copy.deepcopy(rows)
     for row in resized:
         if row.get("to_name") == "img1":
@@ -217,6 +218,53 @@ def test_what_is_left_out_is_counted_and_explained_by_task(tmp_path: Path) -> No
     assert all(len(row["message"]) > 15 and "\n" not in row["message"] for row in snapshot.skipped())
     assert sorted(group.provenance["task"] for group in snapshot.groups()) == [9, 12]
     assert snapshot.manifest["problems"] == {}
+
+
+def test_a_region_that_cannot_be_read_costs_itself_where_the_rest_is_true(tmp_path: Path) -> None:
+    """`arm` is unique: the objects and common parts are whole without it, the unique parts are not."""
+    tasks = [task_of(1, annotation_of(1, edited(rows_of(), arm=" "))), task_of(2, annotation_of(2, rows_of()))]
+    snapshot = collect(tmp_path / "s", tasks)
+    partial, whole = snapshot.groups()
+    assert "arm" not in {region.part_name for region in partial.target.regions}
+    assert {region.key for region in whole.target.regions} - {region.key for region in partial.target.regions} == {
+        region.key for region in whole.target.regions if region.part_name == "arm"
+    }
+    assert partial.sub_tasks == (SubTask.COMMON_OBJECT, SubTask.COMMON_PARTS)
+    assert partial.partial_images == {1}
+    assert whole.sub_tasks == tuple(SubTask)
+    assert not whole.partial_images
+    assert snapshot.manifest["problems"] == {"unreadable_region": 1}
+    assert list(snapshot.skipped()) == []
+
+
+def part(image: int, name: str) -> NamedMask:
+    return NamedMask(image, "chair", name, np.ones((4, 4), np.bool_))
+
+
+@pytest.mark.parametrize(
+    ("missing", "others", "expected"),
+    [
+        ((0, False, "arm", "unique"), [(1, "leg")], 2),
+        ((0, False, "leg", "common"), [(1, "leg"), (0, "seat")], 0),
+        ((0, False, None, "unique"), [(1, "leg")], 2),
+        ((0, False, None, "common"), [(1, "leg")], 0),
+        ((0, False, None, "common"), [(0, "leg"), (1, "leg")], 1),
+        ((0, False, None, None), [(0, "leg"), (1, "leg"), (0, "arm")], 1),
+        ((0, True, "chair", None), [(1, "leg")], 0),
+        ((0, None, None, None), [(0, "leg"), (1, "leg")], 0),
+    ],
+)
+def test_what_stays_true_without_a_region(missing: Any, others: list[Any], expected: int) -> None:
+    target = co_segmentation([(4, 4)] * 2, [part(image, name) for image, name in others])
+    left_out = [LeftOut("r", *missing)]
+    assert sub_tasks_without(left_out, target) == tuple(SubTask)[:expected]
+    assert sub_tasks_without([], target) == tuple(SubTask)
+
+
+def test_an_annotator_is_one_person_however_the_export_names_them() -> None:
+    assert len({annotator_hash(given) for given in (7, "7", 7.0, {"id": 7, "email": "a@b.org"})}) == 1
+    by_mail = {annotator_hash(given) for given in ("Ann@Example.org ", {"email": "ann@example.org"})}
+    assert len(by_mail | {annotator_hash({"email": "bob@example.org"}), annotator_hash(None)}) == 3
 
 
 def test_overlapping_duplicates_are_doubtful_not_lost(tmp_path: Path) -> None:
@@ -437,7 +485,7 @@ def without_object() -> list[dict[str, Any]]:
 
 WRONG_ROWS: dict[str, tuple[list[dict[str, Any]], str, list[str]]] = {
     "a region without a name": (
-        edited(rows_of(), arm=" "), "unreadable_region", [row_id("arm"), "image 2", "type the part's name"],
+        edited(rows_of(), leg=" "), "unreadable_region", ["image 1", "and 1 more", "type the part's name"],
     ),
     "a name on an image without an object": (
         without_object(), "no_object_name", ["image 1", "draw an `object` region"],

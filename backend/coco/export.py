@@ -25,11 +25,12 @@ from calico.coco.encode import CocoOptions, ImageEntry, encode_group
 from calico.coco.orientation import Header, read_header
 from calico.coco.writer import CocoWriter
 from calico.errors import InputError
-from calico.values import CoSegmentation
+from calico.values import CoSegmentation, whole_number
 
 log = logging.getLogger(__name__)
 
 SAVE_EVERY = 20  # tasks
+UNNUMBERED = 8_000_000_000  # group ids from here are of tasks without a number; those below are the tasks' own
 _PLACEHOLDER: Size = (1000, 1000)  # for the shapes of an image of unknown size, which are then left out
 
 
@@ -109,11 +110,15 @@ class CocoExporter:
         groups = {row["group_id"] for row in self._writer.images()}
         for task in tasks_after(self._after, self._coverage.tasks):
             self._coverage.tasks += 1
-            self._after = task["id"] if isinstance(task.get("id"), int) else self._coverage.tasks
-            if self._after in groups:
-                self._coverage.skipped.add("duplicate_task", f"task {self._after}: its id stands twice in the export")
-            elif self._export(task, self._after):
-                groups.add(self._after)
+            number = whole_number(task.get("id"))
+            if number is None or not 0 <= number < UNNUMBERED:
+                number = UNNUMBERED + self._coverage.tasks  # its place, beyond the ids that tasks have
+            else:
+                self._after = number
+            if number in groups:
+                self._coverage.skipped.add("duplicate_task", f"task {number}: its id stands twice in the export")
+            elif self._export(task, number):
+                groups.add(number)
             if self._coverage.tasks % SAVE_EVERY == 0:
                 self._writer.save({"after": self._after, "coverage": asdict(self._coverage)})
                 on_progress(self._count())

@@ -36,11 +36,26 @@ OVERLAP = 0.8  # two regions of one image with this IoU are likely one that was 
 
 @dataclass(frozen=True, eq=False)
 class DecodedAnnotation:
-    """row_ids: the ids of the rows that each region was read from. problems: also in the co-segmentation."""
+    """row_ids: the ids of the rows that each region was read from. problems: also in the co-segmentation.
+
+    left_out: regions of the task's images that could not be read.
+    """
 
     cosegmentation: CoSegmentation
     problems: tuple[Problem, ...]
     row_ids: Mapping[RegionKey, tuple[str, ...]]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+class LeftOut(NamedTuple):
+    """A region that could not be read, and what is known of it. is_object, name: None where nothing says it; says:
+    "common" or "unique", as labelled."""
+
+    id: str
+    image: int
+    is_object: bool | None
+    name: str | None
+    says: str | None
 
 
 class Names(NamedTuple):
@@ -97,15 +112,16 @@ def decode_annotation(
         )
 
     named: list[_Named] = []
+    left_out: list[LeftOut] = []
     known_labels = cache(lambda image: config.known_labels(image, task_data))
     for key, image in place.items():
         region = found.regions[key]
+        labels, has_text = known_labels(image), config.controls(image).text is not None
         try:
-            labels = known_labels(image)
-            has_text = config.controls(image).text is not None
             named.append(_named(region, image, labels, has_text, sizes[image], problems))
         except InputError as error:
             problems.append(Problem("unreadable_region", f"region {key} of image {image + 1}: {error}", image))
+            left_out.append(_left_out(region, image, labels, has_text))
     objects = _objects(named, problems)
     problems += _duplicates(named)
 
@@ -127,7 +143,7 @@ def decode_annotation(
     row_ids: dict[RegionKey, tuple[str, ...]] = {}
     for row_id, region_key in key_of.items():
         row_ids[region_key] = (*row_ids.get(region_key, ()), row_id)
-    return DecodedAnnotation(coseg, tuple(problems), row_ids)
+    return DecodedAnnotation(coseg, tuple(problems), row_ids, tuple(left_out))
 
 
 def _is_size(size_hw: Size) -> bool:
@@ -168,6 +184,17 @@ def _named(
     if not mask.any():
         raise InputError("nothing of it is left on the image; draw it again or delete it")
     return _Named(drawn, image, said.owner, said.part, said.says, mask)
+
+
+def _left_out(drawn: DrawnRegion, image: int, labels: Sequence[Label], has_text: bool) -> LeftOut:
+    try:
+        said = read_names(drawn, labels, has_text=has_text)
+        return LeftOut(drawn.id, image, said.part is None, said.part or said.owner, said.says)
+    except InputError:
+        label = (find_label(drawn.labels[0], labels) or Label(drawn.labels[0])) if drawn.labels else None
+        says = None if label is None else label.role
+        is_object = None if says is None else says == "object"
+        return LeftOut(drawn.id, image, is_object, None, says if says in ("common", "unique") else None)
 
 
 def read_names(drawn: DrawnRegion, labels: Sequence[Label], *, has_text: bool = True) -> Names:

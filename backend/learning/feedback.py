@@ -1,8 +1,8 @@
 """Annotations -> annotated groups of a snapshot, each with where it comes from and what was done to its prediction.
 
-One annotation of a task counts (`backend/codecs/annotations_of_task.py`). A group is left out where a region of it
-cannot be read or named: a truth with a hole would teach that nothing is there. Everything left out is counted and
-explained by task.
+One annotation of a task counts (`backend/codecs/annotations_of_task.py`). A region that cannot be read or named is left
+out where the rest stays true without it (`sub_tasks_without`): its image then counts as partly annotated and teaches
+nothing about what is absent. Else the group is left out. Either is counted and explained by task.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from backend.codecs.annotation import OVERLAP, Change, DecodedAnnotation, compare_with_prediction, decode_annotation
+from backend.codecs.annotation import (
+    OVERLAP,
+    Change,
+    DecodedAnnotation,
+    LeftOut,
+    compare_with_prediction,
+    decode_annotation,
+)
 from backend.codecs.annotations_of_task import annotation_that_counts
 from backend.codecs.config import LabelingConfig, read_config, task_images
 from backend.codecs.rows import read_rows
@@ -30,12 +37,12 @@ from calico.errors import InputError
 from calico.masks import boundary_f, iou
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.writer import SnapshotWriter
-from calico.values import CoSegmentation, ImageGroup, PartRegion, Problem, RegionKey
+from calico.values import CoSegmentation, ImageGroup, Occurrence, PartRegion, Problem, RegionKey, SubTask, whole_number
 
 log = logging.getLogger(__name__)
 
 #: Problems of decoding after which what is left is not the truth about the group.
-FATAL = ("unreadable_region", "unknown_image", "malformed_row", "no_object_name")
+FATAL = ("unknown_image", "malformed_row", "no_object_name")
 CHECKPOINT_EVERY = 50
 _EXPECTED = ("cancelled", "empty", "superseded", "not_annotated", "purged")
 
@@ -134,9 +141,17 @@ class Collector:
             more = f" (and {len(fatal) - 1} more)" if len(fatal) > 1 else ""
             raise Skip(fatal[0].code, fatal[0].message + more, number)
         target = decoded.cosegmentation
+        sub_tasks = sub_tasks_without(decoded.left_out, target)
+        if not sub_tasks:
+            unreadable = [problem for problem in decoded.problems if problem.code == "unreadable_region"]
+            more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+            raise Skip("unreadable_region", unreadable[0].message + more, number)
         if not target.regions:
             raise Skip("empty", "the annotation has no regions", number)
         provenance, changes = self._provenance(item, annotation, prediction, decoded, config, sizes)
+        if decoded.left_out:
+            images_left = sorted({region.image for region in decoded.left_out})
+            provenance["partial"] = {"images": images_left, "sub_tasks": [task.value for task in sub_tasks]}
         provenance["held_out"] = is_held_out(addresses, self.holdout) if self.holdout else None
         group = AnnotatedGroup(
             id=f"{task.get('project', 0)}/{task['id']}",
@@ -227,9 +242,43 @@ def find_prediction(task: Json, annotation: Json) -> Json | None:
 
 
 def annotator_hash(completed_by: Any) -> str:
-    """A pseudonym: the same for the same person, and not their name or address."""
-    number = completed_by.get("id") if isinstance(completed_by, Mapping) else completed_by
+    """A pseudonym: the same for the same person, and not their name or address.
+
+    completed_by: as an annotation says it, or as a user types it: an id, an e-mail address, or an object with either.
+    """
+    said = completed_by
+    if isinstance(said, Mapping):
+        said = next((said[key] for key in ("id", "email", "username") if said.get(key) not in (None, "")), None)
+    number = whole_number(said)
+    if number is None and isinstance(said, str):
+        number = said.strip().lower()  # type: ignore[assignment]
     return hashlib.sha256(f"annotator {number}".encode()).hexdigest()[:16]
+
+
+def sub_tasks_without(left_out: Sequence[LeftOut], target: CoSegmentation) -> tuple[SubTask, ...]:
+    """Which questions about a group still have a whole and right answer without some of its regions; none where what
+    is left is not true any more.
+
+    The objects are whole without a part. The common parts are, where each part that is missing is unique: by a name
+    that no other image shows, or by its label. A missing part whose name others show would make theirs unique.
+    """
+    if not left_out:
+        return tuple(SubTask)
+    parts = [region for region in target.regions if region.kind == "part"]
+    are_unique = True
+    for missing in left_out:
+        if missing.is_object or (missing.is_object is None and missing.name is None):
+            return ()
+        if missing.name is not None:
+            if any(part.name == missing.name and part.image != missing.image for part in parts):
+                return ()
+            others = [other for other in left_out if other is not missing]
+            are_unique &= all(other.name != missing.name or other.image == missing.image for other in others)
+        elif missing.says != "unique":
+            if any(part.occurrence is Occurrence.UNIQUE and part.image != missing.image for part in parts):
+                return ()
+            are_unique = False
+    return (SubTask.COMMON_OBJECT, SubTask.COMMON_PARTS) if are_unique else (SubTask.COMMON_OBJECT,)
 
 
 def region_changes(before: DecodedAnnotation, after: DecodedAnnotation) -> tuple[dict[str, Any], ...]:
@@ -241,7 +290,10 @@ def region_changes(before: DecodedAnnotation, after: DecodedAnnotation) -> tuple
     predicted, final = before.cosegmentation.by_key, after.cosegmentation.by_key
     changes = []
     succeeded: set[RegionKey] = set()
+    unread = {region.id for region in after.left_out}
     for key, region in predicted.items():
+        if unread & set(before.row_ids[key]):
+            continue  # there still, but nobody knows how
         found = [successor_of_row[row] for row in before.row_ids[key] if row in successor_of_row]
         if not found:
             changes.append(_change(region, Change.DELETED))

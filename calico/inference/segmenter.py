@@ -18,10 +18,12 @@ from calico.depth.reference import SCORE_CAP, Reference, load_reference, problem
 from calico.errors import InputError
 from calico.inference.answered_masks import Asked, MaskWriter, restored_mask
 from calico.inference.encodings import EncodingCache, ImageEncoder
+from calico.inference.likely_names import LikelyNames
 from calico.inference.options import ServingOptions
 from calico.inference.reconcile import AnsweredMasks, reconcile
 from calico.inference.windows import merge, part_of, windows
 from calico.language.constraint import AnswerConstraint
+from calico.language.names import spelled_names
 from calico.language.questions import canonical_question, render_prompt
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel, ImageFeatures
@@ -65,6 +67,7 @@ class CoSegmenter:
         self.reference = reference
         self.options = options = options or ServingOptions()
         self.steps = LanguageSteps(model, compiled=options.compiled)
+        self._likely_names = LikelyNames(self.steps, tokenizer, config.num_queries, config.system_prompt)
         self._lock = threading.Lock()
         host_bytes = 0 if model.device.type == "cpu" else options.host_encoding_bytes
         self._encodings = EncodingCache(options.encoding_bytes, host_bytes)
@@ -124,10 +127,10 @@ class CoSegmenter:
     def segment(self, group: ImageGroup, *, candidates: Sequence[str] | None = None) -> CoSegmentation:
         """All three sub-tasks, reconciled by the rule of `calico.inference.reconcile`.
 
-        candidates: a fixed vocabulary of object and part names; decoding is then constrained to it. A region's score is
-        the probability of its name times the mask decoder's IoU estimate: an estimate of its true IoU, wrong names 0.
-        An image that is out of depth (`calico.depth.reference`) is a problem, and its scores are scaled to `SCORE_CAP`
-        at most.
+        candidates: a fixed vocabulary of object and part names, however long; decoding is constrained to it. A region's
+        score is the probability of its name times the mask decoder's IoU estimate: an estimate of its true IoU, wrong
+        names 0. An image that is out of depth (`calico.depth.reference`) is a problem, and its scores are scaled to
+        `SCORE_CAP` at most.
         """
         return self.segment_many([group], candidates=[candidates])[0]
 
@@ -208,6 +211,10 @@ class CoSegmenter:
                     depths.append([distances[place] for place in own])
                 asked += [Asked(number, sub_task, own, group.sizes_hw) for sub_task in sub_tasks]
 
+            spelled = [None if own is None else spelled_names(self.tokenizer, own) for own in names]
+            firsts = [next(one for one in asked if one.group == number) for number in range(len(groups))]
+            listed = self._likely_names.listed(firsts, spelled, features)
+
             def answers_of(some: Sequence[Asked]) -> list[Answer]:
                 constraints = [
                     AnswerConstraint(self.tokenizer, one.sub_task, len(one.images), names[one.group]).allowed
@@ -215,7 +222,7 @@ class CoSegmenter:
                     else None
                     for one in some
                 ]
-                return self._generate(some, features, [names[one.group] or () for one in some], constraints)
+                return self._generate(some, features, [listed[one.group] for one in some], constraints)
 
             answers = in_halves(answers_of, asked, "questions", notices)
             found = self._write_masks(asked, answers, features.grounding, notices)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 
-from calico.language import PHRASE_CLOSE, PHRASE_OPEN, image_tag, spoken_name
+from calico.language import PHRASE_OPEN, image_tag
+from calico.language.names import Ids, SpelledNames, spelled_names
 from calico.language.tokenizer import CalicoTokenizer
 from calico.language.wordings import LEADS, NONES, OBJECTS_LEADS
 from calico.values import SubTask
 
 MAX_NAME_TOKENS = 16  # of a free name
 
-Ids = tuple[int, ...]
 Steps = Generator[frozenset[int], int]  # yields the ids allowed, is sent the id taken
 
 
@@ -39,8 +39,10 @@ class AnswerConstraint:
         self._tokenizer = tokenizer
         self._sub_task = sub_task
         self._num_images = num_images
-        self._object_names = self._spelled(names if object_names is None else object_names)
-        self._part_names = self._spelled(names if part_names is None else part_names)
+        own = names if object_names is None else object_names
+        self._object_names = None if own is None else spelled_names(tokenizer, tuple(own))
+        own = names if part_names is None else part_names
+        self._part_names = None if own is None else spelled_names(tokenizer, tuple(own))
         self._taken: list[int] = []
         self._steps: Steps
         self._allowed: frozenset[int]
@@ -69,13 +71,6 @@ class AnswerConstraint:
         self._steps = self._answer()
         self._allowed = next(self._steps)
 
-    def _spelled(self, names: Iterable[str] | None) -> dict[str, Ids] | None:
-        """Each name's ids from behind `<p>` up to and with `</p>`, as `render_answer` spells it."""
-        if names is None:
-            return None
-        spelled = (spoken_name(name) for name in names)
-        return {name: self._ids(f"{PHRASE_OPEN} the {name} {PHRASE_CLOSE}")[1:] for name in spelled}
-
     def _ids(self, text: str) -> Ids:
         return tuple(self._tokenizer.ids(text))
 
@@ -90,19 +85,19 @@ class AnswerConstraint:
         lead, none = LEADS[task][0][0], NONES[task][0]
         if task is SubTask.COMMON_OBJECT:
             branches = [self._ids(f"{lead} {PHRASE_OPEN}"), self._ids(none)]
-            if self._object_names == {}:
+            if self._object_names is not None and not self._object_names:
                 del branches[0]
             if (yield from self._choose(branches)) == self._ids(none):
                 return
             yield from self._common(self._object_names, covering=True)
             return
-        if self._object_names == {}:
+        if self._object_names is not None and not self._object_names:
             branches = [self._ids(f"{lead} {PHRASE_OPEN}"), self._ids(none)]
         else:
             yield from self._choose([self._ids(f"{OBJECTS_LEADS[0][0]} {PHRASE_OPEN}")])
             yield from self._objects()
             branches = [self._after_tag(f". {lead} {PHRASE_OPEN}"), self._after_tag(f". {none}")]
-        if self._part_names == {}:
+        if self._part_names is not None and not self._part_names:
             del branches[0]
         if (yield from self._choose(branches)) == branches[-1]:
             return
@@ -134,7 +129,7 @@ class AnswerConstraint:
                     return
                 yield from self._choose([comma])
 
-    def _common(self, names: dict[str, Ids] | None, *, covering: bool) -> Steps:
+    def _common(self, names: SpelledNames | None, *, covering: bool) -> Steps:
         """Phrases of two images or more. covering: an image has one of them at most, as objects do."""
         free = set(range(self._num_images))
         used: set[str] = set()
@@ -190,11 +185,16 @@ class AnswerConstraint:
         token = yield frozenset(tags[image] for image in images)
         return tags.index(token)
 
-    def _name(self, names: dict[str, Ids] | None, used: Iterable[str] = ()) -> Generator[frozenset[int], int, str]:
+    def _name(self, names: SpelledNames | None, used: Iterable[str] = ()) -> Generator[frozenset[int], int, str]:
         """A name not used yet, up to and with `</p>`; with free naming any words, used ones too."""
         if names is not None:
-            left = {ids: name for name, ids in names.items() if name not in used}
-            return left[(yield from self._choose(left))]
+            node, taken = names.root, names.taken(used)
+            while node.name is None:
+                token = yield frozenset(
+                    token for token, below in node.below.items() if below.count > taken.get(id(below), 0)
+                )
+                node = node.below[token]
+            return node.name
         tokenizer = self._tokenizer
         yield from self._choose([self._ids(f"{PHRASE_OPEN} the")[1:]])
         close = frozenset({tokenizer.phrase_close_id})

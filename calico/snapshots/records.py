@@ -10,7 +10,7 @@ from typing import Any
 
 from calico.errors import InputError
 from calico.masks import decode_rle, encode_rle
-from calico.values import CoSegmentation, Occurrence, PartRegion
+from calico.values import CoSegmentation, Occurrence, PartRegion, SubTask
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class AnnotatedGroup:
     id: unique in a snapshot and the same in every later one. order: the place in time of its first annotation; groups
     that come later have higher ones. provenance: JSON-ready; holds at least `task`, `annotator` (a hash) and
     `accepted_as_is`: a prediction that was submitted untouched, which a person may or may not have looked at.
+    `partial`, where a region could not be read: the `images` that are only partly annotated, and the `sub_tasks` whose
+    answer is whole nevertheless.
     changes: what became of each predicted region, rows as `report` reads them; None where there was no prediction.
     """
 
@@ -56,6 +58,18 @@ class AnnotatedGroup:
         sizes = tuple(image.size_hw for image in self.images)
         if sizes != self.target.sizes_hw:
             raise InputError(f"group {self.id}: images are {sizes} (height, width), masks {self.target.sizes_hw}")
+
+    @property
+    def sub_tasks(self) -> tuple[SubTask, ...]:
+        """The questions whose answer is known whole: all three, but for a group that is partly annotated."""
+        partial = self.provenance.get("partial")
+        return tuple(map(SubTask, partial["sub_tasks"])) if partial else tuple(SubTask)
+
+    @property
+    def partial_images(self) -> frozenset[int]:
+        """Images on which regions are missing: what is not annotated there may be there all the same."""
+        partial = self.provenance.get("partial")
+        return frozenset(partial["images"]) if partial else frozenset()
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -43,7 +43,8 @@ class CorrectedGroup:
     """A group of a snapshot as training sees it: pictures no larger than need be, parts as maps.
 
     truth: where names alone do not tell what corresponds (a relation drawn by hand), else None. weight: how often it is
-    drawn, in proportion.
+    drawn, in proportion. sub_tasks: the questions that its annotation answers whole. partial_images: on which something
+    is not annotated, so that they are put into no other group.
     """
 
     id: str
@@ -51,6 +52,8 @@ class CorrectedGroup:
     truth: CoSegmentation | None
     weight: float = 1.0
     keys: tuple[str, ...] = field(default=())
+    sub_tasks: tuple[SubTask, ...] = tuple(SubTask)
+    partial_images: frozenset[int] = frozenset()
 
     @property
     def names(self) -> set[str]:
@@ -105,7 +108,8 @@ def corrected(group: AnnotatedGroup, images: Sequence[np.ndarray], longest: int,
         reduced(annotated(image, regions, f"{group.id} image {k + 1}"), longest)
         for k, (image, regions) in enumerate(zip(images, by_image, strict=True))
     )
-    return CorrectedGroup(group.id, kept, _hand_drawn(group.target, kept), weight, group.keys)
+    truth = _hand_drawn(group.target, kept)
+    return CorrectedGroup(group.id, kept, truth, weight, group.keys, group.sub_tasks, group.partial_images)
 
 
 def annotated(image: np.ndarray, regions: Sequence[PartRegion], source: str) -> AnnotatedImage:
@@ -254,7 +258,8 @@ class CorrectionBatches:
             num_boxes=max(1, round(self.settings.num_boxes * share)),
         )
         plans = self._own_plans(groups, rng, max(1, round(self.settings.num_groups * share * (1 - self.replay_share))))
-        loose = [k for k, image in enumerate(images) if image.object_name]
+        partial = [k in group.partial_images for group in groups for k in range(len(group.images))]
+        loose = [k for k, image in enumerate(images) if image.object_name and not (k < num_own and partial[k])]
         mixed = choose_groups(
             [images[k] for k in loose],
             rng,
@@ -276,7 +281,7 @@ class CorrectionBatches:
         for group in groups:
             indices = tuple(range(start, start + len(group.images)))
             start += len(group.images)
-            plans += [GroupPlan(indices, task, group.truth) for task in SubTask]
+            plans += [GroupPlan(indices, task, group.truth) for task in group.sub_tasks]
         return [plans[k] for k in rng.permutation(len(plans))[:limit]]
 
 
