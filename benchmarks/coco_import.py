@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,14 @@ def write_coco(path: Path, num_annotations: int) -> None:
         file.write("]}\n")
 
 
-def benchmark_import(num_annotations: int, interval_s: float = 5.0) -> dict[str, Any]:
-    """Through `calico import_coco`, as a user runs it, watched from outside; every tenth figure of its memory."""
+def benchmark_import(verb: Sequence[str], num_annotations: int, interval_s: float = 5.0) -> dict[str, Any]:
+    """Through `calico import_coco` (verb: how to run it), as a user does, watched from outside; ten figures of its
+    memory."""
     with tempfile.TemporaryDirectory() as folder:
         coco, out, report = (Path(folder) / name for name in ("coco.json", "tasks.json", "report.json"))
         write_coco(coco, num_annotations)
         start = time.perf_counter()
-        command = [sys.executable, "-m", "scripts", "import_coco", str(coco), "--out", str(out), "--json", str(report)]
+        command = [*verb, str(coco), "--out", str(out), "--json", str(report)]
         memory: list[int] = []
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)

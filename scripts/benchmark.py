@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ def measure_vocabulary(args: argparse.Namespace) -> dict[str, Any]:
 def measure_import(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.coco_import import benchmark_import
 
-    return benchmark_import(args.annotations)
+    return benchmark_import([sys.executable, "-m", "scripts", "import_coco"], args.annotations)
 
 
 def measure_serve(args: argparse.Namespace) -> dict[str, Any]:
