@@ -63,8 +63,8 @@ def collect(
         raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
     media = Media(settings, Metrics(), client) if source.with_images else None
     file = source.export.stat() if source.export is not None and source.export.exists() else None
-    told: list[Any] = [source.project, str(source.export), file and [file.st_size, file.st_mtime_ns]]
-    told += [source.with_images, source.holdout, source.label_config, settings.label_studio_url, run]
+    fingerprint: list[Any] = [source.project, str(source.export), file and [file.st_size, file.st_mtime_ns]]
+    fingerprint += [source.with_images, source.holdout, source.label_config, settings.label_studio_url, run]
 
     def tasks(position: dict[str, int]) -> Iterator[AnnotatedTask]:
         if source.project is not None and client is not None:
@@ -74,7 +74,7 @@ def collect(
         return islice(export_tasks(source.export, source.label_config or ""), position["num_tasks"], None)
 
     try:
-        with SnapshotWriter(out, shares=shares, previous=previous, run=told) as writer:
+        with SnapshotWriter(out, shares=shares, previous=previous, run=fingerprint) as writer:
 
             def show(num_tasks: int) -> None:
                 on_progress(num_tasks, f"{writer.num_groups} groups, {writer.num_skipped.total()} left out")

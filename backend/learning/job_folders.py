@@ -100,10 +100,10 @@ class TrainingStore:
     def told(self, job: int, name: str) -> dict[str, Any] | None:
         """progress.json or outcome.json of a job, None where there is none."""
         try:
-            found = json.loads((self.folder_of(job) / name).read_text(encoding="utf-8"))
+            content = json.loads((self.folder_of(job) / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return found if isinstance(found, dict) else None
+        return content if isinstance(content, dict) else None
 
     def log_tail(self, job: int, secrets: Iterable[str]) -> list[str]:
         """The last lines of its log, secrets blanked."""

@@ -156,13 +156,13 @@ class Training:
         if not settings.train_after_groups and not settings.train_after_hours:
             return
         for project in self._inbox.projects():
-            known = [job for job in self._jobs.values() if job.project == project]
-            if any(job.state in OPEN for job in known):
+            jobs = [job for job in self._jobs.values() if job.project == project]
+            if any(job.state in OPEN for job in jobs):
                 continue
-            new = self._inbox.annotated_since(project, max((job.up_to_event for job in known), default=0))
-            wanted = settings.train_after_groups
+            new = self._inbox.annotated_since(project, max((job.up_to_event for job in jobs), default=0))
+            threshold = settings.train_after_groups
             is_quiet = self._age_s(project, "last", new.last_at) >= 60 * settings.train_quiet_minutes
-            is_enough = wanted and new.num_tasks >= wanted and (is_quiet or new.num_tasks >= 2 * wanted)
+            is_enough = threshold and new.num_tasks >= threshold and (is_quiet or new.num_tasks >= 2 * threshold)
             hours = self._age_s(project, "first", new.first_at) / 3600
             is_old = settings.train_after_hours and new.num_tasks and hours >= settings.train_after_hours
             if is_enough or (is_old and is_quiet):
@@ -171,10 +171,10 @@ class Training:
     def _age_s(self, project: int, which: str, at: float) -> float:
         """How long ago the first or last correction came: by the clock, or since it has been known here, whichever is
         longer. After the clock was set back an event may be of the future."""
-        known = self._seen.get((project, which))
-        if known is None or known[0] != at:
-            known = self._seen[project, which] = at, self._elapsed
-        return max(self._clock() - at, self._elapsed - known[1])
+        first_seen = self._seen.get((project, which))
+        if first_seen is None or first_seen[0] != at:
+            first_seen = self._seen[project, which] = at, self._elapsed
+        return max(self._clock() - at, self._elapsed - first_seen[1])
 
     def _start(self, job: TrainingJob) -> None:
         folder = self.store.folder_of(job.id)
@@ -224,8 +224,8 @@ class Training:
             last = next(
                 (line for line in reversed(self.store.log_tail(job.id, self._settings.secrets)) if line.strip()), ""
             )
-            said = f"; its last words: {last.strip()[:300]}" if last else ""
-            self._end(job, TrainingState.FAILED, _how_it_ended(code) + self._meanwhile(job) + said)
+            last_words = f"; its last words: {last.strip()[:300]}" if last else ""
+            self._end(job, TrainingState.FAILED, _how_it_ended(code) + self._meanwhile(job) + last_words)
 
     def _meanwhile(self, job: TrainingJob) -> str:
         """It may have been killed right after it published."""
@@ -260,9 +260,9 @@ class Training:
         if not self._lock.acquire(timeout=SHOW_WAIT_S):
             raise CalicoError("training is being looked after just now, or its database does not answer; try again")
         try:
-            known = self._jobs if self.is_owner else {found.id: found for found in self.store.load()}
-            chosen = [found for number, found in sorted(known.items(), reverse=True) if job in (None, number)]
-            return [self._shown(found) for found in chosen[:limit]]
+            jobs = self._jobs if self.is_owner else {entry.id: entry for entry in self.store.load()}
+            newest = [entry for number, entry in sorted(jobs.items(), reverse=True) if job in (None, number)]
+            return [self._shown(entry) for entry in newest[:limit]]
         finally:
             self._lock.release()
 
@@ -285,8 +285,8 @@ def visible_devices(device: str | None, environment: Mapping[str, str]) -> dict[
     if device is None or not device.startswith("cuda:"):
         return {}
     number = int(device.removeprefix("cuda:"))
-    seen = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return {"CUDA_VISIBLE_DEVICES": seen[number] if number < len(seen) else str(number), "CALICO_DEVICE": "cuda"}
+    devices = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return {"CUDA_VISIBLE_DEVICES": devices[number] if number < len(devices) else str(number), "CALICO_DEVICE": "cuda"}
 
 
 def _id(job: TrainingJob) -> int:

@@ -97,5 +97,5 @@ class Jobs:
         with self._lock:
             counts = {str(s): n for s, n in (Counter(job.state for job in self._open.values()) + self._totals).items()}
             newest = itertools.chain(reversed(self._open.values()), reversed(self._ended.values()))
-            chosen = (j for j in newest if task in (None, j.task) and state in (None, j.state.value))
-            return {"counts": counts, "jobs": [job.as_json() for job in itertools.islice(chosen, limit)]}
+            jobs = (j for j in newest if task in (None, j.task) and state in (None, j.state.value))
+            return {"counts": counts, "jobs": [job.as_json() for job in itertools.islice(jobs, limit)]}

@@ -82,7 +82,7 @@ class Champion:
         if self._registry is None:
             return None
         try:
-            found = os.stat(self._registry.folder / POINTER)
+            status = os.stat(self._registry.folder / POINTER)
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_size

@@ -123,11 +123,11 @@ class Engine:
         segmenter = self.segmenter(timeout_s)
         version = segmenter.version
         key = (version, group.digests, tuple(candidates))
-        known = self._results.get(key)
-        self._metrics.cache.labels("result", "miss" if known is None else "hit").inc()
-        if known is not None:
+        recent = self._results.get(key)
+        self._metrics.cache.labels("result", "miss" if recent is None else "hit").inc()
+        if recent is not None:
             future: Future[CoSegmentation] = Future()
-            future.set_result(known)
+            future.set_result(recent)
             return Call(version, future)
         question = GroupQuestion(group, tuple(candidates) or None)
         return Call(version, self._worker.segment(segmenter, question, priority, key))

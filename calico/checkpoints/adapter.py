@@ -143,21 +143,21 @@ def find_base(folder: Path, card: AdapterCard, base: Path | None = None) -> Path
     Raises `CheckpointError` where its fingerprint is another.
     """
     beside = [folder.parent / card.base_id] if card.base_id and Path(card.base_id).name == card.base_id else []
-    looked = []
+    others = []
     for place in [base] if base is not None else [EMBEDDED, *beside]:
         try:
-            found = weights_version(place)
+            version = weights_version(place)
         except OSError as error:
-            found = f"not readable ({error})"
+            version = f"not readable ({error})"
         except CheckpointError:
             if base is not None:
                 raise
-            found = "no checkpoint"
-        if found == card.base:
+            version = "no checkpoint"
+        if version == card.base:
             return place
-        looked.append(f"{place} is {found}")
+        others.append(f"{place} is {version}")
     raise CheckpointError(
-        f"{folder / ADAPTER_CARD}: made on {card.base}, but {'; '.join(looked)}; name the folder of its own base"
+        f"{folder / ADAPTER_CARD}: made on {card.base}, but {'; '.join(others)}; name the folder of its own base"
     )
 
 

@@ -78,12 +78,12 @@ class Registry:
 
     def get(self, name: str) -> Version:
         """By id, or a beginning of it that only one has. Raises InputError."""
-        known = self.ids()
-        found = [name] if name in known else [item for item in known if name and item.startswith(name)]
-        if len(found) != 1:
-            state = f"{len(found)} versions start with it" if found else f"it has: {', '.join(known) or 'none'}"
+        ids = self.ids()
+        matches = [name] if name in ids else [item for item in ids if name and item.startswith(name)]
+        if len(matches) != 1:
+            state = f"{len(matches)} versions start with it" if matches else f"it has: {', '.join(ids) or 'none'}"
             raise InputError(f"{self.folder}: no one version {name!r}; {state}")
-        card = self.folder / VERSIONS / found[0] / CARD
+        card = self.folder / VERSIONS / matches[0] / CARD
         try:
             return Version(**json.loads(card.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
@@ -95,10 +95,10 @@ class Registry:
     def verify(self, version: Version) -> None:
         """InputError where a file is missing, changed, or not of the version."""
         root = self.path_of(version)
-        found = {name: digest for name, digest in _digests(root).items() if name != CARD}
-        for name in sorted(found.keys() | version.files.keys()):
-            if found.get(name) != version.files.get(name):
-                state = "missing" if name not in found else "not of it" if name not in version.files else "changed"
+        digests = {name: digest for name, digest in _digests(root).items() if name != CARD}
+        for name in sorted(digests.keys() | version.files.keys()):
+            if digests.get(name) != version.files.get(name):
+                state = "missing" if name not in digests else "not of it" if name not in version.files else "changed"
                 raise InputError(f"{root / name}: {state}, so this is not {version.id} any more; add the version again")
 
     def history(self) -> list[Event]:
@@ -198,9 +198,9 @@ class Registry:
                         f"{version.id} was compared with {decision.champion}, but {now} serves now; compare again"
                     )
             reason = force_reason if force_reason is not None else decision.reason if decision else ""
-            told = None if decision is None else decision.as_json()
+            comparison = None if decision is None else decision.as_json()
             return self._append(
-                Event("publish" if force_reason is None else "force", version.id, before, _now(), reason, told)
+                Event("publish" if force_reason is None else "force", version.id, before, _now(), reason, comparison)
             )
 
     def rollback(self, to: str | None = None, *, reason: str = "") -> Event:
@@ -249,7 +249,7 @@ class Registry:
 
 def _digests(folder: Path, *, with_hidden: bool = True) -> dict[str, str]:
     """Relative name -> sha256 of every file. with_hidden: also where a part of the name begins with a dot."""
-    found = {}
+    digests = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if not with_hidden and any(part.startswith(".") for part in name.parts):
@@ -258,8 +258,8 @@ def _digests(folder: Path, *, with_hidden: bool = True) -> dict[str, str]:
             raise InputError(f"{path}: is a link; a version holds its own files")
         if path.is_file():
             with path.open("rb") as file:
-                found[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+                digests[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def _now() -> str:

@@ -50,8 +50,8 @@ def has_answer(sub_task: SubTask, objects: Sequence[str], parts: Sequence[frozen
     """Whether a group with these object names and visible parts, one per image, has anything to name."""
     if sub_task is SubTask.COMMON_OBJECT:
         return max(Counter(objects).values()) > 1
-    shown = Counter(name for names in parts for name in names).values()
-    return any(n > 1 for n in shown) if sub_task is SubTask.COMMON_PARTS else any(n == 1 for n in shown)
+    counts = Counter(name for names in parts for name in names).values()
+    return any(n > 1 for n in counts) if sub_task is SubTask.COMMON_PARTS else any(n == 1 for n in counts)
 
 
 def _split(total: int, shares: Sequence[float], rng: np.random.Generator) -> list[int]:
@@ -95,15 +95,15 @@ def choose_groups(
     weights = np.array([weight for _, weight in fitting]) / sum(weight for _, weight in fitting)
 
     def of_one_class(size: int) -> list[int] | None:
-        able = [found for found in members.values() if len(found) >= size]
-        return rng.choice(able[int(rng.integers(len(able)))], size, replace=False).tolist() if able else None
+        classes = [indices for indices in members.values() if len(indices) >= size]
+        return rng.choice(classes[int(rng.integers(len(classes)))], size, replace=False).tolist() if classes else None
 
     def of_classes(size: int) -> list[int] | None:
         if len(members) < size:
             return None
-        chosen = rng.permutation(len(members))[:size]
+        classes = rng.permutation(len(members))[:size]
         groups = list(members.values())
-        return [groups[k][int(rng.integers(len(groups[k])))] for k in chosen]
+        return [groups[k][int(rng.integers(len(groups[k])))] for k in classes]
 
     def of_mixed(size: int) -> list[int] | None:
         together = of_one_class(int(rng.integers(2, size)))
@@ -123,27 +123,27 @@ def choose_groups(
         for attempt in range(_ATTEMPTS):
             if attempt == _ATTEMPTS * 3 // 4:
                 size = min(allowed)
-            found: list[int] | None
+            indices: list[int] | None
             if not answered:
-                found = of_one_class(size) if sub_task is SubTask.UNIQUE_PARTS else of_classes(size)
+                indices = of_one_class(size) if sub_task is SubTask.UNIQUE_PARTS else of_classes(size)
             elif attempt >= _ATTEMPTS // 2:
-                found = of_any(size)
+                indices = of_any(size)
             elif mixed and size > 2:
-                found = of_mixed(size)
+                indices = of_mixed(size)
             else:
-                found = of_one_class(size) if same_class else of_classes(size)
-            if found is None:
+                indices = of_one_class(size) if same_class else of_classes(size)
+            if indices is None:
                 continue
-            rng.shuffle(found)
-            fits = has_answer(sub_task, [objects[i] for i in found], [parts[i] for i in found]) == answered
-            if fits and (tuple(sorted(found)), sub_task) not in seen:
+            rng.shuffle(indices)
+            fits = has_answer(sub_task, [objects[i] for i in indices], [parts[i] for i in indices]) == answered
+            if fits and (tuple(sorted(indices)), sub_task) not in seen:
                 break
             if fits or fallback is None:
-                fallback = found
+                fallback = indices
         else:
-            found = fallback if fallback is not None else of_any(min(allowed))
-        seen.add((tuple(sorted(found)), sub_task))
-        return tuple(int(i) for i in found)
+            indices = fallback if fallback is not None else of_any(min(allowed))
+        seen.add((tuple(sorted(indices)), sub_task))
+        return tuple(int(i) for i in indices)
 
     seen: set[tuple[tuple[int, ...], SubTask]] = set()
     half = (1.0 - common_object_share) / 2
@@ -200,12 +200,12 @@ def draw_batch(
 def _disjoint_classes(rng: Random, num: int) -> list[str] | None:
     """Classes of which no two share a part name, or None where there are not so many."""
     for _ in range(_ATTEMPTS):
-        found: list[str] = []
+        classes: list[str] = []
         for name in rng.sample(CLASSES, len(CLASSES)):
-            if all(not set(PARTS_OF[name]) & set(PARTS_OF[other]) for other in found):
-                found.append(name)
-            if len(found) == num:
-                return found
+            if all(not set(PARTS_OF[name]) & set(PARTS_OF[other]) for other in classes):
+                classes.append(name)
+            if len(classes) == num:
+                return classes
     return None
 
 

@@ -53,17 +53,17 @@ def find_images(folder: Path, problems: list[Problem] | None = None) -> list[str
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images; check the path")
-    found: list[str] = []
+    paths: list[str] = []
     others: Counter[str] = Counter()
     for path in folder.rglob("*"):
         if not is_file(path) or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            found.append(path.as_posix())
+            paths.append(path.as_posix())
         else:
             others[path.suffix.lower() or path.name] += 1
     left_out = [f"{count} {'file' if count == 1 else 'files'} {suffix!r}" for suffix, count in sorted(others.items())]
-    if not found:
+    if not paths:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(
             f"{folder}: no images in it; expected files that end in {suffixes}"
@@ -71,7 +71,7 @@ def find_images(folder: Path, problems: list[Problem] | None = None) -> list[str
         )
     if problems is not None:
         problems += [Problem("no_image", f"{folder}: {text} left out: of no kind that is read") for text in left_out]
-    return sorted(found, key=natural_order)
+    return sorted(paths, key=natural_order)
 
 
 def read_list(path: Path, image_column: str = "image", group_column: str | None = None) -> list[tuple[str, str]]:
@@ -84,22 +84,23 @@ def read_list(path: Path, image_column: str = "image", group_column: str | None 
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: expected a list with at least one image; got {type(rows).__name__} without any")
     images = ImageFolder(path.parent)
-    found = []
+    entries = []
     for number, row in enumerate(rows, start=1):
         row = {image_column: row} if isinstance(row, str) else row
         for column in filter(None, (image_column, group_column)):
             if not isinstance(row, dict) or not isinstance(row.get(column), str) or not row[column].strip():
-                known = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+                columns = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
                 sign = next(
-                    (sign for sign in (";", "\t", "|") if isinstance(row, dict) and len(row) == 1 and sign in known), ""
+                    (sign for sign in (";", "\t", "|") if isinstance(row, dict) and len(row) == 1 and sign in columns),
+                    "",
                 )
                 hint = f"; are its columns separated by {sign!r}? Use commas" if sign else "; name the column"
-                raise InputError(f"{path}: entry {number} has no text in {column!r} (it has: {known}); {hint}")
+                raise InputError(f"{path}: entry {number} has no text in {column!r} (it has: {columns}); {hint}")
         source = row[image_column].strip()
         if not is_address(source):
             source = (images.find(source) or path.parent / source.replace("\\", "/")).as_posix()
-        found.append((source, row[group_column].strip() if group_column else ""))
-    return found
+        entries.append((source, row[group_column].strip() if group_column else ""))
+    return entries
 
 
 def _rows_of(path: Path, image_column: str) -> object:
@@ -196,18 +197,18 @@ def by_similarity(sources: Sequence[str], features: np.ndarray, group_size: int)
     centred = features - features.mean(axis=0) if len(features) else features
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = (centred / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
-    left = np.arange(len(sources))
+    remaining = np.arange(len(sources))
     groups = []
-    while len(left) >= group_size:
-        rows = unit[left]
+    while len(remaining) >= group_size:
+        rows = unit[remaining]
         rim = int(np.argmin(rows @ rows.mean(axis=0)))
         closeness = rows @ rows[rim]
         closeness[rim] = np.inf
-        chosen = np.sort(np.argsort(-closeness, kind="stable")[:group_size])
-        members = tuple(sources[i] for i in left[chosen].tolist())
-        groups.append((int(left[chosen[0]]), SourceGroup(PurePosixPath(members[0]).stem, members)))
-        left = np.delete(left, chosen)
-    left_over = tuple(sources[i] for i in left.tolist())
+        nearest = np.sort(np.argsort(-closeness, kind="stable")[:group_size])
+        members = tuple(sources[i] for i in remaining[nearest].tolist())
+        groups.append((int(remaining[nearest[0]]), SourceGroup(PurePosixPath(members[0]).stem, members)))
+        remaining = np.delete(remaining, nearest)
+    left_over = tuple(sources[i] for i in remaining.tolist())
     problems = [Problem("group_size", f"{source}: left over, a group has {group_size} images") for source in left_over]
     return Grouping(tuple(group for _, group in sorted(groups, key=lambda item: item[0])), left_over, tuple(problems))
 

@@ -69,12 +69,12 @@ def choose(
     if len({group.id for group in groups}) < len(groups):
         raise InputError("groups: expected an id of its own for each")
     shuffled = sorted(groups, key=lambda group: hashlib.sha256(f"{seed}/{group.id}".encode()).digest())
-    chosen: list[Choice] = []
+    choices: list[Choice] = []
     for choice in STRATEGIES[strategy](shuffled, labelled or Labelled()):
-        if len(chosen) == count:
+        if len(choices) == count:
             break
-        chosen.append(choice)
-    return chosen
+        choices.append(choice)
+    return choices
 
 
 Strategy = Callable[[Sequence[GroupFacts], Labelled], Iterator[Choice]]
@@ -92,8 +92,8 @@ def _least_confidence(groups: Sequence[GroupFacts], labelled: Labelled) -> Itera
         if group.confidence is None:
             yield Choice(group.id, "least_confidence", 0.0, "nothing was found in it")
             continue
-        told = ", ".join(f"{part.name} {part.score:.2f}" for part in _least_sure(group))
-        reason = f"mean score {group.confidence:.2f}" + (f"; least sure of {told}" if told else "; no part was found")
+        parts = ", ".join(f"{part.name} {part.score:.2f}" for part in _least_sure(group))
+        reason = f"mean score {group.confidence:.2f}" + (f"; least sure of {parts}" if parts else "; no part was found")
         yield Choice(group.id, "least_confidence", group.confidence, reason)
     yield from _unknown(groups, "least_confidence")
 
@@ -112,26 +112,28 @@ def _new_parts(groups: Sequence[GroupFacts], labelled: Labelled) -> Iterator[Cho
     counts: defaultdict[str, float] = defaultdict(float, labelled.part_counts)
     total, once = sum(counts.values()), sum(count == 1 for count in counts.values())
     unseen = (once + 1) / (total + 2)
-    left = {group.id: group for group in groups if group.parts is not None}
+    candidates = {group.id: group for group in groups if group.parts is not None}
 
     def gain(group: GroupFacts) -> float:
         best: dict[str, float] = {}
         for part in group.parts or ():
             best[part.name] = max(best.get(part.name, 0.0), part.score)
-        known = sum(score / (1 + counts[name]) for name, score in best.items())
-        return known + unseen * sum(1 - part.score for part in group.parts or ())
+        gain_of_known = sum(score / (1 + counts[name]) for name, score in best.items())
+        return gain_of_known + unseen * sum(1 - part.score for part in group.parts or ())
 
-    while left:
-        chosen = max(left.values(), key=gain)  # the first of equals, and equals are shuffled
-        value = gain(chosen)
-        names = sorted({part.name for part in chosen.parts or ()}, key=lambda name: (counts[name], name))
-        told = ", ".join(f"{name} in {counts[name]:.3g} groups" for name in names[:_NAMES_TOLD])
-        unsure = sum(1 - part.score for part in chosen.parts or ())
-        reason = f"{value:.2f} new parts expected: " + (f"{told}; {unsure:.1f} doubtful regions" if told else "none")
-        yield Choice(chosen.id, "new_parts", value, reason)
-        del left[chosen.id]
-        for name in {part.name for part in chosen.parts or ()}:
-            counts[name] += max(part.score for part in chosen.parts or () if part.name == name)
+    while candidates:
+        best_group = max(candidates.values(), key=gain)  # the first of equals, and equals are shuffled
+        value = gain(best_group)
+        names = sorted({part.name for part in best_group.parts or ()}, key=lambda name: (counts[name], name))
+        rarest = ", ".join(f"{name} in {counts[name]:.3g} groups" for name in names[:_NAMES_TOLD])
+        unsure = sum(1 - part.score for part in best_group.parts or ())
+        reason = f"{value:.2f} new parts expected: " + (
+            f"{rarest}; {unsure:.1f} doubtful regions" if rarest else "none"
+        )
+        yield Choice(best_group.id, "new_parts", value, reason)
+        del candidates[best_group.id]
+        for name in {part.name for part in best_group.parts or ()}:
+            counts[name] += max(part.score for part in best_group.parts or () if part.name == name)
     yield from _unknown(groups, "new_parts")
 
 

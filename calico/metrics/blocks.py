@@ -30,17 +30,17 @@ def sub_task_block(
     groups: Sequence[ComparedGroup], task: SubTask, bootstrap: Bootstrap, encoder: SentenceEncoder | None
 ) -> GroupFigures:
     """Of the groups that were asked this question."""
-    asked = [(group.number, group.answers[task]) for group in groups if task in group.answers]
+    answers = [(group.number, group.answers[task]) for group in groups if task in group.answers]
     figures = GroupFigures(bootstrap)
     for name, kind in STRICT.items():
-        figures.mean(name, ((number, strict_miou(answer.matches, kind)) for number, answer in asked))
-    pictures = [(number, picture) for number, answer in asked for picture in answer.pictures]
+        figures.mean(name, ((number, strict_miou(answer.matches, kind)) for number, answer in answers))
+    pictures = [(number, picture) for number, answer in answers for picture in answer.pictures]
     _put_ap50(figures, pictures)
     added = [(number, paper.terms(picture, encoder)) for number, picture in pictures]
     for name in paper.RATIOS:
         figures.ratio(name, ((number, *terms[name]) for number, terms in added))
-    _put_pooled(figures, asked)
-    figures.put("rightly_none", sum(answer.is_none and answer.says_none for _, answer in asked), len(asked))
+    _put_pooled(figures, answers)
+    figures.put("rightly_none", sum(answer.is_none and answer.says_none for _, answer in answers), len(answers))
     return figures
 
 

@@ -14,8 +14,8 @@ class Bootstrap:
     """weights: B x G float64, how often each resample holds each group; the same for the same number of groups."""
 
     def __init__(self, num_groups: int, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
-        drawn = np.random.default_rng(seed).integers(0, max(num_groups, 1), (num_resamples, num_groups))
-        self.weights = np.stack([np.bincount(row, minlength=num_groups) for row in drawn]).astype(float)
+        samples = np.random.default_rng(seed).integers(0, max(num_groups, 1), (num_resamples, num_groups))
+        self.weights = np.stack([np.bincount(row, minlength=num_groups) for row in samples]).astype(float)
 
     def ratio(self, groups: np.ndarray, num: np.ndarray, den: np.ndarray) -> np.ndarray:
         """B float64: sum(num) / sum(den) of each resample, NaN where den is 0. groups: K int, of each term."""

@@ -24,9 +24,9 @@ Numbered = tuple[int, KeyMatch]  # with the number of its group
 
 
 def put_clicks(figures: GroupFigures, clicks: Iterable[Click]) -> None:
-    found = list(clicks)
+    all_clicks = list(clicks)
     for kind in CLICK_KINDS:
-        figures.mean(f"{kind}_iou", ((click.group, click.iou) for click in found if click.kind == kind))
+        figures.mean(f"{kind}_iou", ((click.group, click.iou) for click in all_clicks if click.kind == kind))
 
 
 def by_object(groups: Sequence[ComparedGroup], clicks: Sequence[Click], bootstrap: Bootstrap) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def curves(groups: Sequence[ComparedGroup], clicks: Sequence[Click]) -> dict[str
     precision_recall: by sub-task, precision at 101 recalls, IoU 0.5, ranked by our own scores.
     """
     matches = [match for group in groups for match in group.merged if match.in_truth]
-    found: dict[str, list[float]] = {
+    ious_by_kind: dict[str, list[float]] = {
         "parts": [match.iou for match in matches if match.key.kind == "part"],
         "objects": [match.iou for match in matches if match.key.kind == "object"],
         **{kind: [click.iou for click in clicks if click.kind == kind] for kind in CLICK_KINDS},
@@ -97,7 +97,7 @@ def curves(groups: Sequence[ComparedGroup], clicks: Sequence[Click]) -> dict[str
         "thresholds": list(THRESHOLDS),
         "found": {
             name: {"share": [float(np.mean(np.array(ious) >= t)) for t in THRESHOLDS], "n": len(ious)}
-            for name, ious in found.items()
+            for name, ious in ious_by_kind.items()
             if ious
         },
         "precision_recall": ranked,

@@ -62,14 +62,14 @@ class GroupFigures(Figures):
 
     def average(self, name: str, blocks: Sequence[GroupFigures]) -> None:
         """The mean of a figure of several blocks, over those that have it; n sums."""
-        found = [block for block in blocks if block.values.get(name) is not None]
-        spreads = [spread for block in found if (spread := block._resampled[name]) is not None]
+        present = [block for block in blocks if block.values.get(name) is not None]
+        spreads = [spread for block in present if (spread := block._resampled[name]) is not None]
         self.put(
             name,
-            sum(block.values[name] for block in found) / len(found) if found else None,
-            sum(block.n[name] for block in found),
-            resampled=np.mean(spreads, axis=0) if spreads and len(spreads) == len(found) else None,
-            num_groups=max((block._groups[name] for block in found), default=0),
+            sum(block.values[name] for block in present) / len(present) if present else None,
+            sum(block.n[name] for block in present),
+            resampled=np.mean(spreads, axis=0) if spreads and len(spreads) == len(present) else None,
+            num_groups=max((block._groups[name] for block in present), default=0),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -68,12 +68,12 @@ def _iou_matrix(true: Sequence[np.ndarray], predicted: Sequence[np.ndarray]) -> 
 
 def greedy_pairs(ious: np.ndarray) -> list[tuple[int, int]]:
     """(true, predicted) one to one, the largest IoU above 0 first, the first of equals in row order."""
-    left = ious.copy()
+    remaining = ious.copy()
     pairs = []
-    while left.size and left.max() > 0:
-        row, column = (int(index) for index in np.unravel_index(int(left.argmax()), left.shape))
+    while remaining.size and remaining.max() > 0:
+        row, column = (int(index) for index in np.unravel_index(int(remaining.argmax()), remaining.shape))
         pairs.append((row, column))
-        left[row], left[:, column] = 0, 0
+        remaining[row], remaining[:, column] = 0, 0
     return pairs
 
 
@@ -89,20 +89,20 @@ def terms(picture: Picture, encoder: SentenceEncoder | None = None) -> dict[str,
     pairs = greedy_pairs(picture.ious)
     words = word_ious(picture.true_names, picture.predicted_names)
     text = cosines(picture.true_names, picture.predicted_names, encoder) if encoder else words
-    found = sum(bool(picture.ious[pair] >= MATCH_IOU and text[pair] >= MATCH_TEXT) for pair in pairs)
+    num_right = sum(bool(picture.ious[pair] >= MATCH_IOU and text[pair] >= MATCH_TEXT) for pair in pairs)
     added: dict[str, tuple[float, int]] = {
         "mIoU": (
             float(np.mean([picture.ious[pair] for pair in pairs])) if pairs else 0.0,
             int(num_true + num_predicted > 0),
         ),
-        "recall": (found, num_true),
+        "recall": (num_right, num_true),
     }
     for name, likeness, scale in (("S_IoU", words, 1), ("SS", text, 100)):
-        asked = name != "SS" or encoder is not None
+        has_encoder = name != "SS" or encoder is not None
         best = float(likeness.max(axis=1).sum()) if likeness.size else 0.0
         matched = sum(float(likeness[pair]) for pair in pairs)
-        added[name] = (scale * best, num_true * asked)
-        added[f"{name}_matched"] = (scale * matched, (num_true + num_predicted - len(pairs)) * asked)
+        added[name] = (scale * best, num_true * has_encoder)
+        added[f"{name}_matched"] = (scale * matched, (num_true + num_predicted - len(pairs)) * has_encoder)
     return added
 
 
@@ -126,9 +126,9 @@ class Ranking:
         for row, weight in enumerate(weights):
             if total := float(weight @ self.num_true):
                 counts = weight[self.pictures]
-                found, seen = np.cumsum(counts * self.hits), np.cumsum(counts)
-                precision = np.maximum.accumulate((found / np.maximum(seen, 1))[::-1])[::-1]
-                places = np.searchsorted(found / total, np.linspace(0, 1, 101), side="left")
+                true_positives, predictions = np.cumsum(counts * self.hits), np.cumsum(counts)
+                precision = np.maximum.accumulate((true_positives / np.maximum(predictions, 1))[::-1])[::-1]
+                places = np.searchsorted(true_positives / total, np.linspace(0, 1, 101), side="left")
                 values[row] = np.append(precision, 0.0)[places].mean()
         return values
 

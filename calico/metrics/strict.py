@@ -36,8 +36,10 @@ class Answered:
     def from_parsed(cls, parsed: ParsedAnswer, masks: Sequence[np.ndarray], scores: Sequence[float]) -> Answered:
         """masks, scores: one for every [SEG] of the answer, in order; a [SEG] beyond them has no mask."""
         nothing = ScoredMask(np.zeros((0, 0), bool), 0.0)
-        found = [ScoredMask(mask, score) for mask, score in zip(masks, scores, strict=True)]
-        regions = {m.key: found[m.seg_index] if m.seg_index < len(found) else nothing for m in parsed.mentions}
+        scored_masks = [ScoredMask(mask, score) for mask, score in zip(masks, scores, strict=True)]
+        regions = {
+            m.key: scored_masks[m.seg_index] if m.seg_index < len(scored_masks) else nothing for m in parsed.mentions
+        }
         return cls(regions, parsed.says_none, bool(parsed.problems))
 
 
@@ -94,8 +96,8 @@ def compare(
             overlap = iou(true.mask, predicted.mask)
             boundary = boundary_f(true.mask, predicted.mask) if boundaries else None
         score = None if predicted is None else predicted.score
-        shown = true or predicted
-        area = float(shown.mask.mean()) if shown and shown.mask.size else 0.0
+        region = true or predicted
+        area = float(region.mask.mean()) if region and region.mask.size else 0.0
         matches.append(KeyMatch(key, true is not None, predicted is not None, overlap, boundary, score, area))
     return matches
 

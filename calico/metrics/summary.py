@@ -65,8 +65,8 @@ class Evaluation:
         if difficulties and len(difficulties) != len(truth.sizes_hw):
             raise InputError(f"group {group_id!r}: {len(difficulties)} difficulties for {len(truth.sizes_hw)} images")
         objects = {region.image: region.object_name for region in truth.regions}
-        asked = {region.key for task in answers or SubTask for region in truth.restricted_to(task).regions}
-        matches = compare(keyed(r for r in truth.regions if r.key in asked), keyed(merged.regions), boundaries=True)
+        keys = {region.key for task in answers or SubTask for region in truth.restricted_to(task).regions}
+        matches = compare(keyed(r for r in truth.regions if r.key in keys), keyed(merged.regions), boundaries=True)
         self._groups[group_id] = ComparedGroup(
             tuple(
                 ImageTag(objects.get(image), difficulties[image] if difficulties else None)

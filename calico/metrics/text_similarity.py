@@ -68,12 +68,12 @@ def _quiet() -> Iterator[None]:
     """No progress bar of transformers while it loads a model of our own choice."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    has_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if has_bar:
             logging.enable_progress_bar()
 
 
