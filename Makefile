@@ -36,11 +36,11 @@ $(READY): pyproject.toml $(VENV)/.torch
 	@touch $@
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not host and not browser and not postgres and not ray' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not host and not browser and not postgres and not ray and not abuse' $(PYTEST_ARGS)
 
 check: $(READY)
 	-$(BIN)/calico demo --install
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	CALICO_REQUIRE="$(CALICO_REQUIRE),abuse" $(BIN)/python -m pytest $(PYTEST_ARGS)
 	$(MAKE) check-sdk
 	$(MAKE) check-oldest
 

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from postgres_server import PostgresServer
+
     from backend.demo.label_studio import Account, LabelStudioHost
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +32,25 @@ def require(name: str, available: bool, reason: str) -> None:
     if is_required(name):
         pytest.fail(f"CALICO_REQUIRE names {name}, but {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("abuse") and not is_required("abuse"):
+            item.add_marker(pytest.mark.skip(reason="long; CALICO_REQUIRE=abuse runs it"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server without tables; skips where its programs or the extra `postgres` are missing."""
+    from postgres_server import PostgresServer, find_programs
+
+    programs = find_programs()
+    require("postgres", programs is not None, "initdb is missing (on Debian: apt install postgresql)")
+    require("postgres", find_spec("psycopg") is not None, "psycopg is missing: pip install -e '.[postgres]'")
+    assert programs is not None
+    with PostgresServer(programs) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
