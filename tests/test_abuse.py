@@ -111,7 +111,7 @@ def test_pictures_of_49_megapixels_in_many_tasks(backend, tmp_path):
     before = backend.memory.memory_info().rss / 1e6
     answer = backend.client.post("/predict", json={"tasks": tasks, "label_config": xml, "project": "1"})
     assert answer.status_code == 200
-    until = time.monotonic() + 240
+    until = time.monotonic() + 600
     while "running" in (counts := backend.client.get("/jobs").json()["counts"]) or "queued" in counts:
         assert time.monotonic() < until
         time.sleep(0.2)
@@ -223,9 +223,7 @@ def test_the_log_of_all_this_is_lines(backend, tmp_path):
     for text in ("\n2026-01-01 forged", "\x1b[2K\r", "a" * 10**6):
         tasks = [{"id": text, "data": {"image1": text, "image2": text}}]
         backend.client.post("/predict", json={"tasks": tasks, "label_config": PAIR_XML, "project": text})
-        backend.client.post(
-            "/webhook", content=json.dumps({"action": text}), headers={"Content-Type": "application/json"}
-        )
+        backend.client.post("/webhook", json={"action": text})
     backend.log.flush()
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert lines
