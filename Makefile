@@ -1,6 +1,7 @@
 # make test   environment, install, the tests: all that a fresh clone needs
 # make demo   a real Label Studio with pre-annotated groups; `make demo-stop`, `make demo-clean`
-# make check  the tests that need a Label Studio or a browser as well, and the model with the oldest transformers
+# make check  the tests that need a Label Studio, a browser or a C++ compiler as well, and the model with the oldest
+#             transformers
 # make lint   ruff and mypy
 #
 # TORCH is what pip is given for torch. PyPI's torch on Linux is the CUDA build (several GB); for the CPU build:
@@ -14,7 +15,7 @@ PYTEST_ARGS ?=
 BIN   := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help install test check check-sdk check-oldest lint demo demo-stop demo-clean clean
+.PHONY: help install test check check-sdk check-oldest check-compiler lint demo demo-stop demo-clean clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +44,7 @@ check: $(READY)
 	CALICO_REQUIRE="$(CALICO_REQUIRE),abuse" $(BIN)/python -m pytest $(PYTEST_ARGS)
 	$(MAKE) check-sdk
 	$(MAKE) check-oldest
+	$(MAKE) check-compiler
 
 # Our codecs against label-studio-sdk, in Label Studio's environment: the sdk's pins would move ours.
 SDK_PYTHON := .demo/label-studio-venv/bin/python
@@ -58,7 +60,11 @@ check-oldest: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLDEST) \
 		"$$(sed -n 's/.*"\(transformers\)>=\(.*\)",/\1==\2/p' pyproject.toml)" 'huggingface-hub<2'
 	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -p no:cacheprovider tests/test_model.py \
-		tests/test_weights.py tests/test_memory.py tests/test_qlora.py tests/test_segmenter.py
+		tests/test_weights.py tests/test_memory.py tests/test_qlora.py tests/test_segmenter.py tests/test_formulas.py
+
+# Decode steps through torch's own compiler, which writes and compiles C++: a minute.
+check-compiler: $(READY)
+	CALICO_REQUIRE=compiler $(BIN)/python -m pytest -p no:cacheprovider tests/test_serving.py -k compiled
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,10 +1,11 @@
-"""CALICO: named parts of objects, common or unique in a group of images.
+"""CALICO: part-focused co-segmentation of a group of images (CVPR 2025).
 
     from calico import CoSegmenter, load_group
 
     result = CoSegmenter.from_checkpoint().segment(load_group(["chair.jpg", "stool.jpg"]))
 
-The names below are loaded when they are first used: `import calico` needs no torch.
+The names below are the public API (docs/api.md). They are loaded when they are first used, so `import calico` needs no
+torch.
 """
 
 from __future__ import annotations
@@ -13,26 +14,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calico.images import load_group
+    from calico.correspondence import co_segmentation
+    from calico.errors import CalicoError, CheckpointError, InputError
+    from calico.images import load_group, load_image
+    from calico.inference.options import ServingOptions
     from calico.inference.segmenter import CoSegmenter
-    from calico.values import CoSegmentation, ImageGroup, PartRegion
-
-__all__ = ["CoSegmentation", "CoSegmenter", "ImageGroup", "PartRegion", "load_group"]
+    from calico.values import CoSegmentation, ImageGroup, NamedMask, Occurrence, PartRegion, Problem, RegionKey, SubTask
 
 _HOMES = {
-    "CoSegmentation": "calico.values",
     "CoSegmenter": "calico.inference.segmenter",
-    "ImageGroup": "calico.values",
-    "PartRegion": "calico.values",
+    "ServingOptions": "calico.inference.options",
+    "co_segmentation": "calico.correspondence",
     "load_group": "calico.images",
+    "load_image": "calico.images",
+    "CalicoError": "calico.errors",
+    "CheckpointError": "calico.errors",
+    "InputError": "calico.errors",
+    "CoSegmentation": "calico.values",
+    "ImageGroup": "calico.values",
+    "NamedMask": "calico.values",
+    "Occurrence": "calico.values",
+    "PartRegion": "calico.values",
+    "Problem": "calico.values",
+    "RegionKey": "calico.values",
+    "SubTask": "calico.values",
 }
+__all__ = [
+    "CalicoError",
+    "CheckpointError",
+    "CoSegmentation",
+    "CoSegmenter",
+    "ImageGroup",
+    "InputError",
+    "NamedMask",
+    "Occurrence",
+    "PartRegion",
+    "Problem",
+    "RegionKey",
+    "ServingOptions",
+    "SubTask",
+    "co_segmentation",
+    "load_group",
+    "load_image",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module 'calico' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*globals(), *_HOMES])

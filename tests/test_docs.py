@@ -10,7 +10,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import calico
+from calico.drawings import draw
 from scripts import __main__
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +141,22 @@ def test_python_examples_import_what_exists(document: str) -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("calico", "backend")):
                 module = importlib.import_module(str(node.module))
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def test_the_snippets_of_the_api_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in enumerate(("chair", "stool")):
+        drawn = draw(number, size_hw=(96, 128), object_name=name)
+        Image.fromarray(drawn.image).save(tmp_path / f"{name}.jpg", quality=95)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(text_of("docs/api.md"), "python"):
+        exec(compile(block, "docs/api.md", "exec"), names)
+
+
+def test_the_api_page_names_what_is_public() -> None:
+    page = text_of("docs/api.md")
+    assert not [name for name in calico.__all__ if not re.search(rf"\b{name}\b", page)]
+    assert all(getattr(calico, name).__name__ == name for name in calico.__all__)
 
 
 def tree() -> list[str]:
