@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from old_layouts import write_old_config as write_config
+from recorded import FIXTURES, as_saved_by_the_editor, recordings
 from test_prediction_codec import LAYOUT_C, SIZES, encode, group
 
 from backend.codecs import brush_rle
@@ -19,7 +19,6 @@ from calico.correspondence import co_segmentation
 from calico.errors import InputError
 from calico.values import NamedMask, Occurrence, RegionKey
 
-FIXTURES = ROOT.parent / "shared" / "fixtures" / "label_studio"
 CONFIGS = {
     "A": write_config(3),
     "B": write_config(layout="B"),
@@ -32,28 +31,6 @@ CONFIGS = {
     ),
     "no text area": "\n".join(line for line in write_config(3).splitlines() if "<TextArea" not in line),
 }
-
-
-def fixture(name):
-    if not FIXTURES.exists():
-        pytest.skip(f"{FIXTURES} is not at hand")
-    return (FIXTURES / name).read_text()
-
-
-def as_saved_by_the_editor(rows):
-    """The editor repeats a region's geometry and notes in every row of it, and pads brushes by another byte."""
-    saved = copy.deepcopy(rows)
-    first = {row["id"]: row for row in reversed(copy.deepcopy(saved)) if "id" in row}
-    for row in saved:
-        if "id" in row:
-            row["value"] = {**first[row["id"]]["value"], **row["value"]}
-            if "rle" in row["value"]:
-                row["value"]["rle"] = row["value"]["rle"] + [0]
-            if "meta" in first[row["id"]]:
-                row["meta"] = first[row["id"]]["meta"]
-            if row["type"] != "brushlabels":
-                row.pop("score", None)
-    return saved
 
 
 def same(a, b):
@@ -342,47 +319,57 @@ def test_damaged_shapes_are_refused(bad):
 
 # What Label Studio itself wrote.
 
-GROUPS = {
-    "A": ("A_multi_image_tags", "ui_A_edit", {"a2_lid": Change.EDITED}),
-    "B": ("B_valuelist", "ui_B_visit", {}),
-    "C": ("C_repeater", "ui_C_submit", {}),
-}
+RECORDINGS = recordings()
 
 
-@pytest.mark.parametrize("layout", GROUPS)
-def test_annotations_saved_by_a_real_editor(layout):
-    config_name, annotation_name, changed = GROUPS[layout]
-    config = read_config(fixture(f"groups/{config_name}.xml"))
-    (task,) = json.loads(fixture(f"groups/{config_name}.task.json"))
-    saved = json.loads(fixture(f"groups/{annotation_name}.json"))
-    predicted = task["predictions"][0]["result"]
-    changes = compare_with_prediction(predicted, saved["result"])
-    assert {change.id: change.change for change in changes if change.change is not Change.KEPT} == changed
-    before, after = decode_annotation(predicted, config), decode_annotation(saved, config)
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_a_recorded_correction_says_what_was_changed(name):
+    recording = RECORDINGS[name]
+    config, predicted = read_config(recording.config), recording.prediction["result"]
+    changes = compare_with_prediction(predicted, recording.annotation["result"])
+    changed = {change.id for change in changes if change.change is not Change.KEPT}
+    assert {change.change for change in changes if change.id in changed} <= {Change.EDITED}
+    assert len(changed) == recording.num_edited
+    before, after = decode_annotation(predicted, config), decode_annotation(recording.annotation, config)
     assert before.row_ids == after.row_ids
     for key, region in before.cosegmentation.by_key.items():
         is_same = (region.mask == after.cosegmentation.by_key[key].mask).all()
         assert is_same == (after.row_ids[key][0] not in changed)
-    body = after.cosegmentation.by_key[RegionKey(1, "part", "body")]
-    assert body.mask.shape == (600, 800)
-    assert body.occurrence is Occurrence.COMMON
+    key, size_hw = recording.landmark
+    landmark = after.cosegmentation.by_key[key]
+    assert landmark.mask.shape == size_hw
+    assert landmark.occurrence is Occurrence.COMMON
 
 
 def test_tool_rows_and_label_rows_are_one_region():
-    config = read_config(fixture("magic_wand.xml"))
-    decoded = decode_annotation(json.loads(fixture("magic_wand.json"))["annotations"][0], config)
-    assert sorted(int(region.mask.sum()) for region in decoded.cosegmentation.regions) == [261525, 381431]
-    config = read_config(fixture("tools_with_relations.xml"))
-    decoded = decode_annotation(json.loads(fixture("tools_with_relations.json"))["annotations"][0], config)
-    assert {region.name for region in decoded.cosegmentation.regions} == {"planet", "moonwalker"}
-    assert [p.code for p in decoded.problems].count("leftover_prompt") == 3, "key points have no area"
+    """Each shape lies in two rows of one id: counted twice, the disc would not be what it is."""
+    config = read_config((FIXTURES / "label_studio" / "tools.xml").read_text())
+    annotation = json.loads((FIXTURES / "label_studio" / "tools.task.json").read_text())["annotations"][0]
+    decoded = decode_annotation(annotation, config)
+    assert {region.name for region in decoded.cosegmentation.regions} == {"planet", "rover"}
+    assert [p.code for p in decoded.problems].count("leftover_prompt") == 1, "a key point has no area"
+    rows, columns = np.mgrid[:40, :60] + 0.5
+    disc = np.hypot(rows - 20.5, columns - 30.5) < 12
+    shapes = {
+        "planet": ((columns > 6) & (columns < 18) & (rows > 4) & (rows < 16))
+        | (((columns - 30) / 6) ** 2 + ((rows - 20) / 6) ** 2 < 1)
+        | disc,
+        "rover": np.abs(columns - 12) < 6 * (36 - rows) / 12 * (rows > 24),
+    }
+    for region in decoded.cosegmentation.regions:
+        assert (region.mask & shapes[region.name]).sum() / (region.mask | shapes[region.name]).sum() > 0.9
 
 
-def test_brush_and_polygon_of_the_same_persons():
-    brushes, polygons = (json.loads(fixture(f"{name}_car.json"))[0]["result"] for name in ("brush", "polygon"))
-    for brush, polygon, expected in zip(brushes, polygons, [0.962, 0.970, 0.916], strict=True):
-        a, b = (mask_of_value(row["value"], (576, 768)) for row in (brush, polygon))
-        assert (a & b).sum() / (a | b).sum() == pytest.approx(expected, abs=0.01)
+def test_brush_and_polygon_of_one_shape():
+    """The same disc as a brush and as a polygon of its edge, which has no size of its own."""
+    rows, columns = np.mgrid[:57, :76] + 0.5
+    disc = np.hypot(rows - 30, columns - 35) < 20
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    points = np.stack([35 + 20 * np.cos(angles), 30 + 20 * np.sin(angles)], 1) / [0.76, 0.57]
+    a = mask_of_value({"format": "rle", "rle": brush_rle.encode(disc)}, (57, 76))
+    b = mask_of_value({"points": points.tolist()}, (57, 76))
+    assert np.array_equal(a, disc)
+    assert (a & b).sum() / (a | b).sum() > 0.95
 
 
 def test_a_hand_made_group_without_ids():

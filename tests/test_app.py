@@ -695,7 +695,7 @@ def test_two_clients_200_mixed_requests_each(served, tmp_path):
     assert np.median(health) < np.median(predictions), "it does not wait behind them"
 
 
-def test_two_clients_30_requests_each_with_the_real_model(served, tmp_path):
+def test_two_clients_12_requests_each_with_the_real_model(served, tmp_path):
     """Side by side, every answer is the one that is given alone."""
     if not (EMBEDDED / "model.safetensors").exists():
         pytest.skip(f"{EMBEDDED} has no weights: train a checkpoint first")
@@ -721,7 +721,7 @@ def test_two_clients_30_requests_each_with_the_real_model(served, tmp_path):
     def ask(seed):
         choose = random.Random(seed)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
-            for _ in range(30):
+            for _ in range(12):
                 number = choose.randrange(len(requests))
                 tasks, context = requests[number]
                 if predict(client, tasks, context=context).json() != expected[number]:

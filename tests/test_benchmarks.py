@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from micro import micro
 
+from calico.model.config import PRESETS
 from calico.training.batches import BatchSettings
 from scripts import benchmark
 
@@ -45,6 +47,7 @@ def test_scale_is_measured_after_many_groups(tmp_path: Path) -> None:
 
 def test_training_is_measured_after_a_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.training.BatchSettings", partial(BatchSettings, 2, 3, 2, 2))
+    monkeypatch.setitem(PRESETS, "calico-tiny", micro)
     report = report_of(tmp_path, "train", "--steps", "1")
     assert (report["num_steps"], report["images_per_step"], report["mode"]) == (1, 2, "all")
     assert report["peak_bytes"] > 0
@@ -52,7 +55,10 @@ def test_training_is_measured_after_a_warm_up(tmp_path: Path, monkeypatch: pytes
     assert benchmark.main(["train", "--steps", "0"]) == 2
 
 
-def test_an_adapter_over_fewer_bits_is_measured_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_adapter_over_fewer_bits_is_measured_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PRESETS, "calico-tiny", micro)
     report = report_of(
         tmp_path, "train", "--mode", "adapter", "--bits", "8", "--steps", "1", "--gradient-checkpointing"
     )

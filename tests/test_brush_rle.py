@@ -8,14 +8,12 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import FIXTURES, all_of
 
 from backend.codecs import brush_rle
 from calico.errors import InputError
-
-FIXTURES = ROOT.parent / "shared" / "fixtures" / "label_studio"
 
 
 def bits_of(values, runs, sizes=(3, 4, 8, 16)):
@@ -160,15 +158,35 @@ def test_byte_identical_to_label_studio_sdk():
         assert (decoded == brush_rle.decode(theirs, *mask.shape)).all()
 
 
+def test_what_label_studio_sdk_encoded_is_read():
+    """Four channels that differ: only the fourth is the mask. Recorded, so that it holds without the sdk too."""
+    cases = json.loads((FIXTURES / "label_studio" / "sdk_brushes.json").read_text())
+    assert len(cases) == 3
+    for case in cases:
+        height, width = case["size_hw"]
+        mask = np.unpackbits(np.frombuffer(bytes.fromhex(case["mask"]), np.uint8), count=height * width)
+        assert np.array_equal(brush_rle.decode(case["rle"], height, width), mask.reshape(height, width).astype(bool))
+
+
+AREAS = {  # by file: the size where rows have none, and the pixels of each region
+    "tools.task.json": (None, [437]),
+    "magic_wand.json": ((2860, 3000), [261525, 381431]),
+    "brush_hand_painted.json": ((2802, 2242), [260411]),
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "size_hw", "pixels"),
-    [
-        ("brush_hand_painted.json", (2802, 2242), [260411]),
-        ("magic_wand.json", (2860, 3000), [381431, 381431, 261525, 261525]),
-    ],
+    "path",
+    all_of("label_studio/tools.task.json", "label_studio/magic_wand.json", "label_studio/brush_hand_painted.json"),
+    ids=lambda path: path.stem,
 )
-def test_real_files_give_the_known_areas(name, size_hw, pixels):
-    if not (FIXTURES / name).exists():
-        pytest.skip(f"{FIXTURES} is not at hand")
-    rows = json.loads((FIXTURES / name).read_text())["annotations"][0]["result"]
-    assert [int(brush_rle.decode(row["value"]["rle"], *size_hw).sum()) for row in rows] == pixels
+def test_stored_brushes_have_the_known_areas(path):
+    """Rows of one region repeat its mask."""
+    size_hw, areas = AREAS[path.name]
+    masks = {}
+    for row in json.loads(path.read_text())["annotations"][0]["result"]:
+        if "rle" in row.get("value", ()):
+            height, width = size_hw or (row["original_height"], row["original_width"])
+            mask = brush_rle.decode(row["value"]["rle"], height, width)
+            assert np.array_equal(masks.setdefault(row["id"], mask), mask)
+    assert sorted(int(mask.sum()) for mask in masks.values()) == areas

@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT
 from live_backend import annotate, make_project
 from old_layouts import write_old_config as write_config
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from recorded import recordings
 
 from backend.coco.export import CocoExporter, ExportOptions
 from backend.coco.images import FolderImages
@@ -37,7 +37,6 @@ from calico.masks import tight_box_xyxy
 from calico.values import CoSegmentation, NamedMask
 from scripts import export_coco, import_coco
 
-FIXTURES = ROOT.parent / "shared" / "fixtures"
 # pycocotools' own, under numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 REPEATER = """<View><Repeater on="$images" indexFlag="{{idx}}">
@@ -506,18 +505,13 @@ def test_images_of_a_folder_are_found_and_none_beside_it(tmp_path):
             images.content(address, 1)
 
 
-@pytest.mark.parametrize("layout", ["A", "B", "C"])
-def test_groups_made_with_a_real_editor(tmp_path, layout):
-    configs = {"A": "A_multi_image_tags", "B": "B_valuelist", "C": "C_repeater"}
-    saved = {"A": "ui_A_edit", "B": "ui_B_visit", "C": "ui_C_submit"}[layout]
-    groups = FIXTURES / "label_studio" / "groups"
-    if not groups.is_dir():
-        pytest.skip(f"{groups} is missing")
-    config = configs[layout]
-    task = json.loads((groups / f"{config}.task.json").read_text())
-    task = task[0] if isinstance(task, list) else task
-    task |= {"id": 1, "annotations": [json.loads((groups / f"{saved}.json").read_text())]}
-    out = export(tmp_path, [task], (groups / f"{config}.xml").read_text())
+RECORDINGS = recordings()
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_recorded_groups(tmp_path, name):
+    recording = RECORDINGS[name]
+    out = export(tmp_path, [recording.task | {"id": 1}], recording.config)
     assert out["annotations"]
     assert "unreadable_region" not in out["report"]["problems"]["counts"]
     assert all(row["area"] > 0 for row in out["annotations"])

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from old_layouts import write_old_config as write_config
 from PIL import Image
 from pycocotools import mask as coco_mask
+from recorded import OTHERS, all_of
 
 from backend.codecs.annotation import decode_annotation
 from backend.codecs.config import read_config
@@ -31,7 +31,6 @@ from calico.masks import encode_rle
 from calico.values import CoSegmentation, NamedMask, RegionKey
 from scripts import import_coco
 
-FIXTURES = ROOT.parent / "shared" / "fixtures"
 SIZE = (20, 30)
 
 
@@ -130,19 +129,25 @@ def test_category_names(row, names):
     assert read_category(row, families_of([row, *others])) == names
 
 
-def test_category_lists_of_the_sources():
-    folder = FIXTURES / "categories"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is missing")
-    objects = json.loads((folder / "partimagenet.json").read_text())["objects"]
-    rows = [{"name": f"{name} {part}", "supercategory": name} for name, parts in objects.items() for part in parts]
+TITLED = all_of("categories/title_case.json", "categories/partimagenet.json")
+POSSESSIVE = all_of("categories/possessive.json", "categories/ade20k_part_234.json")
+
+
+@pytest.mark.parametrize("path", [*TITLED, *POSSESSIVE], ids=lambda path: path.stem)
+def test_category_lists_of_the_sources(path):
+    """`Car Tier` with a family, as PartImageNet writes parts; `armchair's leg` without one, as ADE20K-Part does."""
+    objects = json.loads(path.read_text())["objects"]
+    is_titled = path in TITLED
+    rows = [
+        {"name": f"{name} {part}" if is_titled else f"{name}'s {part}", "supercategory": name if is_titled else ""}
+        for name, parts in objects.items()
+        for part in parts
+    ]
     found = [read_category(row, families_of(rows)) for row in rows]
-    assert len(set(found)) == 40
-    assert len({owner for owner, _ in found}) == 11
-    assert ("car", "tire") in found
-    objects = json.loads((folder / "ade20k_part_234.json").read_text())["objects"]
-    rows = [{"name": f"{name}'s {part}", "supercategory": ""} for name, parts in objects.items() for part in parts]
-    assert len({read_category(row, families_of(rows)) for row in rows}) == 234
+    assert len(set(found)) == len(rows) == sum(map(len, objects.values()))
+    assert len({owner for owner, _ in found}) == len(objects)
+    if is_titled:
+        assert ("car", "tire") in found
 
 
 @pytest.mark.parametrize("scheme", ["object:part", "object part"])
@@ -339,30 +344,72 @@ def test_missing_and_other_images_are_counted(tmp_path):
     assert not (tmp_path / "t.json").exists()
 
 
-def test_lvis_without_its_photos(tmp_path):
-    path = FIXTURES / "coco" / "lvis_val_100.json"
-    if not path.is_file():
-        pytest.skip(f"{path} is missing")
-    document = json.loads(path.read_text())
+def lvis() -> dict[str, Any]:
+    """As LVIS writes it: no `iscrowd`, more keys than COCO's, several polygons and rows of one object."""
+    shapes = [  # image, category, (x0, y0, x1, y1) of each polygon
+        (1, 7, [(10, 10, 60, 40)]),
+        (1, 7, [(50, 30, 90, 70)]),  # over the one before
+        (1, 9, [(0, 80, 20, 100), (30, 80, 50, 100)]),
+        (2, 9, [(5, 5, 115, 95)]),
+        (2, 7, [(20.5, 20.25, 40.75, 60.5)]),
+    ]
+    rows = []
+    for number, (image, category, boxes) in enumerate(shapes):
+        area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
+        rows.append({
+            "id": number, "image_id": image, "category_id": category, "area": area,
+            "segmentation": [polygon(*corners) for corners in boxes],
+        })  # fmt: skip
+    images = [
+        {"id": k, "height": 100, "width": 120, "file_name": f"COCO_val2014_{k:012}.jpg", "neg_category_ids": [3],
+         "not_exhaustive_category_ids": [], "coco_url": f"http://images.invalid/val2017/{k:012}.jpg"}
+        for k in (1, 2)
+    ]  # fmt: skip
+    names = {7: "oil_lamp", 9: "cup_(drink)"}
+    categories = [
+        {"id": k, "name": name, "synset": f"{name}.n.01", "synonyms": [name], "frequency": "r"}
+        for k, name in names.items()
+    ]
+    return {"images": images, "annotations": rows, "categories": categories, "info": {}, "licenses": []}
+
+
+@pytest.mark.parametrize("path", [None, *OTHERS.glob("coco/lvis_val_100.json")], ids=str)
+def test_lvis_without_its_photos(tmp_path, path):
+    document = lvis() if path is None else json.loads(path.read_text())
     dataset = parse_coco(document)
     masks = [(item, mask) for item in dataset.objects for mask in item.masks(dataset.findings).values()]
-    assert sum(len(item.rows) for item in dataset.objects) == 977
+    assert sum(len(item.rows) for item in dataset.objects) == len(document["annotations"])
     assert not dataset.findings.counts
     # One object of an image is the union of its rows: no larger than their areas together, no smaller than the largest.
     for item, mask in masks:
         areas = [row["area"] for _, row in item.rows]
         assert max(areas) * 0.7 - 40 <= mask.sum() <= sum(areas) * 1.3 + 40 * len(areas)
+    written = tmp_path / "lvis.json"
+    written.write_text(json.dumps(document))
     out = tmp_path / "tasks.json"
-    assert import_coco.main([str(path), "--out", str(out)]) == 0
+    assert import_coco.main([str(written), "--out", str(out)]) == 0
     tasks = json.loads(out.read_text())
+    assert tasks
     assert all(task["data"]["image1"].startswith("http") for task in tasks)
 
 
 def test_coco_annotators_export():
-    path = FIXTURES / "coco" / "coco_annotator_export.json"
-    if not path.is_file():
-        pytest.skip(f"{path} is missing")
-    document = json.loads(path.read_text())
+    """As coco-annotator and Label Studio write it: `iscrowd` as a word, one flat polygon, an empty one, more keys."""
+    document = {
+        "categories": [{"id": 1, "name": "Class_1", "supercategory": "", "color": "#594b6f", "metadata": {}}],
+        "images": [
+            {"id": k, "dataset_id": None, "category_ids": [], "width": 40, "height": 60, "annotated": False,
+             "path": f"image{k}.jpg", "file_name": f"image{k}.jpg", "deleted": False}
+            for k in range(2)
+        ],
+        "annotations": [
+            {"id": 0, "image_id": 0, "category_id": 1, "segmentation": [polygon(5, 6, 20, 30)], "area": 360,
+             "bbox": [5, 6, 15, 24], "iscrowd": "false", "isbbox": False, "color": "#000000", "metadata": {}},
+            {"id": 1000, "image_id": 1, "category_id": 1, "segmentation": [], "area": 0, "bbox": [0, 0, 0, 0],
+             "iscrowd": "false", "isbbox": False, "color": "#000000", "metadata": {}},
+        ],
+    }  # fmt: skip
     dataset = parse_coco(document)
     num_read = sum(len(item.rows) for item in dataset.objects)
+    assert num_read >= 1
     assert num_read + sum(dataset.findings.counts.values()) == len(document["annotations"])

@@ -11,12 +11,12 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from old_layouts import write_old_config
+from recorded import recordings
 
 from backend.codecs.config import MAX_XML_CHARS, read_config, task_images, write_config
 from backend.codecs.controls import Label, names_of_label, role
 from calico.errors import InputError
 
-GROUPS = ROOT.parent / "shared" / "fixtures" / "label_studio" / "groups"
 READY = sorted((ROOT / "labeling_config").glob("*.xml"))
 BRUSH = '<BrushLabels name="b" toName="i"><Label value="leg"/></BrushLabels>'
 REPEATER = """<View><Repeater on="$shots" indexFlag="{{n}}"><View>
@@ -70,17 +70,16 @@ def test_layout_c_names_carry_the_index():
         task_images(config, {"shots": [{"path": "a"}]})
 
 
-@pytest.mark.parametrize(
-    ("name", "layout", "smart", "choices"),
-    [("A_multi_image_tags", "A", None, None), ("B_valuelist", "B", None, "kind"), ("C_repeater", "C", "kp_1", None)],
-)
-def test_layouts_as_label_studio_accepted_them(name, layout, smart, choices):
-    if not GROUPS.exists():
-        pytest.skip(f"{GROUPS} is not at hand")
-    config = read_config((GROUPS / f"{name}.xml").read_text())
-    assert (config.layout, config.vocabulary, config.relation) == (layout, "open", "same part")
+RECORDINGS = recordings()
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_layouts_as_label_studio_accepted_them(name):
+    recording = RECORDINGS[name]
+    config = read_config(recording.config)
+    assert (config.layout, config.vocabulary, config.relation) == (recording.layout, "open", "same part")
     controls = config.controls(1)
-    assert (controls.smart_keypoint, controls.choices) == (smart, choices)
+    assert (controls.smart_keypoint, controls.choices) == (recording.smart, recording.choices)
     assert controls.text is not None
 
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from backend_fakes import stored_events
+from recorded import all_of
 
 from backend.host.client import HostError, LabelStudioClient
 from backend.learning.inbox import NUM_WRITERS, RECONCILED, Inbox, InboxUnavailable
@@ -25,7 +26,6 @@ from backend.settings import Settings
 from calico.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-RECORDED = ROOT.parent / "shared" / "fixtures" / "label_studio" / "groups" / "protocol_requests.json"
 
 
 @pytest.fixture
@@ -154,14 +154,17 @@ def test_text_that_no_database_takes_or_that_forges_a_log_line_is_made_harmless(
     assert (event.action, event.annotation_updated_at) == ("A?B?C?D", "?[2J")
 
 
-def test_every_recorded_request_is_stored(inbox):
-    if not RECORDED.exists():
-        pytest.skip(f"{RECORDED} is missing")
-    events = [r for r in json.loads(RECORDED.read_text()) if r["path"].startswith("/webhook")]
-    for event in events:
-        inbox.put(event["body"])
+@pytest.mark.parametrize(
+    "path",
+    all_of("label_studio/protocol_requests.json", "label_studio/groups/protocol_requests.json"),
+    ids=lambda path: path.parent.name,
+)
+def test_every_recorded_request_is_stored(inbox, path):
+    bodies = [row["body"] for row in json.loads(path.read_text()) if row["path"].startswith("/webhook")]
+    for body in bodies:
+        inbox.put(body)
     stored = stored_events(inbox)
-    assert [event.action for event in stored] == [event["action"] for event in events]
+    assert [event.action for event in stored] == [body["action"] for body in bodies]
     assert {event.project for event in stored} == {1}
     assert inbox.counts()["ANNOTATION_CREATED"] == 1
 

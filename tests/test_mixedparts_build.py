@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from micro import TOKENIZER, micro
 from PIL import Image
+from recorded import all_of
 
 from benchmarks.part_data import benchmark_data
 from calico.correspondence import truth_of
@@ -38,43 +40,41 @@ from calico.mixedparts.sources import SourceFile, parse_source
 from calico.mixedparts.statistics import COLUMNS, statistics, table_rows
 from calico.mixedparts.tables import Table, TableWriter
 from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, write_manifest
-from calico.model.config import calico_tiny
 from calico.model.inputs import ModelInputs
 from calico.training.batches import BatchSettings
 from calico.training.index_batches import IndexBatches
 from calico.values import AnnotatedImage, SubTask
 from scripts import mixedparts, train
 
-CATEGORIES = Path(__file__).resolve().parents[2] / "shared" / "fixtures" / "categories"
+SOURCES = ("paco_lvis", "partimagenet", "ade20k_part_234")
+LISTS = all_of("categories/*.json", *(f"categories/{name}.json" for name in SOURCES))
+COLONS = all_of("categories/colon.json", "categories/paco_lvis.json")
 COMMON_OBJECT, COMMON_PARTS, UNIQUE_PARTS = SubTask
 
 
 # Comparable classes
 
 
-@pytest.mark.parametrize(
-    ("file", "num_classes", "num_pairs"),
-    [("paco_lvis.json", 75, 900), ("partimagenet.json", 11, 55), ("ade20k_part_234.json", 44, 319)],
-)
-def test_comparable_pairs_equal_an_independent_count(file: str, num_classes: int, num_pairs: int) -> None:
-    if not (CATEGORIES / file).exists():
-        pytest.skip(f"{CATEGORIES / file} is not there")
-    parts_of = read_class_list(CATEGORIES / file)
+COUNTS = {"paco_lvis": (75, 900), "partimagenet": (11, 55), "ade20k_part_234": (44, 319)}  # of the whole lists
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def test_comparable_pairs_equal_an_independent_count(path: Path) -> None:
+    parts_of = read_class_list(path)
     found = comparable_pairs(parts_of)
-    assert (len(parts_of), len(found)) == (num_classes, num_pairs)
     # The same from the file's own spelling, without any of our names.
-    listed = json.loads((CATEGORIES / file).read_text())["objects"]
+    listed = json.loads(path.read_text())["objects"]
     shared = [len(set(listed[a]) & set(listed[b])) for a, b in combinations(listed, 2)]
-    assert sum(map(bool, shared)) == num_pairs
+    assert sum(map(bool, shared)) == len(found) > 0
     assert sum(len(pair.shared) for pair in found) == sum(shared)
+    assert (len(parts_of), len(found)) == COUNTS.get(path.stem, (len(listed), len(found)))
 
 
-def test_categories_of_a_coco_file_say_the_same_as_its_list_of_objects(tmp_path: Path) -> None:
-    if not CATEGORIES.exists():
-        pytest.skip(f"{CATEGORIES} is not there")
-    raw = json.loads((CATEGORIES / "paco_lvis.json").read_text())["raw_categories"]
-    (tmp_path / "paco.json").write_text(json.dumps({"categories": raw}))
-    assert read_class_list(tmp_path / "paco.json") == read_class_list(CATEGORIES / "paco_lvis.json")
+@pytest.mark.parametrize("path", COLONS, ids=lambda path: path.stem)
+def test_categories_of_a_coco_file_say_the_same_as_its_list_of_objects(tmp_path: Path, path: Path) -> None:
+    raw = json.loads(path.read_text())["raw_categories"]
+    (tmp_path / "coco.json").write_text(json.dumps({"categories": raw}))
+    assert read_class_list(tmp_path / "coco.json") == read_class_list(path)
 
 
 PARTS_OF = {
@@ -663,8 +663,7 @@ def batches_of(data: MixedParts, tokenizer: CalicoTokenizer, settings: BatchSett
     return found
 
 
-TOKENIZER = CalicoTokenizer.train()
-CONFIG = calico_tiny(len(TOKENIZER))
+CONFIG = micro()
 SMALL = BatchSettings(num_images=6, num_groups=4, num_points=3, num_boxes=3, listed_share=1.0)
 
 
@@ -691,7 +690,10 @@ def test_pictures_without_a_part_give_a_batch_too(small: tuple[Path, list[Object
     assert torch.isfinite(batch.boxes.boxes).all()
 
 
-def test_calico_train_takes_an_index(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calico_train_takes_an_index(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("calico.model.config.calico_tiny", lambda vocab_size: micro())
     command = ["--out", str(tmp_path / "run"), "--steps", "1", "--num-images", "3", "--data", str(built)]
     assert train.main([*command, "--json", str(tmp_path / "report.json")]) == 0
     assert json.loads((tmp_path / "report.json").read_text())["step"] == 1

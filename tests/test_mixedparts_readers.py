@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
+from recorded import all_of
 
 from calico.coco import rows as coco_rows
 from calico.coco.rows import CocoRows
@@ -625,15 +625,12 @@ def test_files_that_are_no_released_records(tmp_path: Path) -> None:
         list(read_mixedparts(path, {"ade20k_part234": ReleasedSource(ade)}, split="train", report=ReadReport()))
 
 
-def categories_folder() -> Path:
-    """The category lists of the real sources: not part of this repository."""
-    places = [ROOT.parent / "shared" / "fixtures" / "categories"]
-    if "CALICO_CATEGORY_LISTS" in os.environ:
-        places.insert(0, Path(os.environ["CALICO_CATEGORY_LISTS"]))
-    for place in places:
-        if place.is_dir():
-            return place
-    pytest.skip(f"no category lists: none of {', '.join(map(str, places))} is there (CALICO_CATEGORY_LISTS names one)")
+def category_lists(own: str, *others: str) -> list[Path]:
+    """Ours and, of the real sources, those that are at hand: CALICO_CATEGORY_LISTS names their folder."""
+    found = all_of(f"categories/{own}", *(f"categories/{name}" for name in others))
+    if folder := os.environ.get("CALICO_CATEGORY_LISTS"):
+        found += [path for name in others if (path := Path(folder) / name).is_file()]
+    return found
 
 
 def counted(parts_of: dict[str, list[str]]) -> tuple[int, int, set[str]]:
@@ -649,34 +646,30 @@ def counted(parts_of: dict[str, list[str]]) -> tuple[int, int, set[str]]:
     return num_pairs, num_shared, names
 
 
+COUNTS = {"paco_lvis": (75, 2775, 900), "partimagenet": (11, 55, 55), "ade20k_part_234": (44, 946, 319)}
+
+
 @pytest.mark.parametrize(
-    ("file", "num_classes", "num_pairs", "num_comparable"),
-    [
-        ("paco_lvis.json", 75, 2775, 900),
-        ("partimagenet.json", 11, 55, None),
-        ("ade20k_part_234.json", 44, 946, None),
-    ],
+    "path",
+    category_lists("*.json", "paco_lvis.json", "partimagenet.json", "ade20k_part_234.json"),
+    ids=lambda path: path.stem,
 )
-def test_comparable_classes_of_the_sources(file, num_classes, num_pairs, num_comparable) -> None:
-    path = categories_folder() / file
+def test_comparable_classes_of_the_sources(path: Path) -> None:
     listed = json.loads(path.read_text())["objects"]
     expected = counted(listed)
-    assert expected[0] == num_pairs
-    if num_comparable is not None:
-        assert expected[1] == num_comparable
     found = read_class_list(path)
     pairs = comparable_pairs(found)
-    assert len(found) == num_classes
+    assert (len(found), expected[0], len(pairs)) == COUNTS.get(path.stem, (len(listed), *expected[:2]))
     assert len(pairs) == expected[1]
     shared = {name.replace("_", " ").lower().replace("tier", "tire") for name in expected[2]}
     assert set().union(*(pair.shared for pair in pairs)) == shared
 
 
-def test_readers_name_classes_and_parts_as_the_category_lists_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", category_lists("colon.json", "paco_lvis.json"), ids=lambda path: path.stem)
+def test_readers_name_classes_and_parts_as_the_category_lists_do(tmp_path: Path, path: Path) -> None:
     """A file with one object and each of its parts per class, in PACO's own categories."""
-    lists = json.loads((categories_folder() / "paco_lvis.json").read_text())
+    lists = json.loads(path.read_text())
     categories = lists["raw_categories"]
-    assert len(categories) == 531
     rows: list[Any] = []
     whole = {row["name"]: row["id"] for row in categories if ":" not in row["name"]}
     for row in categories:
@@ -686,11 +679,14 @@ def test_readers_name_classes_and_parts_as_the_category_lists_do(tmp_path: Path)
              "segmentation": [rectangle(0, 0, 2, 2)]}
         )  # fmt: skip
     report = ReadReport()
-    path = write(tmp_path / "paco.json", coco(PACO_IMAGES, rows, categories))
-    found = {item.object_name: item for item in read_paco(path, split="train", report=report)}
-    assert (len(found), report.num_parts, report.skipped, report.repaired) == (75, 456, {}, {})
+    written = write(tmp_path / "paco.json", coco(PACO_IMAGES, rows, categories))
+    found = {item.object_name: item for item in read_paco(written, split="train", report=report)}
+    num_parts = sum(len(parts) for parts in lists["objects"].values())
+    assert (len(found), report.num_parts) == (len(lists["objects"]), num_parts)
+    assert (report.skipped, report.repaired) == ({}, {})
+    assert len(categories) == len(lists["objects"]) + num_parts
     parts_of = {name: frozenset(part.name for part in item.parts) for name, item in found.items()}
-    assert parts_of == read_class_list(categories_folder() / "paco_lvis.json")
+    assert parts_of == read_class_list(path)
 
 
 def test_comparable_classes_of_a_small_list(tmp_path: Path) -> None:
