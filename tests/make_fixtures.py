@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from conftest import ROOT
-from live_backend import make_project
+from live_backend import annotate, make_project
 from old_layouts import write_old_config
 from recorded import as_saved_by_the_editor
 from test_prediction_codec import LAYOUT_C, SIZES, encode, group
@@ -87,9 +87,8 @@ def layouts(client: LabelStudioClient, host: LabelStudioHost) -> None:
         project, (task,) = make_project(client, host, f"layout {layout}", config, [pictures(SIZES)])
         rows = encode(group(3), read_config(config)).prediction["result"]
         prediction = client.create_prediction(task, rows, model_version="v1", score=0.7)
-        client.create_annotation(
-            task, corrected(rows, "leg" if layout == "A" else None), parent_prediction=prediction["id"], lead_time=12.5
-        )
+        saved = corrected(rows, "leg" if layout == "A" else None)
+        annotate(client, task, saved, parent_prediction=prediction["id"], lead_time=12.5)
         (OUT / f"{layout}.xml").write_text(client.project(project)["label_config"] + "\n", encoding="utf-8")
         write_json(f"{layout}.task.json", client.task(task))
 
@@ -112,7 +111,7 @@ def tools(client: LabelStudioClient, host: LabelStudioHost) -> None:
         rows.append({**both, "from_name": tool, "type": tool, "value": value})
         rows.append({**both, "from_name": "label", "type": "labels", "value": {**value, "labels": [label]}})
     rows.append({"from_id": "shape0", "to_id": "shape3", "type": "relation", "direction": "right", "labels": []})
-    client.create_annotation(task, rows)
+    annotate(client, task, rows)
     (OUT / "tools.xml").write_text(TOOLS + "\n", encoding="utf-8")
     write_json("tools.task.json", client.task(task))
 
@@ -176,9 +175,9 @@ def protocol(client: LabelStudioClient, host: LabelStudioHost) -> None:
     backend = client.connect_backend(project, recorder.url, is_interactive=True)
     client.retrieve_predictions(project, tasks[:1])
     rows = encode(group(2), read_config(config)).prediction["result"]
-    made = client.create_annotation(tasks[0], rows)
+    made = annotate(client, tasks[0], rows)
     event("ANNOTATION_CREATED")
-    client.update_annotation(made["id"], rows[:2])
+    client.request("PATCH", f"api/annotations/{made['id']}/", json={"result": rows[:2]})
     event("ANNOTATION_UPDATED")
     click = {
         "from_name": "keypoint2", "to_name": "img2", "type": "keypointlabels", "is_positive": True,
@@ -189,7 +188,7 @@ def protocol(client: LabelStudioClient, host: LabelStudioHost) -> None:
     client.request("POST", f"api/ml/{backend['id']}/interactive-annotating", json=body)
     client.start_training(backend["id"])
     event("START_TRAINING")
-    client.delete_annotation(made["id"])
+    client.request("DELETE", f"api/annotations/{made['id']}/")
     event("ANNOTATIONS_DELETED")
     client.update_project(project, title="protocol, renamed")
     event("PROJECT_UPDATED")
