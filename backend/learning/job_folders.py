@@ -46,9 +46,14 @@ OPEN = frozenset({TrainingState.QUEUED, TrainingState.RUNNING})
 
 @dataclass
 class TrainingJob:
-    """trigger: who asked. event: of the inbox, that asked. up_to_event: the newest one when it started; corrections
-    after it are not in it. process_started: as `processes.started_at` says. champion: the version before, None for
-    the checkpoint. Times in seconds since 1970.
+    """job.json. Times in seconds since 1970.
+
+    Attributes:
+        trigger: who asked.
+        event: of the inbox, that asked.
+        up_to_event: the newest one when it started; corrections after it are not in it.
+        process_started: as `processes.started_at` says.
+        champion: the version before, None for the checkpoint.
     """
 
     id: int

@@ -20,9 +20,12 @@ RETRY_S = 60.0  # after a version that did not load: memory may be short only wh
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model that is to serve from now on. name: as people know it. load: makes it; seconds.
+    """A model that is to serve from now on.
 
-    at_once: what serves until then must not answer any more (a rollback), so calls wait for this one.
+    Attributes:
+        name: as people know it.
+        load: makes it; seconds.
+        at_once: what serves until then must not answer any more (a rollback), so calls wait for this one.
     """
 
     name: str

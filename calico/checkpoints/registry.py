@@ -28,9 +28,18 @@ _TAKEN = (".json", ".md", ".png", ".safetensors", ".txt")  # none of which may h
 
 @dataclass(frozen=True)
 class Version:
-    """version.json beside a version's files. parent: what it was finetuned from. snapshot: its content_sha256.
+    """version.json beside a version's files.
 
-    files: name -> sha256. metrics: JSON-ready, as the finetune measured them. command: what made it.
+    Attributes:
+        id: of its own.
+        kind: checkpoint or adapter.
+        preset: of the model.
+        files: name -> sha256.
+        parent: what it was finetuned from.
+        snapshot: its content_sha256.
+        metrics: JSON-ready, as the finetune measured them.
+        command: what made it.
+        created_at: ISO 8601, UTC.
     """
 
     id: str

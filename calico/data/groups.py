@@ -80,10 +80,16 @@ def choose_groups(
 ) -> list[GroupPlan]:
     """Groups of distinct images out of `images`, each with one question, as balanced as the images allow.
 
-    common_object_share: share of that question; the rest goes evenly to common and unique parts. none_shares: per
-    sub-task in the order of `SubTask`, the share of its groups to which "there are none" is the answer. mixed_share:
-    among its other groups, of those of three and more, the share that holds strangers beside two or more of one class.
-    same_class_shares: per sub-task, among the rest, the share of one class only. Sizes are kept to as the images allow.
+    Args:
+        images: to choose from.
+        rng: what chance is drawn from.
+        num_groups: how many to choose.
+        sizes: of groups, in images; kept to as the images allow.
+        size_weights: how often each size comes.
+        common_object_share: share of that question; the rest goes evenly to common and unique parts.
+        none_shares: per sub-task in the order of `SubTask`, the share of its groups whose answer is "there are none".
+        mixed_share: of its other groups of three and more, the share with strangers beside two or more of one class.
+        same_class_shares: per sub-task, among the rest, the share of one class only.
     """
     objects = [item.object_name for item in images]
     parts = [visible_parts(item) for item in images]
@@ -176,9 +182,14 @@ def draw_batch(
 ) -> list[AnnotatedImage]:
     """The drawings of one training step; about num_images / images_per_class classes, so that groups of one exist.
 
-    size: longest side in pixels. aspect: the other side is 0.75 to 1.0 of it, else the drawing is square.
-    difficulty_weights: shares of `DIFFICULTIES`, else as `draw` has them. favoured: classes that half of the drawings
-    are of; names that are no classes are passed over.
+    Args:
+        seed: the same for the same drawings.
+        num_images: how many to draw.
+        size: longest side in pixels.
+        aspect: the other side is 0.75 to 1.0 of it, else the drawing is square.
+        images_per_class: on average.
+        difficulty_weights: shares of `DIFFICULTIES`, else as `draw` has them.
+        favoured: classes that half of the drawings are of; names that are no classes are passed over.
     """
     rng = Random(stream_seed("train", seed))
     classes = rng.sample(CLASSES, min(len(CLASSES), max(1, round(num_images / images_per_class))))
@@ -222,8 +233,15 @@ def draw_group(
 
     35 % one class by chance, 15 % one class without unique parts, 15 % classes without common parts, 20 % different
     classes, 15 % (groups of three and more) strangers beside a class. Beyond four classes some always share a part
-    name: larger groups lack the third kind. size: longest side in pixels, else 160 to 256 for each image.
-    draw_one: what draws, called as `draw` is. classes: `CLASSES`, or a single one, of which the whole group then is.
+    name: larger groups lack the third kind.
+
+    Args:
+        seed: the same for the same group.
+        group_size: in images.
+        size: longest side in pixels, else 160 to 256 for each image.
+        stream: `train` or `eval`, whose seeds never meet.
+        draw_one: what draws, called as `draw` is.
+        classes: `CLASSES`, or a single one, of which the whole group then is.
     """
     rng = Random(stream_seed(stream, seed))
     kind = rng.choices(("same", "no unique", "no common", "different", "mixed"), (35, 15, 15, 20, 15))[0]

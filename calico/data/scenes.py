@@ -22,9 +22,14 @@ Other = Callable[[], AnnotatedImage]
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """How often each change comes. background: swapped behind the object. occluder: another object's cut-out in front.
+    """How often each change comes, 0 to 1, and how far it goes.
 
-    zoom: of the whole image, from and to. turn: degrees to either side.
+    Attributes:
+        background: another one behind the object.
+        occluder: another object's cut-out in front.
+        zoom: of the whole image, from and to.
+        turn: degrees to either side.
+        photometric: other light.
     """
 
     background: float = 0.35

@@ -28,10 +28,13 @@ class PredictedPart(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GroupFacts:
-    """One group without an annotation. parts: predicted part regions of all its images, None without a prediction.
+    """One group without an annotation.
 
-    confidence: mean score of all predicted regions, whole objects among them; None where nothing was predicted.
-    features: D float, e.g. the mean of its images' `calico.inference.features`; None where they were not computed.
+    Attributes:
+        id: of its own.
+        parts: predicted part regions of all its images, None without a prediction.
+        confidence: mean score of all predicted regions, whole objects among them; None where nothing was predicted.
+        features: D float, e.g. the mean of its images' `calico.inference.features`; None where they were not computed.
     """
 
     id: str

@@ -36,9 +36,13 @@ PARTS_OF = {name: kind.parts for name, kind in _OBJECTS.items()}
 def draw(
     seed: int, *, domain: str, size_hw: tuple[int, int] = (128, 128), object_name: str | None = None
 ) -> AnnotatedImage:
-    """One drawing, the same for the same arguments. domain: one of `DOMAINS`.
+    """One drawing, the same for the same arguments.
 
-    seed: any non-negative integer. object_name: for `STYLES`, one of `drawings.CLASSES`, else by chance.
+    Args:
+        seed: any non-negative integer.
+        domain: one of `DOMAINS`.
+        size_hw: (height, width) in pixels.
+        object_name: for `STYLES`, one of `drawings.CLASSES`, else by chance.
     """
     if seed < 0:
         raise InputError(f"seed: expected a non-negative integer, got {seed}")

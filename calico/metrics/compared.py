@@ -28,7 +28,16 @@ class ImageTag(NamedTuple):
 
 
 class ComparedGroup(NamedTuple):
-    """merged: the reconciled result. occurrences: (right, all). number: of the group within a report."""
+    """One group held against the truth.
+
+    Attributes:
+        images: a tag of each.
+        answers: each question's own.
+        merged: the reconciled result.
+        occurrences: (right, all).
+        source: where the group comes from.
+        number: of the group within a report.
+    """
 
     images: tuple[ImageTag, ...]
     answers: Mapping[SubTask, ComparedAnswer]

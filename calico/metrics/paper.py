@@ -110,8 +110,12 @@ def terms(picture: Picture, encoder: SentenceEncoder | None = None) -> dict[str,
 class Ranking:
     """All predictions of some pictures, the most certain first: AP50 and what it takes to draw pictures again.
 
-    ap: None without any true region. precision: 101 float64 at recall 0, 0.01 .. 1. pictures, hits: K, of each
-    prediction the number of its picture and whether it hit a true region. num_true: N int, of each picture.
+    Attributes:
+        ap: None without any true region.
+        precision: 101 float64 at recall 0, 0.01 .. 1.
+        pictures: K int, the number of each prediction's picture.
+        hits: K bool, whether it hit a true region.
+        num_true: N int, of each picture.
     """
 
     ap: float | None

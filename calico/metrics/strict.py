@@ -44,10 +44,16 @@ class Answered:
 
 
 class KeyMatch(NamedTuple):
-    """One key of truth or prediction or both. iou, boundary_f: 0 where one side lacks the key.
+    """One key of truth or prediction or both.
 
-    boundary_f: None where it was not asked for. score: None where nothing was predicted.
-    area_share: of the image, 0 to 1; of the true region, or of the predicted one where there is none.
+    Attributes:
+        key: what names the region.
+        in_truth: whether the truth has it.
+        in_prediction: whether the prediction has it.
+        iou: 0 where one side lacks the key.
+        boundary_f: likewise; None where it was not asked for.
+        score: None where nothing was predicted.
+        area_share: of the image, 0 to 1; of the true region, or of the predicted one where there is none.
     """
 
     key: RegionKey

@@ -54,9 +54,15 @@ class Evaluation:
     ) -> float | None:
         """One group; its strict mIoU after reconciliation, None where there is nothing to name.
 
-        truth: all three sub-tasks' (`truth_of`). answers: each question's own, of those that were asked. merged:
-        reconciled, held against the truth of what was asked. difficulties: one per image, or none. Raises InputError
-        for a group that was added before or other sizes.
+        Args:
+            group_id: of its own.
+            truth: all three sub-tasks' (`truth_of`).
+            answers: each question's own, of those that were asked.
+            merged: reconciled, held against the truth of what was asked.
+            difficulties: one per image, or none.
+            source: where the group comes from.
+
+        Raises InputError for a group that was added before or other sizes.
         """
         if group_id in self._groups:
             raise InputError(f"group {group_id!r} was added before; give every group an id of its own")
