@@ -58,7 +58,7 @@ check-sdk:
 OLDEST := $(VENV)/oldest
 check-oldest: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLDEST) \
-		"$$(sed -n 's/.*"\(transformers\)>=\(.*\)",/\1==\2/p' pyproject.toml)" 'huggingface-hub<2'
+		"$$(sed -n 's/.*"\(transformers\)>=\([0-9.]*\).*",/\1==\2/p' pyproject.toml)" 'huggingface-hub<2'
 	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -p no:cacheprovider tests/test_model.py \
 		tests/test_weights.py tests/test_memory.py tests/test_qlora.py tests/test_segmenter.py tests/test_formulas.py
 

@@ -119,8 +119,8 @@ class Settings:
     device: str | None = _setting(
         "CALICO_DEVICE",
         None,
-        _matching(r"cpu|mps|cuda(:\d+)?"),
-        "cpu, cuda, cuda:0 or mps; unset: chosen by what is there",
+        _matching(r"cpu|cuda(:\d+)?"),
+        "cpu, cuda or cuda:0; unset: chosen by what is there",
     )
     dtype: str | None = _setting(
         "CALICO_DTYPE",

@@ -11,7 +11,6 @@ Several GPUs: `accelerate launch -m scripts.finetune ...`.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--from", dest="start", metavar="VERSION", help="what to start from (the current version)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, default=8.0, help="length of the training in minutes (8)")
-    length.add_argument("--steps", type=int, help="length of the training in steps")
+    length.add_argument("--minutes", type=float, help="length of the training in minutes (8)")
+    length.add_argument("--steps", type=int, help="length of the training in steps (5000 at full size)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument(
@@ -61,22 +60,24 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.checkpoints.registry import Registry
     from calico.snapshots.store import Snapshot
     from calico.training.base_data import index_data
-    from calico.training.challenge import challenge
-    from calico.training.finetune import FinetuneSettings
+    from calico.training.challenge import asked_settings, challenge
 
     if args.accepted_as_is is not None and not 0 <= args.accepted_as_is <= 1:
         raise InputError(f"--accepted-as-is is from 0 to 1, got {args.accepted_as_is}")
     if args.images and not args.replay:
         raise InputError("--images is for the index that --replay names; give it too")
-    settings = FinetuneSettings(
+    registry = Registry(args.registry)
+    settings = asked_settings(
+        registry,
+        args.start,
         minutes=args.minutes,
         steps=args.steps,
         seed=args.seed,
         bits=args.bits,
-        gradient_checkpointing=args.gradient_checkpointing,
+        gradient_checkpointing=args.gradient_checkpointing or None,
+        learning_rate=args.learning_rate,
+        accepted_as_is=args.accepted_as_is,
     )
-    given = {"learning_rate": args.learning_rate, "accepted_as_is": args.accepted_as_is}
-    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     with _cli.progress() as bar:
         lines: dict[str, Any] = {}
 
@@ -88,7 +89,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
         found = challenge(
             Snapshot(args.data),
-            Registry(args.registry),
+            registry,
             args.out,
             settings,
             start_id=args.start,

@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="ablation: leave a module or the auxiliary losses out of fresh weights; repeatable",
     )
-    parser.add_argument("--mode", choices=["all", "paper"], default="all", help="which weights train")
+    parser.add_argument("--mode", choices=["all", "paper"], help="which weights train (at full size paper, else all)")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument(
         "--precision", choices=["auto", "no", "bf16"], default="auto", help="(auto: bf16 where that is faster)"
@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="INDEX",
         help="pictures never trained on (its test split): their clicks and boxes are measured at every checkpoint",
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes that make the data; 0: the training one (1)")
+    parser.add_argument("--workers", type=int, help="processes that make the data; 0: this one (1, at full size 4)")
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0)
     return parser
 
@@ -101,12 +101,24 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.model.config import calico_small, calico_tiny
     from calico.training.batches import MIXED_BATCH
     from calico.training.depth_fit import fit_folder
-    from calico.training.loop import Phase, Trainer, TrainingSettings
+    from calico.training.loop import Phase, Trainer
     from calico.training.mixture import Mixture
     from calico.training.new_trunk import TrunkStart
+    from calico.training.recipe import training_settings
 
     _check(args)
-    settings = TrainingSettings(
+    data = _data(args)
+    if isinstance(data, Mixture):
+        names = (*data.classes, *data.parts)
+        tokenizer = CalicoTokenizer.train(tokenizer_corpus(names=names), calico_small().llm["vocab_size"])
+        config = calico_small(len(tokenizer), args.trunk or calico_small().trunk)
+    else:
+        tokenizer = CalicoTokenizer.train()
+        config = calico_tiny(len(tokenizer))
+    begun = read_config(args.start) if args.start and not (args.grow or args.trunk) else config
+    is_begun = args.start or args.trunk
+    settings = training_settings(
+        begun,
         minutes=args.minutes,
         steps=args.steps,
         seed=args.seed,
@@ -114,21 +126,11 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         precision=args.precision,
         checkpoint_minutes=args.checkpoint_minutes,
         num_workers=args.workers,
+        learning_rate=args.learning_rate,
+        # low resolution is for weights that see nothing yet
+        phases=(Phase(1.0, begun.grounding_encoder.image_size),) if is_begun else None,
+        batch=MIXED_BATCH if isinstance(data, Mixture) and not begun.is_full_size else None,
     )
-    data = _data(args)
-    if isinstance(data, Mixture):
-        names = (*data.classes, *data.parts)
-        tokenizer = CalicoTokenizer.train(tokenizer_corpus(names=names), calico_small().llm["vocab_size"])
-        config = calico_small(len(tokenizer), args.trunk or calico_small().trunk)
-        settings = dataclasses.replace(settings, batch=MIXED_BATCH)
-    else:
-        tokenizer = CalicoTokenizer.train()
-        config = calico_tiny(len(tokenizer))
-    begun = read_config(args.start) if args.start and not (args.grow or args.trunk) else config
-    if args.start or args.trunk:  # low resolution is for weights that see nothing yet
-        settings = dataclasses.replace(settings, phases=(Phase(1.0, begun.grounding_encoder.image_size),))
-    if args.learning_rate:
-        settings = dataclasses.replace(settings, learning_rate=args.learning_rate)
     counts = {"num_images": args.num_images, "num_groups": args.num_groups}
     batch = dataclasses.replace(settings.batch, **{name: count for name, count in counts.items() if count})
     version = VERSION if data is None else data.version

@@ -22,7 +22,8 @@ from calico.snapshots.splits import Shares
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import DRAWINGS, base_data_of, index_data
 from calico.training.batches import BatchSettings, Vocabulary
-from calico.training.corrections import CorrectionBatches, corrected
+from calico.training.corrected_groups import corrected
+from calico.training.corrections import CorrectionBatches
 from calico.training.finetune import finetune
 from calico.training.run_folder import RUN
 from calico.values import SubTask

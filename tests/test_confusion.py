@@ -10,7 +10,7 @@ from calico.checkpoints.files import load_checkpoint
 from calico.checkpoints.fingerprint import EMBEDDED
 from calico.data.groups import draw_batch, draw_group, stream_seed
 from calico.drawings import CLASSES
-from calico.training.corrections import CorrectedGroup
+from calico.training.corrected_groups import CorrectedGroup
 from calico.training.mistaken_names import mistaken_names
 
 

@@ -37,7 +37,7 @@ from calico.model.builder import build
 from calico.model.calico import ImageFeatures
 from calico.model.encoders import GroundingFeatures
 from calico.training import depth_fit as training_reference
-from calico.training.corrections import CorrectedGroup
+from calico.training.corrected_groups import CorrectedGroup
 from calico.training.depth_fit import fit_folder
 from calico.values import ImageGroup
 

@@ -39,7 +39,8 @@ from calico.snapshots.store import SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.batches import BatchSettings
 from calico.training.challenge import challenge, components
-from calico.training.corrections import CorrectionBatches, annotated, class_weights, corrected, drawings, size_weights
+from calico.training.corrected_groups import annotated, corrected
+from calico.training.corrections import CorrectionBatches, class_weights, drawings, size_weights
 from calico.training.curves import plot_curves
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
 from calico.training.run_folder import RUN, STATE, FinetuneState

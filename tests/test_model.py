@@ -212,7 +212,7 @@ def test_the_state_of_a_seg_is_the_one_that_predicts_it() -> None:
     ids = TOKENIZER.ids("<p> the leg </p> [SEG] (IMAGE1) [SEG] (IMAGE2)")
     positions = torch.tensor([i for i, token in enumerate(ids) if token == TOKENIZER.seg_id])
     before = [ids[i] for i in seg_state_positions(positions).tolist()]
-    assert before == [TOKENIZER.phrase_close_id, TOKENIZER.image_tag_ids[0]]
+    assert before == [TOKENIZER.phrase_close_id, *TOKENIZER.image_tag_ids[0]]
 
 
 def test_full_size_trains_the_papers_share() -> None:

@@ -104,7 +104,7 @@ def test_every_click_lies_on_what_it_means() -> None:
     with torch.no_grad():
         for parameter in decoder.mask_decoder.parameters():
             parameter.zero_()  # every logit is 0: nothing found, all of the square is missing
-        step._click_masks(step.model.encode(batch.pixels), clicks, maps[clicks.image])
+        step.click_masks(step.model.encode(batch.pixels), clicks, maps[clicks.image])
     points, labels = seen[-1]
     assert labels[:, 1].tolist() == [1] * len(points)
     assert ((points[:, 1] >= 32) & (points[:, 1] < 64)).all()

@@ -37,7 +37,8 @@ def llama_like() -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
-    bpe.train_from_iterator(["The images show a chair, the images share the leg. USER: ASSISTANT:"] * 9, trainer)
+    text = "The images show a chair, the images share the leg. USER: ASSISTANT: (IMAGE12345678)"
+    bpe.train_from_iterator([text] * 9, trainer)
     return bpe
 
 
@@ -58,7 +59,7 @@ def test_drawn_names_are_short_and_others_can_be_spelled(tokenizer: CalicoTokeni
 
 def test_a_special_token_spelled_in_letters_is_not_taken_for_one(tokenizer: CalicoTokenizer) -> None:
     letters = [token for letter in "[SEG]" for token in tokenizer.ids(letter)]
-    ids = [*tokenizer.ids("<p> the dog </p>"), *letters, tokenizer.seg_id, tokenizer.image_tag_ids[0]]
+    ids = [*tokenizer.ids("<p> the dog </p>"), *letters, tokenizer.seg_id, *tokenizer.image_tag_ids[0]]
     assert tokenizer.text(ids) == "<p> the dog </p>[ SEG] [SEG] (IMAGE1)"
 
 
@@ -100,7 +101,7 @@ def test_prompt_positions(tokenizer: CalicoTokenizer) -> None:
     assert told == {i for i, token in enumerate(encoded.ids) if token == tokenizer.image_id}
     for image, positions in enumerate(encoded.image_positions):
         assert positions == list(range(positions[0], positions[0] + 5))
-        assert encoded.ids[positions[-1] + 2] == tokenizer.image_tag_ids[image]  # behind <im_end>
+        assert (encoded.ids[positions[-1] + 2],) == tokenizer.image_tag_ids[image]  # behind <im_end>
     once = tokenizer.encode_prompt(prompt, 1).ids
     assert tokenizer.text(once) == "<s>" + fold_spaces(prompt)
 
@@ -122,7 +123,7 @@ def test_saved_and_read_again(tokenizer: CalicoTokenizer, tmp_path: Path) -> Non
 def test_a_llama_tokenizer_is_extended_and_asked_for_ids(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     llama_like().save(str(path))
-    with pytest.raises(CheckpointError, match=r"tokenizer.json: special token '<image>' is missing"):
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: special token '\[SEG\]' is missing"):
         CalicoTokenizer.from_file(path)
     tokenizer = CalicoTokenizer.from_file(path, add_missing=True)
     assert tokenizer.bos_id == 1
@@ -132,6 +133,27 @@ def test_a_llama_tokenizer_is_extended_and_asked_for_ids(tmp_path: Path) -> None
     )
     with pytest.raises(InputError, match="byte-level"):
         tokenizer.ids(ANSWER, dropout=0.5, rng=np.random.default_rng(0))
+
+
+def test_what_a_llama_can_spell_gets_no_row_of_its_own(tmp_path: Path) -> None:
+    """Image identifiers are spelled, an `<image>` is never read, `<unk>` pads: five tokens of the grammar are new."""
+    path = tmp_path / "tokenizer.json"
+    plain = llama_like()
+    plain.save(str(path))
+    tokenizer = CalicoTokenizer.from_file(path, add_missing=True)
+    assert len(tokenizer) == plain.get_vocab_size() + 5
+    assert len({len(ids) for ids in tokenizer.image_tag_ids}) == 1 < len(tokenizer.image_tag_ids[0])
+    answer = "The images share <p> the leg </p> [SEG] (IMAGE1) [SEG] (IMAGE8)."
+    ids = tokenizer.ids(answer)
+    assert max(ids) < len(tokenizer)
+    first = ids.index(tokenizer.seg_id) + 1
+    assert tuple(ids[first : first + len(tokenizer.image_tag_ids[0])]) == tokenizer.image_tag_ids[0]
+    assert fold_spaces(tokenizer.text(ids)) == fold_spaces(answer.replace(".", " ."))
+    prompt = render_prompt(canonical_question(SubTask.COMMON_OBJECT, 2).text, 2)
+    encoded = tokenizer.encode_prompt(prompt, 3)
+    assert [len(positions) for positions in encoded.image_positions] == [3, 3]
+    assert {encoded.ids[p] for positions in encoded.image_positions for p in positions} == {tokenizer.pad_id}
+    assert min(encoded.ids) >= 0
 
 
 def test_padding_falls_back_to_unk(tmp_path: Path) -> None:

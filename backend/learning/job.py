@@ -50,8 +50,7 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
     """The job's outcome. Raises InputError or CheckpointError."""
     from calico.checkpoints.registry import Registry
     from calico.training.base_data import index_data
-    from calico.training.challenge import challenge
-    from calico.training.finetune import FinetuneSettings
+    from calico.training.challenge import asked_settings, challenge
 
     assert settings.versions is not None  # or nobody would have started this
     registry = Registry(settings.versions)
@@ -76,7 +75,7 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
         snapshot,
         registry,
         folder / RUN,
-        FinetuneSettings(minutes=settings.training_minutes, bits=settings.llm_bits),
+        asked_settings(registry, None, minutes=settings.training_minutes, bits=settings.llm_bits),
         base_data=None if settings.training_replay is None else index_data(settings.training_replay),
         publish=True,
         num_base_groups=settings.training_base_groups,

@@ -279,7 +279,7 @@ class Training:
 
 
 def visible_devices(device: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables under which a job trains where the backend serves. (`mps` trains on the CPU.)"""
+    """Variables under which a job trains where the backend serves."""
     if device == "cpu":
         return {"CUDA_VISIBLE_DEVICES": ""}
     if device is None or not device.startswith("cuda:"):

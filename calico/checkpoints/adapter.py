@@ -153,12 +153,20 @@ def find_base(folder: Path, card: AdapterCard, base: Path | None = None) -> Path
             if base is not None:
                 raise
             version = "no checkpoint"
-        if version == card.base:
+        if version == card.base or _was_named(place, card.base):
             return place
         others.append(f"{place} is {version}")
     raise CheckpointError(
         f"{folder / ADAPTER_CARD}: made on {card.base}, but {'; '.join(others)}; name the folder of its own base"
     )
+
+
+def _was_named(place: Path, base: str) -> bool:
+    """Whether an adapter of before, when large files were named by their ends, means this checkpoint."""
+    try:
+        return weights_version(place, ends_only=True) == base
+    except (OSError, CheckpointError):
+        return False
 
 
 def load_over_base(

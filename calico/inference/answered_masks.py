@@ -108,7 +108,8 @@ def name_probability(answer: Answer, seg: int, tokenizer: CalicoTokenizer) -> fl
     """Of the phrase that the [SEG] at this position of the ids belongs to, of the [SEG] and of its image identifier."""
     opened = max((i for i in range(seg) if answer.ids[i] == tokenizer.phrase_open_id), default=seg)
     closed = next((i for i in range(opened, seg) if answer.ids[i] == tokenizer.phrase_close_id), seg)
-    total = sum(answer.log_probs[opened : closed + 1]) + sum(answer.log_probs[max(seg, closed + 1) : seg + 2])
+    end = seg + 1 + len(tokenizer.image_tag_ids[0])
+    total = sum(answer.log_probs[opened : closed + 1]) + sum(answer.log_probs[max(seg, closed + 1) : end])
     return float(np.exp(total))
 
 

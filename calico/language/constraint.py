@@ -76,7 +76,7 @@ class AnswerConstraint:
 
     def _after_tag(self, text: str) -> Ids:
         """Ids of a text as it is spelled behind an image identifier."""
-        return self._ids(image_tag(0) + text)[1:]
+        return self._ids(image_tag(0) + text)[len(self._tokenizer.image_tag_ids[0]) :]
 
     # The grammar
 
@@ -182,8 +182,7 @@ class AnswerConstraint:
 
     def _image(self, images: Iterable[int]) -> Generator[frozenset[int], int, int]:
         tags = self._tokenizer.image_tag_ids
-        token = yield frozenset(tags[image] for image in images)
-        return tags.index(token)
+        return tags.index((yield from self._choose(tags[image] for image in images)))
 
     def _name(self, names: SpelledNames | None, used: Iterable[str] = ()) -> Generator[frozenset[int], int, str]:
         """A name not used yet, up to and with `</p>`; with free naming any words, used ones too."""

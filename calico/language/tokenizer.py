@@ -21,6 +21,8 @@ from calico.language import (
     BOS,
     EOS,
     IMAGE,
+    IMAGE_END,
+    IMAGE_START,
     IMAGE_TAGS,
     PAD,
     PHRASE_CLOSE,
@@ -35,6 +37,8 @@ from calico.language.words import DRAWN_OBJECTS, DRAWN_PARTS, OTHER_NAMES, pseud
 from calico.values import SubTask
 
 VOCAB_SIZE = 768
+UNSPELLED = (BOS, EOS, IMAGE_START, IMAGE_END, SEG, PHRASE_OPEN, PHRASE_CLOSE)  # are single tokens in any tokenizer
+IMAGE_PLACE = -1  # id of an `<image>` that is no token, until its place is widened
 _SPACED_SPECIAL = re.compile(rf"\s*({SPECIAL_PATTERN.pattern})")
 _WORD_IN_PHRASE = re.compile(r"\s*\S+")
 
@@ -98,23 +102,53 @@ class EncodedPrompt:
 class CalicoTokenizer:
     """A `tokenizers.Tokenizer` with the special tokens of co-segmentation. Stateless after birth: safe under threads.
 
-    Raises CheckpointError where a special token is missing. Llama's tokenizer has no padding token: `<unk>` serves.
+    A tokenizer that lacks the image identifiers, as a Llama's does, spells them with the tokens that it has: no row of
+    the language model is new then, and a released model reads them as it learnt to. `<image>`, whose embedding is never
+    read, needs no row either; for `<pad>` serves `<unk>`. Any other special token that is missing is a CheckpointError.
+
+    image_tag_ids: of each image identifier the ids that spell it, behind another token; one in the small model.
     """
 
     def __init__(self, tokenizer: Tokenizer, source: str = "tokenizer") -> None:
         self._tokenizer = tokenizer
         self._source = source
+        self._single = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
+        self._single_pattern = re.compile("|".join(map(re.escape, self._single)) or r"(?!)")
         kind = (json.loads(tokenizer.to_str())["pre_tokenizer"] or {}).get("type")
         self._byte_level = kind == "ByteLevel"
         self.pad_id = self._id(PAD)
         self.bos_id = self._id(BOS)
         self.eos_id = self._id(EOS)
-        self.image_id = self._id(IMAGE)
         self.seg_id = self._id(SEG)
         self.phrase_open_id = self._id(PHRASE_OPEN)
         self.phrase_close_id = self._id(PHRASE_CLOSE)
-        self.image_tag_ids = tuple(self._id(tag) for tag in IMAGE_TAGS)
-        self.special_ids = frozenset(self._id(token) for token in SPECIAL_TOKENS)
+        self.image_id = self._id(IMAGE) if IMAGE in self._single else self.pad_id
+        self.special_ids = frozenset(self._id(token) for token in self._single)
+        self.image_tag_ids = tuple(self._spelled(tag) for tag in IMAGE_TAGS)
+        if len(set(self.image_tag_ids)) < len(IMAGE_TAGS):
+            raise CheckpointError(
+                f"{source}: cannot tell {IMAGE_TAGS[0]} from {IMAGE_TAGS[1]}, neither as tokens nor spelled; "
+                "use the tokenizer.json saved with the checkpoint"
+            )
+        self._encoder, self._spelling = self._with_stand_ins()
+
+    def _spelled(self, tag: str) -> tuple[int, ...]:
+        """As behind a special token; with a space between them, unless the tokenizer puts one there by itself."""
+        spaced, plain = (
+            tuple(self._tokenizer.encode(SEG + space + tag, add_special_tokens=False).ids[1:]) for space in (" ", "")
+        )
+        return min(spaced, plain, key=len)
+
+    def _with_stand_ins(self) -> tuple[Tokenizer, dict[int, tuple[int, ...]]]:
+        """A tokenizer in which each special token that ours lacks is one id beyond its own, and what each stands for:
+        so texts are cut at them in one way, whatever stands beside them."""
+        lacking = [token for token in (IMAGE, *IMAGE_TAGS) if token not in self._single]
+        if not lacking:
+            return self._tokenizer, {}
+        encoder = Tokenizer.from_str(self._tokenizer.to_str())
+        encoder.add_special_tokens([_added(token) for token in lacking])
+        spelled = dict(zip(IMAGE_TAGS, self.image_tag_ids, strict=True)) | {IMAGE: (IMAGE_PLACE,)}
+        return encoder, {encoder.token_to_id(token): spelled[token] for token in lacking}
 
     def _id(self, token: str) -> int:
         found = self._tokenizer.token_to_id(token)
@@ -134,7 +168,8 @@ class CalicoTokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path, *, add_missing: bool = False) -> CalicoTokenizer:
-        """Read a `tokenizer.json`. add_missing: append the special tokens that it lacks (a plain Vicuna's, say)."""
+        """Read a `tokenizer.json`. add_missing: append those that it lacks and that can't be spelled (to a plain
+        Vicuna's, say): what opens and closes a phrase or an image, and [SEG]."""
         try:
             tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -142,7 +177,7 @@ class CalicoTokenizer:
         except Exception as error:  # the library raises plain Exception for malformed files
             raise CheckpointError(f"{path}: not a tokenizer.json ({error}); save the checkpoint again") from error
         if add_missing:
-            lacking = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+            lacking = [token for token in UNSPELLED if tokenizer.token_to_id(token) is None]
             tokenizer.add_special_tokens([_added(token) for token in lacking])
         return cls(tokenizer, str(path))
 
@@ -175,7 +210,7 @@ class CalicoTokenizer:
         smaller pieces, so that a model learns to spell; like BPE dropout, but repeatable from `rng`.
         """
         if not dropout:
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            return [self.image_id if i == IMAGE_PLACE else i for i in self._encoded(text)]
         if rng is None or not self._byte_level:
             raise InputError("dropout needs a random generator and a byte-level tokenizer; pass rng, or dropout=0")
         ids: list[int] = []
@@ -205,12 +240,18 @@ class CalicoTokenizer:
         """
         ids = [int(i) for i in ids]
         text = self._decode(ids)
-        if len(SPECIAL_PATTERN.findall(text)) != sum(i in self.special_ids for i in ids):
+        if len(self._single_pattern.findall(text)) != sum(i in self.special_ids for i in ids):
             text = ""
             for special, run in groupby(ids, self.special_ids.__contains__):
                 piece = self._decode(list(run))
-                text += piece if special else SPECIAL_PATTERN.sub(lambda match: f"{match[0][0]} {match[0][1:]}", piece)
+                broken = self._single_pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", piece)
+                text += piece if special else broken
         return fold_spaces(text)
+
+    def _encoded(self, text: str) -> list[int]:
+        """Ids, `IMAGE_PLACE` for each `<image>` that is no token."""
+        ids = self._encoder.encode(text, add_special_tokens=False).ids
+        return [own for i in ids for own in self._spelling.get(i, (i,))] if self._spelling else ids
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -218,10 +259,11 @@ class CalicoTokenizer:
     def encode_prompt(self, prompt: str, num_image_tokens: int) -> EncodedPrompt:
         """Ids of a rendered prompt, with each `<image>` widened to `num_image_tokens` positions."""
         ids, image_positions = [self.bos_id], []
-        for token in self.ids(prompt):
-            if token == self.image_id:
+        place = self.image_id if IMAGE in self._single else IMAGE_PLACE
+        for token in self._encoded(prompt):
+            if token == place:
                 image_positions.append(list(range(len(ids), len(ids) + num_image_tokens)))
-                ids += [token] * num_image_tokens
+                ids += [self.image_id] * num_image_tokens
             else:
                 ids.append(token)
         return EncodedPrompt(ids, image_positions)

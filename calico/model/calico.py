@@ -51,6 +51,14 @@ class ImageFeatures(NamedTuple):
     grounding: GroundingFeatures
 
 
+class Seen(NamedTuple):
+    """What the encoders give of I images: X_global, X_sem and the grounding embedding."""
+
+    global_tokens: Tensor
+    semantic_tokens: Tensor
+    grounding: GroundingFeatures
+
+
 class EncoderStates(NamedTuple):
     """The encoders' own outputs: global_tokens I x T x D_g, semantic_tokens I x S x D_s, query_states I x Q x D_q."""
 
@@ -182,18 +190,33 @@ class CalicoModel(nn.Module):
         """All that depends on the images alone."""
         return self.encode_with_states(pixels)[0]
 
+    @property
+    def has_frozen_encoders(self) -> bool:
+        """Whether no weight that `see` reads is trained."""
+        modules = (self.trunk, self.global_encoder, self.semantic_encoder, self.grounding_encoder)
+        return not any(p.requires_grad for module in modules if module is not None for p in module.parameters())
+
     def encode_with_states(self, pixels: Pixels) -> tuple[ImageFeatures, EncoderStates]:
-        """The language model's tokens use plain X_global, CAM uses X'_global (paper, section 4.2)."""
+        """All that depends on the images alone, and the encoders' own outputs."""
+        return self.features_of(self.see(pixels))
+
+    def see(self, pixels: Pixels) -> Seen:
+        """The encoders alone, most of the work."""
         pixels = Pixels(*(view.to(self.dtype) for view in pixels))
         views = self.views(pixels)
         global_tokens = self.global_encoder(views.global_view)  # I x T x D_g
         semantic_tokens = self.semantic_encoder(views.semantic_view)  # I x S x D_s
+        return Seen(global_tokens, semantic_tokens, self.grounding_encoder(views.grounding_view))
+
+    def features_of(self, seen: Seen) -> tuple[ImageFeatures, EncoderStates]:
+        """The language model's tokens use plain X_global, CAM uses X'_global (paper, section 4.2)."""
+        global_tokens, semantic_tokens, grounding = seen
         queries = self.qformer.queries.expand(len(global_tokens), -1, -1)
         query_states = self.qformer(queries, global_tokens)  # I x Q x D_q
         features = ImageFeatures(
             refined_tokens=self.cem(global_tokens, semantic_tokens),
             image_tokens=self.image_projection(query_states),  # I x Q x D
-            grounding=self.grounding_encoder(views.grounding_view),
+            grounding=grounding,
         )
         return features, EncoderStates(global_tokens, semantic_tokens, query_states)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.errors import CheckpointError
+from calico.language.questions import VICUNA_SYSTEM
 
 FORMAT_VERSION = 1
 FULL_SIZE = ("calico-7b",)  # presets that are joined from published weights and trained as the paper says
@@ -177,6 +178,7 @@ def calico_7b() -> CalicoConfig:
         mask_decoder={"hidden_size": 256},
         num_mask_grid=256,
         mask_prompt=True,
+        system_prompt=VICUNA_SYSTEM,
     )
 
 

@@ -103,6 +103,8 @@ def check_device(device: torch.device | str) -> None:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise InputError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+    if kind not in ("cpu", "cuda"):  # Apple's, for one, has no float64 and was never tried
+        raise InputError(f"device {device}: expected cpu or cuda; leave the device out to take what is there")
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"device {device}: torch {torch.__version__} finds no NVIDIA GPU here; leave the device out, or install "

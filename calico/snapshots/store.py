@@ -51,9 +51,21 @@ class Snapshot:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Lines as parsed, masks not decoded."""
-        with (self.folder / SAMPLES).open(encoding="utf-8") as file:
+        return (record for _, record in self.placed_records())
+
+    def placed_records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each with its place, by which `record_at` finds it again."""
+        offset = 0
+        with (self.folder / SAMPLES).open("rb") as file:
             for line in file:
-                yield json.loads(line)
+                yield offset, json.loads(line)
+                offset += len(line)
+
+    def record_at(self, offset: int) -> dict[str, Any]:
+        with (self.folder / SAMPLES).open("rb") as file:
+            file.seek(offset)
+            record: dict[str, Any] = json.loads(file.readline())
+            return record
 
     def skipped(self) -> Iterator[dict[str, Any]]:
         with (self.folder / SKIPPED).open(encoding="utf-8") as file:

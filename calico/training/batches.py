@@ -53,6 +53,8 @@ class BatchSettings:
     same_class_shares: tuple[float, ...] = (1.0, 0.45, 0.28)  # of each sub-task's other ones, those of one class
     difficulty_weights: tuple[float, ...] = (0.25, 0.35, 0.2, 0.2)  # of `DIFFICULTIES`: the hard ones more often
     distorted_share: float = 0.4  # of drawings that are warped or recoloured beyond what the drawing program does
+    varied_answers: float = 0.0  # share of answers worded freely rather than canonically
+    reordered_share: float = 0.0  # of corrected groups whose images come in another order
 
     def scaled(self, factor: float) -> Self:
         """Images, groups, points and boxes times `factor`, one at least; the shares as they are."""
@@ -244,7 +246,8 @@ def _row(
         candidates = candidate_names(group, plan.sub_task, rng, vocabulary)
     question = _question(plan.sub_task, len(group), candidates, settings, rng)
     truth = plan.truth or truth_of(group)
-    answer = render_answer(truth, plan.sub_task)
+    is_varied = settings.varied_answers > 0 and rng.random() < settings.varied_answers
+    answer = render_answer(truth, plan.sub_task, rng=rng if is_varied else None)
     dropout = 0.1 if rng.random() < settings.dropout_share else 0.0
     text = render_prompt(question.text, len(group), system=inputs.system)
     prompt = tokenizer.encode_prompt(text, inputs.num_image_tokens)

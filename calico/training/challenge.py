@@ -24,6 +24,7 @@ from calico.training.base_data import DRAWINGS, BaseData, base_data_of
 from calico.training.depth_fit import refit
 from calico.training.finetune import FinetuneResult, FinetuneSettings, Finisher, finetune
 from calico.training.processes import Processes
+from calico.training.recipe import finetune_settings
 from calico.training.scoring import KeptScores, OnProgress, as_text, held_out_items
 from calico.training.starting_model import seen_groups, start_config
 
@@ -68,13 +69,13 @@ def challenge(
     finishers: tuple[Finisher, ...] = (refit,),
 ) -> Challenge:
     """Finetunes from a version (None: the champion), adds the result to the registry and asks the gate; `publish` makes
-    it the champion where the gate lets it.
+    it the champion where the gate lets it. settings: None for the recipe of the start's preset.
 
     With under 20 test groups the others are cross-validated too, by folds of a tenth of the length each, so that every
     group is scored by a challenger that has not seen it. base_data: what the start learnt from; None: drawings.
     num_base_groups: held-out groups of it, on which forgetting is measured. Raises `InputError`, `CheckpointError`.
     """
-    settings, tell = settings or FinetuneSettings(), on_progress or (lambda what, share, note: None)
+    tell: OnProgress = on_progress or (lambda what, share, note: None)
     if num_base_groups < 1:
         raise InputError(f"base test groups: expected 1 or more, got {num_base_groups}")
     out, processes = Path(out), Processes()
@@ -82,6 +83,7 @@ def challenge(
     if processes.on_main(lambda: (out / RESULT).exists()):
         return _made(processes, lambda: _finished(out, registry, publish))
     champion, start = _folder(registry, plan["champion"]), _folder(registry, plan["start"])
+    settings = settings or finetune_settings(start_config(start))
     champion_id = checkpoint_version(champion)
     seen = seen_groups(champion) | seen_groups(start)
     test_ids, accepted = [], set()
@@ -194,6 +196,12 @@ def _finished(out: Path, registry: Registry, publish: bool) -> Challenge:
     """The outcome of a run that came to its end; published now, if that was not asked for then."""
     found = Challenge.from_json(read_card(out / RESULT, "version", "decision", "published", "figures", "training"))
     return replace(found, published=found.published or (publish and _publish(registry, found.version, found.decision)))
+
+
+def asked_settings(registry: Registry, start_id: str | None, **given: Any) -> FinetuneSettings:
+    """The recipe of the preset that a challenge from `start_id` (None: the champion) starts from, but for what was
+    asked for, as `calico.training.recipe` takes it."""
+    return finetune_settings(start_config(_folder(registry, start_id or registry.current())), **given)
 
 
 def _folder(registry: Registry, version: str | None) -> Path:

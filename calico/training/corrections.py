@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import combinations
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
-from PIL import Image
 
-from calico.correspondence import co_segmentation, truth_of
 from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.inputs import ModelInputs
-from calico.model.preprocessing import fitted_size_hw
-from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.augmentation import augmented
 from calico.training.batches import DRAWN, BatchSettings, TrainingBatch, Vocabulary, build_batch
-from calico.values import AnnotatedImage, CoSegmentation, NamedMask, PartRegion, SubTask
+from calico.training.corrected_groups import CorrectedGroup
+from calico.training.snapshot_groups import Outline, SnapshotGroups, outlines_of, read_groups
+from calico.values import AnnotatedImage, CoSegmentation
 
 logger = logging.getLogger(__name__)
 KEPT_SIZE = 1.5  # longest side of a kept picture, times the model's input: an augmentation takes some of it away
@@ -38,128 +36,47 @@ MAX_PARTS = 250  # of one image: codes of a part map
 Replay = Callable[[int, int, int, Sequence[str]], list[AnnotatedImage]]
 
 
-@dataclass(frozen=True, eq=False)
-class CorrectedGroup:
-    """A group of a snapshot as training sees it: pictures no larger than need be, parts as maps.
-
-    truth: where names alone do not tell what corresponds (a relation drawn by hand), else None. weight: how often it is
-    drawn, in proportion. sub_tasks: the questions that its annotation answers whole. partial_images: on which something
-    is not annotated, so that they are put into no other group.
-    """
-
-    id: str
-    images: tuple[AnnotatedImage, ...]
-    truth: CoSegmentation | None
-    weight: float = 1.0
-    keys: tuple[str, ...] = field(default=())
-    sub_tasks: tuple[SubTask, ...] = tuple(SubTask)
-    partial_images: frozenset[int] = frozenset()
-
-    @property
-    def names(self) -> set[str]:
-        return {name for image in self.images for name in (image.object_name, *image.part_names) if name}
-
-
-def read_groups(
-    snapshot: Snapshot, ids: Iterable[str], size: int, *, accepted_as_is: float = 1.0
-) -> list[CorrectedGroup]:
-    """The groups with these ids. size: the model's input in pixels. accepted_as_is: the weight of predictions that were
-    submitted untouched; 0 leaves them out. Memory: 2 bytes a kept pixel and image, times two."""
-    wanted, found = set(ids), []
-    for group in snapshot.groups():
-        weight = accepted_as_is if group.provenance["accepted_as_is"] else 1.0
-        if group.id in wanted and weight > 0 and group.target.regions:
-            images = snapshot.load_images(group).images
-            found.append(corrected(group, images, round(size * KEPT_SIZE), weight))
-    return found
-
-
 def read_splits(
     snapshot: Snapshot, train_ids: Collection[str] | None, size: int, accepted_as_is: float, max_validation: int
-) -> tuple[list[CorrectedGroup], list[CorrectedGroup]]:
+) -> tuple[SnapshotGroups, SnapshotGroups]:
     """Groups of the training split and of the validation split; with `train_ids` those, and none to validate on.
 
-    size, accepted_as_is: as `read_groups` takes them. Raises `InputError` where there are none to train on.
+    size: the model's input in pixels. accepted_as_is: as `read_groups` takes it.
+    Raises `InputError` where there are none to train on.
     """
     by_split: dict[str, list[str]] = {TRAIN: [], VALIDATION: []}
     for record in snapshot.records():
         by_split.setdefault(record["split"], []).append(record["id"])
     if train_ids is not None:
         by_split = {TRAIN: list(train_ids), VALIDATION: []}
-    groups = read_groups(snapshot, by_split[TRAIN], size, accepted_as_is=accepted_as_is)
+    longest = round(size * KEPT_SIZE)
+    groups = read_groups(snapshot, by_split[TRAIN], longest, accepted_as_is=accepted_as_is)
     if not groups:
         splits = ", ".join(f"{len(ids)} {name}" for name, ids in sorted(by_split.items()))
         raise InputError(
             f"{snapshot.folder}: no groups to train on ({splits}; accepted as is count {accepted_as_is}); "
             "correct more groups"
         )
-    validation = read_groups(snapshot, by_split[VALIDATION][:max_validation], size, accepted_as_is=accepted_as_is)
+    validation = read_groups(snapshot, by_split[VALIDATION][:max_validation], longest, accepted_as_is=accepted_as_is)
     if not validation and train_ids is None:
         logger.warning("no validation groups: training to the end, the last weights count")
     return groups, validation
 
 
-def corrected(group: AnnotatedGroup, images: Sequence[np.ndarray], longest: int, weight: float) -> CorrectedGroup:
-    """longest: of a kept picture, in pixels."""
-    by_image: list[list[PartRegion]] = [[] for _ in images]
-    for region in group.target.regions:
-        by_image[region.image].append(region)
-    kept = tuple(
-        reduced(annotated(image, regions, f"{group.id} image {k + 1}"), longest)
-        for k, (image, regions) in enumerate(zip(images, by_image, strict=True))
-    )
-    truth = _hand_drawn(group.target, kept)
-    return CorrectedGroup(group.id, kept, truth, weight, group.keys, group.sub_tasks, group.partial_images)
-
-
-def annotated(image: np.ndarray, regions: Sequence[PartRegion], source: str) -> AnnotatedImage:
-    """One image's regions as a part map. The object is its region and all its parts; where parts overlap, the smaller
-    one is in front. An image without regions has an empty object name, and nothing is asked to be found on it."""
-    parts = sorted((r for r in regions if r.part_name is not None), key=lambda r: (-int(r.mask.sum()), r.name))
-    if len(parts) > MAX_PARTS:
-        logger.warning("%s: %d parts, the %d largest are trained on", source, len(parts), MAX_PARTS)
-        parts = parts[:MAX_PARTS]
-    part_map = np.zeros(image.shape[:2], np.uint8)
-    for region in regions:
-        if region.part_name is None:
-            part_map[region.mask] = 1
-    for k, region in enumerate(parts):
-        part_map[region.mask] = k + 2
-    shown = np.bincount(part_map.ravel(), minlength=len(parts) + 2)[2:]
-    if hidden := [r.name for r, count in zip(parts, shown, strict=True) if not count]:
-        logger.warning(
-            "%s: %s: all covered by smaller parts, so not trained on; draw what is only theirs",
-            source,
-            ", ".join(hidden),
+def reordered(target: CoSegmentation, order: Sequence[int]) -> CoSegmentation:
+    """The same about the same images in another order: what was image `order[k]` comes k-th."""
+    place = {image: k for k, image in enumerate(order)}
+    regions = [
+        replace(
+            region,
+            image=place[region.image],
+            correspondence=tuple(sorted(place[image] for image in region.correspondence)),
         )
-    name = regions[0].object_name if regions else ""
-    return AnnotatedImage(image, name, tuple(r.name for r in parts), part_map, "correction", source)
-
-
-def reduced(item: AnnotatedImage, longest: int) -> AnnotatedImage:
-    """No larger than `longest` pixels; a part that has no pixel left is given one, since it is named."""
-    if max(item.image.shape[:2]) <= longest:
-        return item
-    height, width = fitted_size_hw((item.image.shape[0], item.image.shape[1]), longest)
-    image = Image.fromarray(item.image).resize((width, height), Image.Resampling.BILINEAR)
-    part_map = np.array(Image.fromarray(item.part_map).resize((width, height), Image.Resampling.NEAREST))
-    for k in range(len(item.part_names)):
-        if not (part_map == k + 2).any() and (where := np.argwhere(item.part_map == k + 2)).size:
-            y, x = where[len(where) // 2] * (height, width) // item.part_map.shape
-            part_map[y, x] = k + 2
-    return replace(item, image=np.asarray(image), part_map=part_map)
-
-
-def _hand_drawn(target: CoSegmentation, images: Sequence[AnnotatedImage]) -> CoSegmentation | None:
-    """The truth about the kept images with the target's relations, where names alone give others."""
-    plain = truth_of(images)
-    told = {key: region.correspondence for key, region in target.by_key.items()}
-    if all(told.get(r.key, r.correspondence) == r.correspondence for r in plain.regions):
-        return None
-    ids = {region.key: region.correspondence_id for region in target.regions}
-    pairs = [(a, b) for a, b in combinations([r.key for r in plain.regions if r.key in ids], 2) if ids[a] == ids[b]]
-    masks = [NamedMask(r.image, r.object_name, r.part_name, r.mask) for r in plain.regions]
-    return co_segmentation(plain.sizes_hw, masks, relations=pairs)
+        for region in target.regions
+    ]
+    return CoSegmentation(
+        tuple(target.sizes_hw[image] for image in order), tuple(sorted(regions, key=lambda region: region.image))
+    )
 
 
 def drawings(seed: int, num_images: int, size: int, favoured: Sequence[str] = ()) -> list[AnnotatedImage]:
@@ -168,7 +85,7 @@ def drawings(seed: int, num_images: int, size: int, favoured: Sequence[str] = ()
     return draw_batch(seed, num_images=num_images, size=size, difficulty_weights=weights, favoured=favoured)
 
 
-def class_weights(groups: Sequence[CorrectedGroup]) -> np.ndarray:
+def class_weights(groups: Sequence[CorrectedGroup | Outline]) -> np.ndarray:
     """How often each group is drawn, in proportion: rare names more often, by the square root, as LVIS repeats them."""
     counts = Counter(name for group in groups for name in group.names)
     usual = float(np.median(list(counts.values()))) if counts else 1.0
@@ -203,8 +120,9 @@ class CorrectionBatches:
         self.groups, self.replay, self.tokenizer, self.settings = groups, replay, tokenizer, settings
         self.inputs, self.seed, self.vocabulary = inputs, seed, vocabulary
         self.replay_share, self.favoured = replay_share, tuple(favoured)
-        self._weights = class_weights(groups)
-        names = {word for group in groups for name in group.names for word in name.split()}
+        self._outlines = outlines_of(groups)
+        self._weights = class_weights(self._outlines)
+        names = {word for group in self._outlines for name in group.names for word in name.split()}
         self._may_flip = not names & {"left", "right"}
 
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> TrainingBatch:
@@ -214,7 +132,7 @@ class CorrectionBatches:
         chosen: list[CorrectedGroup] = []
         order = rng.choice(len(self.groups), len(self.groups), replace=False, p=self._weights)
         for index in order:
-            if chosen and sum(len(group.images) for group in chosen) + len(self.groups[index].images) > wanted:
+            if chosen and sum(group.num_images for group in chosen) + self._outlines[index].num_images > wanted:
                 break
             chosen.append(self.groups[index])
         chosen = [
@@ -233,7 +151,7 @@ class CorrectionBatches:
         wanted = self._num_own(num_parts)
         chunk: list[CorrectedGroup] = []
         number = 0
-        for group in [*groups, None]:
+        for group in chain(groups, [None]):
             if chunk and (group is None or sum(len(g.images) for g in (*chunk, group)) > wanted):
                 torch.manual_seed(number)  # which masks are looked at
                 yield self.fixed(chunk, number, num_parts)
@@ -281,7 +199,11 @@ class CorrectionBatches:
         for group in groups:
             indices = tuple(range(start, start + len(group.images)))
             start += len(group.images)
-            plans += [GroupPlan(indices, task, group.truth) for task in group.sub_tasks]
+            truth = group.truth
+            if self.settings.reordered_share > 0 and rng.random() < self.settings.reordered_share:
+                order = rng.permutation(len(indices)).tolist()
+                indices, truth = tuple(indices[k] for k in order), None if truth is None else reordered(truth, order)
+            plans += [GroupPlan(indices, task, truth) for task in group.sub_tasks]
         return [plans[k] for k in rng.permutation(len(plans))[:limit]]
 
 

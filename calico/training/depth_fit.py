@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 from calico.training.augmentation import distorted
-from calico.training.corrections import CorrectedGroup
+from calico.training.corrected_groups import CorrectedGroup
+from calico.training.snapshot_groups import outlines_of
 
 NUM_DRAWINGS = 1000
 SIZES = (96, 320)  # longest side in pixels, from and to: what is brought to the model's size differs in sharpness
@@ -60,6 +62,6 @@ def refit(
     """A `Finisher`: what a finetune was taught is known from then on, by `NUM_DRAWINGS` of its images at most. Nothing
     for a base that knows no drawings, or where these weights have one: a run that was killed after it ends the same."""
     if config.data_version == drawings.VERSION and load_reference(folder) is None:
-        own = [item.image for group in groups for item in group.images]
-        some = own[:: max(1, math.ceil(len(own) / NUM_DRAWINGS))]
+        stride = max(1, math.ceil(sum(group.num_images for group in outlines_of(groups)) / NUM_DRAWINGS))
+        some = (item.image for item in islice((item for group in groups for item in group.images), 0, None, stride))
         save_reference(folder, fit(model, config, known_drawings(0), some))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -26,21 +25,25 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 from calico.model.inputs import ModelInputs
-from calico.model.modes import train_mode
+from calico.model.modes import train_mode, trained_share
 from calico.model.out_of_memory import give_back_memory, is_out_of_memory
 from calico.model.precision import uses_bf16
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import BaseData, base_data_of
 from calico.training.batches import TrainingBatch
-from calico.training.corrections import CorrectedGroup, CorrectionBatches, read_splits
+from calico.training.corrected_groups import CorrectedGroup
+from calico.training.corrections import CorrectionBatches, read_splits
 from calico.training.curves import plot_curves
 from calico.training.finetune_settings import FinetuneSettings
 from calico.training.mistaken_names import mistaken_names
+from calico.training.prefetch import Prefetcher
 from calico.training.preflight import tell_memory
 from calico.training.processes import OutOfMemoryTogether, Processes
+from calico.training.recipe import finetune_settings
 from calico.training.retention import Anchor
 from calico.training.run_folder import LOG, FinetuneState, RunFolder, known_mean
+from calico.training.schedule import falling
 from calico.training.starting_model import TRAINING, open_start, seen_groups, start_config
 from calico.training.step import TrainingStep
 
@@ -82,6 +85,7 @@ def finetune(
 ) -> FinetuneResult:
     """Trains an adapter on the snapshot's training split; its validation split says when to stop.
 
+    settings: None for the recipe of the start's preset.
     start: a checkpoint's folder, or an adapter's, whose weights are gone on with; None: the embedded checkpoint.
     base: the checkpoint of that adapter, where it is not the embedded one. base_data: what it learnt from, to replay;
     None: drawings. train_ids: other groups than the training split, without validation. on_step: state, loss terms,
@@ -90,7 +94,8 @@ def finetune(
     Raises `InputError` for a snapshot without training groups, an `out` of another run or a start that did not learn
     from drawings where `base_data` is None; else `CheckpointError`.
     """
-    run = Finetune(snapshot, start, out, settings or FinetuneSettings(), base, base_data, train_ids)
+    settings = settings or finetune_settings(start_config(start, base))
+    run = Finetune(snapshot, start, out, settings, base, base_data, train_ids)
     run.train(on_step)
     return run.finish(finishers)
 
@@ -114,7 +119,7 @@ class Finetune:
         self.folder = RunFolder(self.out)
         self.processes = Processes()
         self.device = self.processes.device
-        self.state = FinetuneState()
+        self.state = FinetuneState(num_parts=max(1, settings.num_parts))
         base_data = base_data_of(start_config(start, base), base_data, start)
         torch.manual_seed(settings.seed)
         self.model, self.config, self.tokenizer, self.card = open_start(
@@ -122,6 +127,9 @@ class Finetune:
         )
         if settings.gradient_checkpointing:
             self.model.llm.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.processes.is_main:
+            num_trained, num_weights = trained_share(self.model)
+            logger.info("trains %d of %d weights, %.2f %%", num_trained, num_weights, 100 * num_trained / num_weights)
         self.seen = seen_groups(start)
         self.trained = trained(self.model)
         size = self.config.grounding_encoder.image_size
@@ -142,6 +150,7 @@ class Finetune:
             settings.replay_share,
             favoured,
         )
+        self._prefetched = Prefetcher(self.batches.batch, settings.num_workers, self.processes.num)
         self.step_module = TrainingStep(self.model, None, settings.weights, size, settings.max_seg_prompts)
         self.step_module.to(self.device)
         lora = [parameter for name, parameter in self.trained.items() if ".lora_" in name]
@@ -211,6 +220,7 @@ class Finetune:
             if self.state.stopped or self.state.seconds - saved_at > self.settings.save_seconds:
                 self.save()
                 saved_at = self.state.seconds
+        self._prefetched.stop()
         return self.state
 
     def _is_time_to_look(self) -> bool:
@@ -248,7 +258,7 @@ class Finetune:
         number = self.state.step * self.processes.num + self.processes.index
         with self.processes.agreeing():
             for part in range(num_parts):
-                result = self._loss(self.batches.batch(number, part, num_parts))
+                result = self._loss(self._prefetched(number, part, num_parts))
                 (result.loss / num_parts).backward()
                 for name, value in {"loss": float(result.loss.detach()), **result.terms}.items():
                     found.setdefault(name, []).append(value)
@@ -265,12 +275,16 @@ class Finetune:
         return is_quantised_on_gpu or uses_bf16(self.settings.precision, self.device)
 
     def _loss(self, batch: TrainingBatch) -> Any:
-        batch, taught = batch.to(self.device), None
+        """Frozen encoders see each image once, for the anchor and the finetune alike."""
+        batch, taught, seen = batch.to(self.device), None, None
+        if self.model.has_frozen_encoders:
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_bf16):
+                seen = self.step_module.see(batch)
         if self.anchor is not None:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_bf16):
-                taught = self.anchor.answer_logits(batch)
+                taught = self.anchor.answer_logits(batch, seen)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_bf16):
-            return self.step_module(batch, taught)
+            return self.step_module(batch, taught, seen)
 
     def _halve(self, error: BaseException) -> None:
         self.optimizer.zero_grad()
@@ -283,7 +297,7 @@ class Finetune:
 
     def _rate(self) -> float:
         warm = min(1.0, (self.state.step + 1) / self.settings.warmup_steps)
-        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+        return warm * falling(self.progress, linear=self.settings.linear, least=0.02)
 
     def _look(self) -> None:
         """The validation split, with its share of base images: keeps the weights that do best on both."""
@@ -347,7 +361,7 @@ class Finetune:
             load_trained(self.model, self.best)
         folder = self.out / VERSION_FOLDER
         save_adapter(folder, self.card, self.trained)
-        seen = sorted(self.seen | {group.id for group in (*self.groups, *self.validation)})
+        seen = sorted(self.seen | {group.id for group in (*self.groups.outlines, *self.validation.outlines)})
         write_text(folder / TRAINING, json.dumps({"groups": seen}, ensure_ascii=False, indent=1) + "\n")
         plot_curves(self.out / LOG, folder / "curves.png")
         for finisher in finishers:

@@ -1,4 +1,5 @@
-"""How a finetune is done: its length, its rates, what of it goes into memory, how often it is looked at."""
+"""How a finetune is done: its length, its rates, what of it goes into memory, how often it is looked at. The defaults
+are the small model's; for other presets ask `calico.training.recipe`."""
 
 from __future__ import annotations
 
@@ -39,11 +40,14 @@ class FinetuneSettings:
     learning_rate: float = 6e-4
     whole_share: float = 0.25
     warmup_steps: int = 10
+    linear: bool = False  # the rate falls linearly to 0, else by half a cosine
     clip_norm: float = 1.0
     precision: str = "auto"  # `bf16` where the device is faster in it; or `bf16` or `no` in any case
     bits: int | None = None  # of the frozen language model's linears: 8, or 4 with bitsandbytes
     gradient_checkpointing: bool = False
     batch: BatchSettings = BATCH
+    num_workers: int = 0  # processes that make batches ahead; 0: they are made when they are needed
+    num_parts: int = 0  # micro-batches of a step at its start; 0: one
     max_seg_prompts: int = 28
     weights: LossWeights = field(default_factory=lambda: replace(SMALL_MODEL_WEIGHTS, auxiliary=0.0))
     replay_share: float = 0.75

@@ -41,7 +41,18 @@ from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
 from calico.training.mixed_batches import MixedBatches
 from calico.training.mixture import Mixture
 from calico.training.new_trunk import TrunkStart
-from calico.training.run_folder import LOG, STATE, add_to_log, is_noted, keep_log_until, note_run, unusable_state
+from calico.training.prefetch import usable_workers
+from calico.training.run_folder import (
+    LOG,
+    STATE,
+    add_to_log,
+    is_noted,
+    keep_log_until,
+    known_mean,
+    note_run,
+    unusable_state,
+)
+from calico.training.schedule import falling
 from calico.training.step import TrainingStep
 from calico.training.watch import Watch
 
@@ -78,12 +89,14 @@ class TrainingSettings:
     mode: str = "all"
     learning_rate: float = 1.2e-3
     warmup_steps: int = 80
+    linear: bool = False  # the rate falls linearly to 0, else by half a cosine
     weight_decay: float = 0.01
     clip_norm: float = 2.0
     precision: str = "no"  # or `bf16`, or `auto` for what the device is faster in
     gradient_checkpointing: bool = False
     phases: tuple[Phase, ...] = (Phase(0.35, 64, 2.0), Phase(0.65, 128))
     batch: BatchSettings = field(default_factory=BatchSettings)
+    num_parts: int = 0  # batches whose gradients make a step; 0: one
     max_seg_prompts: int = 44
     weights: LossWeights = SMALL_MODEL_WEIGHTS
     checkpoint_minutes: float = 3.0
@@ -160,6 +173,7 @@ class Trainer:
         vocabulary = DRAWN if data is None or isinstance(data, MixedParts) else Vocabulary(data.classes, data.parts)
         heads = auxiliary_heads(self.config, vocabulary) if has_heads else None
         size = self.config.grounding_encoder.image_size
+        model.to(self.accelerator.device)  # before it is asked where it is: attention is another on a GPU
         self.bare = TrainingStep(model, heads, settings.weights, size, settings.max_seg_prompts)
         trained = [p for p in self.bare.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -216,10 +230,8 @@ class Trainer:
             self.bare.max_seg_prompts = round(self.settings.max_seg_prompts * phase.scale)
             while self.progress < 1 and self._phase() == phase:
                 started = time.monotonic()
-                batch = next(batches)
-                terms = self._one_step(batch)
+                terms = self._one_step(batches)
                 self.state.step += 1
-                self.state.images += batch.pixels.global_view.shape[0] * self.accelerator.num_processes
                 self.state.seconds = self._agreed(self.state.seconds + time.monotonic() - started)
                 window.append(terms)
                 if len(window) == self.settings.log_steps:
@@ -240,17 +252,21 @@ class Trainer:
             return seconds
         return float(broadcast(torch.tensor([seconds], device=self.accelerator.device)))
 
-    def _one_step(self, batch: TrainingBatch) -> dict[str, float]:
+    def _one_step(self, batches: Iterator[TrainingBatch]) -> dict[str, float]:
         # Dropout and the choice of prompts depend on the step alone, so a resumed run repeats an unbroken one.
         torch.manual_seed(self.settings.seed * 1_000_003 + self.state.step)
         train_mode(self.model, self.settings.mode)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * self._rate()
-        device = self.accelerator.device
-        # Not accelerate's: it has one precision for all runs of a process.
-        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(self.settings.precision, device)):
-            result = self.step_module(batch.to(device))
-        self.accelerator.backward(result.loss)
+        device, found = self.accelerator.device, []
+        for _ in range(self._num_parts):
+            batch = next(batches).to(device)
+            # Not accelerate's: it has one precision for all runs of a process.
+            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(self.settings.precision, device)):
+                result = self.step_module(batch)
+            self.accelerator.backward(result.loss / self._num_parts)
+            found.append({"loss": float(result.loss.detach()), **result.terms})
+            self.state.images += len(batch.part_maps) * self.accelerator.num_processes
         norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), self.settings.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
@@ -259,11 +275,16 @@ class Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"loss": float(result.loss.detach()), **result.terms}
+        names = dict.fromkeys(name for terms in found for name in terms)
+        return {name: known_mean([terms[name] for terms in found if name in terms]) for name in names}
+
+    @property
+    def _num_parts(self) -> int:
+        return max(1, self.settings.num_parts)
 
     def _rate(self) -> float:
         warm = min(1.0, (self.state.step + 1) / self.settings.warmup_steps)
-        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+        return warm * falling(self.progress, linear=self.settings.linear, least=0.01)
 
     def _phase(self) -> Phase:
         reached = 0.0
@@ -285,8 +306,8 @@ class Trainer:
             data = self._mixed(phase)
         else:
             data = IndexBatches(self.data, *common)
-        steps = range(self.state.step * world + rank, 2**40, world)
-        loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=self.settings.num_workers)
+        steps = range(self.state.step * self._num_parts * world + rank, 2**40, world)
+        loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=usable_workers(self.settings.num_workers))
         return iter(loader)
 
     def _mixed(self, phase: Phase) -> MixedBatches:
@@ -336,7 +357,7 @@ class Trainer:
 
 
 def with_auxiliary(weights: LossWeights, config: CalicoConfig) -> bool:
-    return weights.auxiliary > 0 and "auxiliary" not in config.without
+    return weights.auxiliary > 0 and "auxiliary" not in config.without and not config.is_full_size
 
 
 def auxiliary_heads(config: CalicoConfig, vocabulary: Vocabulary = DRAWN) -> AuxiliaryHeads:

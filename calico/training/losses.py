@@ -13,6 +13,9 @@ from torch.nn import functional as F
 class LossWeights:
     """text, mask, dice: the paper's. iou: the mask decoder's own quality estimate. auxiliary: each of the extra heads.
 
+    by_token: the text loss is the mean over answer tokens, as in the paper's family; else their sum over the number of
+    [SEG]s, about eight times as much, so that a name weighs the same in answers of any length.
+    dice_pixels: what Dice adds above and below, in pixels; 0 for one.
     Mask losses are taken on the decoder's own grid rather than at the image's size: cheaper, and the target is exact.
     """
 
@@ -22,16 +25,22 @@ class LossWeights:
     iou: float = 0.0
     auxiliary: float = 0.0
     mask_term: str = "bce"  # or "focal"
+    by_token: bool = False
+    dice_pixels: float = 0.0
 
 
+PAPER_WEIGHTS = LossWeights(by_token=True, dice_pixels=1e-3)
 SMALL_MODEL_WEIGHTS = LossWeights(text=1.0, mask=4.0, dice=3.0, iou=0.5, auxiliary=2.0)
 
 
 def text_loss(
-    logits: Tensor, targets: Tensor, num_segs: int, taught: Tensor | None = None, is_taught: Tensor | None = None
+    logits: Tensor,
+    targets: Tensor,
+    num_segs: int | None,
+    taught: Tensor | None = None,
+    is_taught: Tensor | None = None,
 ) -> Tensor:
-    """Of the answer tokens, logits A x V: the sum over the number of [SEG]s, so that a name weighs the same in
-    answers of any length.
+    """Of the answer tokens, logits A x V: the sum over the number of [SEG]s, or where that is None the mean.
 
     taught: A x V, a teacher's logits. Where is_taught (A bool) its distribution is the target: the Kullback-Leibler
     divergence from it takes the place of the cross-entropy with the true token.
@@ -41,7 +50,7 @@ def text_loss(
         told = taught.float().log_softmax(-1)
         divergence = (told.exp() * (told - logits.float().log_softmax(-1))).sum(-1)
         losses = torch.where(is_taught, divergence, losses)
-    return losses.sum() / max(1, num_segs)
+    return losses.mean() if num_segs is None else losses.sum() / max(1, num_segs)
 
 
 def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor, term: str = "bce") -> Tensor:
@@ -54,11 +63,11 @@ def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor, term: str = "bce")
     return ((losses * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).mean()
 
 
-def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """1 - Dice of the soft masks, mean over masks. logits, targets, valid: K x S x S."""
+def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor, pixels: float = 1.0) -> Tensor:
+    """1 - Dice of the soft masks, mean over masks. logits, targets, valid: K x S x S. pixels: added above and below."""
     probability = logits.sigmoid() * valid
     overlap = (probability * targets).sum((1, 2))
-    return (1 - (2 * overlap + 1) / (probability.sum((1, 2)) + targets.sum((1, 2)) + 1)).mean()
+    return (1 - (2 * overlap + pixels) / (probability.sum((1, 2)) + targets.sum((1, 2)) + pixels)).mean()
 
 
 @torch.no_grad()

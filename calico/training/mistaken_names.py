@@ -13,7 +13,7 @@ from calico.inference.segmenter import CoSegmenter
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
-from calico.training.corrections import CorrectedGroup
+from calico.training.corrected_groups import CorrectedGroup
 from calico.values import ImageGroup, SubTask
 
 AT_ONCE = 8

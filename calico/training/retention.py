@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from calico.model.calico import CalicoModel
+from calico.model.calico import CalicoModel, Seen
 from calico.training.batches import TrainingBatch
 
 
@@ -24,14 +24,15 @@ class Anchor:
         self.start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
     @torch.no_grad()
-    def answer_logits(self, batch: TrainingBatch) -> Tensor:
+    def answer_logits(self, batch: TrainingBatch, seen: Seen | None = None) -> Tensor:
         """A x V: what the start says of each answer token of the batch. Call it outside of the finetune's own autocast,
-        which would remember the weights of either for the other."""
+        which would remember the weights of either for the other. seen: what frozen encoders make of its images."""
         was_training = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
             with self._in_place():
-                return self.model.answer_logits(self.model.encode(batch.pixels), batch.prompts)[0]
+                features, _ = self.model.features_of(self.model.see(batch.pixels) if seen is None else seen)
+                return self.model.answer_logits(features, batch.prompts)[0]
         finally:
             for module, mode in was_training.items():
                 module.training = mode

@@ -117,7 +117,7 @@ def is_noted(folder: Path, run: Mapping[str, Any]) -> bool:
     asked = json.loads(json.dumps(run))
     if not isinstance(before, dict) or before.keys() != asked.keys():
         raise InputError(f"{folder}: holds another kind of run; use another --out")
-    if before != asked:
+    if not _is_same(before, asked):
         raise InputError(
             f"{folder}: holds a run with other {', '.join(_differing(before, asked)) or 'contents'}; use another "
             "--out, or the same options to resume it"
@@ -130,10 +130,21 @@ def note_run(folder: Path, run: Mapping[str, Any]) -> None:
     write_text(folder / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
 
+def _is_same(before: Any, asked: Any) -> bool:
+    """A setting that the note does not know came later than the run: nothing (false, 0, empty) is what it did then."""
+    if isinstance(before, dict) and isinstance(asked, dict):
+        return before.keys() <= asked.keys() and all(
+            _is_same(before[name], value) if name in before else not value for name, value in asked.items()
+        )
+    return bool(before == asked)
+
+
 def _differing(before: Any, asked: Any, name: str = "") -> list[str]:
     """Names of what differs, as `settings.batch.num_images`."""
+    if _is_same(before, asked):
+        return []
     if not (isinstance(before, dict) and isinstance(asked, dict)):
-        return [name] if before != asked else []
+        return [name]
     keys = dict.fromkeys([*asked, *before])
     return [found for k in keys for found in _differing(before.get(k), asked.get(k), f"{name}.{k}" if name else str(k))]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calico.model.calico import CalicoModel, CalicoOutput, EncoderStates, ImageFeatures, Pixels, PromptBatch
+from calico.model.calico import CalicoModel, CalicoOutput, EncoderStates, ImageFeatures, Pixels, PromptBatch, Seen
 from calico.model.segmentation import MaskLogits
 from calico.training.auxiliary import AnswerStates, AuxiliaryHeads
 from calico.training.batches import PADDING, ClickBatch, TrainingBatch
@@ -59,10 +59,16 @@ class TrainingStep(nn.Module):
         self.max_seg_prompts = max_seg_prompts
         self.asks = True
 
-    def forward(self, batch: TrainingBatch, taught: Tensor | None = None) -> StepResult:
-        """taught: A x V, what a teacher says of each answer token; counts in the rows that are about base data."""
-        pixels = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in batch.pixels))
-        features, states = self.model.encode_with_states(pixels)
+    def see(self, batch: TrainingBatch) -> Seen:
+        """What the encoders make of the batch's images."""
+        return self.model.see(Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in batch.pixels)))
+
+    def forward(self, batch: TrainingBatch, taught: Tensor | None = None, seen: Seen | None = None) -> StepResult:
+        """taught: A x V, what a teacher says of each answer token; counts in the rows that are about base data.
+
+        seen: what `see` gave of the batch, where somebody needed it before.
+        """
+        features, states = self.model.features_of(self.see(batch) if seen is None else seen)
         if not self.asks:
             return self._seen(batch, features, states)
         num_segs = len(batch.seg_value)
@@ -75,7 +81,8 @@ class TrainingStep(nn.Module):
             output = self._without_masks(features, batch.prompts)
         answer_row = batch.prompts.predicts.nonzero()[:, 0]
         is_taught = None if batch.is_base is None else batch.is_base[answer_row]
-        text = text_loss(output.answer_logits, output.answer_ids, num_segs, taught, is_taught)
+        per_seg = None if self.weights.by_token else num_segs
+        text = text_loss(output.answer_logits, output.answer_ids, per_seg, taught, is_taught)
         terms = {"text": text, "token_acc": (output.answer_logits.argmax(-1) == output.answer_ids).float().mean()}
         if not num_segs:
             terms |= dict.fromkeys(("seg_iou", "mask", "dice"), torch.tensor(math.nan))
@@ -153,7 +160,7 @@ class TrainingStep(nn.Module):
         iou = mask_iou(masks.logits, targets, valid)
         return {
             "mask": mask_loss(masks.logits, targets, valid, self.weights.mask_term),
-            "dice": dice_loss(masks.logits, targets, valid),
+            "dice": dice_loss(masks.logits, targets, valid, self.weights.dice_pixels or 1.0),
             "iou_error": ((masks.iou - iou) ** 2).mean(),
             "iou": iou.mean(),
         }
