@@ -9,7 +9,8 @@
 export beside label-studio-sdk's own, on the same annotations. `data`: an index of part data as large as MixedParts.
 `vocabulary`: one pair of pictures with 30 to 3,000 labels, beside each other.
 `import`: a COCO file of a million annotations through `calico import_coco`, its memory on the way.
-`feedback`: thousands of annotated groups through `calico feedback`, resident memory on the way.
+`feedback`: thousands of annotated groups through `calico feedback`, resident memory on the way. `clicks`: what smart
+tools do on held-out drawings, on the clicked image and on the others.
 """
 
 from __future__ import annotations
@@ -92,6 +93,11 @@ def build_parser() -> argparse.ArgumentParser:
     importing = what.add_parser("import", help="a large COCO file to tasks", parents=[_cli.shared_options()])
     importing.add_argument("--annotations", type=int, default=1_000_000, metavar="N")
     importing.set_defaults(measure=measure_import)
+    clicks = what.add_parser("clicks", help="smart tools on held-out drawings", parents=[_cli.shared_options()])
+    clicks.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
+    clicks.add_argument("--clicks", type=int, default=300, metavar="N", help="on parts (300)")
+    clicks.add_argument("--seed", type=int, default=303)
+    clicks.set_defaults(measure=measure_clicks)
     coco = what.add_parser("coco", help="COCO export beside label-studio-sdk's", parents=[_cli.shared_options()])
     coco.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
     coco.add_argument("--groups", type=int, default=50, help="groups of two drawings (default: 50)")
@@ -196,6 +202,14 @@ def measure_feedback(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--groups: expected 1 or more, got {args.groups}")
     with tempfile.TemporaryDirectory() as folder:
         return benchmark_feedback(Path(folder), args.groups, args.source)
+
+
+def measure_clicks(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.clicks import benchmark_clicks
+
+    if args.clicks < 1:
+        raise InputError(f"--clicks: expected 1 or more, got {args.clicks}")
+    return benchmark_clicks(args.checkpoint, args.clicks, args.seed)
 
 
 def measure_coco(args: argparse.Namespace) -> dict[str, Any]:

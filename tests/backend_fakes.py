@@ -56,6 +56,7 @@ class FakeSegmenter:
         self.most_running = 0
         self.candidates: list[Sequence[str] | None] = []
         self.prompts: list[tuple] = []
+        self.named: list[tuple] = []
         self._lock = threading.Lock()
 
     def _enter(self) -> None:
@@ -105,6 +106,16 @@ class FakeSegmenter:
             return mask, 0.75
         finally:
             self.num_running -= 1
+
+    def segment_named(self, group, name, objects, *, shown=()):
+        """A part called `base`: the lower half of the object. Anything else is nowhere."""
+        self.named.append((name, dict(objects), tuple(shown)))
+        masks = {}
+        for i in sorted(set(objects) - set(shown)):
+            mask = group.images[i][..., 1] > 127
+            mask[: group.images[i].shape[0] // 2] = False
+            masks[i] = (mask, 0.9 if name == "base" else 0.1)
+        return masks
 
 
 class Named(FakeSegmenter):

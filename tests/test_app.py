@@ -346,6 +346,16 @@ def test_the_host_is_given_each_prediction_once_however_often_it_asks(make, tmp_
     assert ask(tasks[:1]) == [0]  # asked anew, it is given anew
 
 
+def test_a_task_that_is_opened_twice_gets_one_prediction(make, tmp_path):
+    """The host asks again while an answer takes long, and would keep both."""
+    client = make(FakeSegmenter(delay_s=0.5))
+    task = pair_task(tmp_path, 1)
+    with ThreadPoolExecutor(2) as pool:
+        ask = lambda _: predict(client.application.test_client(), [task]).get_json()["results"]  # noqa: E731
+        answers = list(pool.map(ask, range(2)))
+    assert sorted(bool(entry) for (entry,) in answers) == [False, True]
+
+
 def test_a_late_result_is_not_posted_over_one_that_the_host_has(make, tmp_path):
     host = Host([{"task": 1, "model_version": "fake-1"}, {"task": 2, "model_version": "older"}])
     client = make(FakeSegmenter(delay_s=0.2), client=host.client(), time_budget_s=0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,7 +14,7 @@ from backend.prediction.lane import Priority
 from backend.prediction.protocol import Segmenter
 from backend.prediction.result_cache import ResultCache
 from backend.prediction.succession import Succession, Wanted
-from backend.prediction.worker import GroupQuestion, PromptQuestion, Worker
+from backend.prediction.worker import GroupQuestion, NamedQuestion, PromptQuestion, Worker
 from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, CheckpointError
 from calico.values import CoSegmentation, ImageGroup
@@ -151,6 +151,14 @@ class Engine:
         segmenter = self.segmenter(timeout_s)
         question = PromptQuestion(image, points_xy, labels, box_xyxy)
         return Call(segmenter.version, self._worker.segment_prompts(segmenter, question))
+
+    def segment_named(
+        self, group: ImageGroup, name: str, objects: Mapping[int, str], shown: Sequence[int]
+    ) -> Call[Mapping[int, tuple[np.ndarray, float]]]:
+        """A part by its name on the images that are not `shown`. Goes before any group. Raises as `segment` does."""
+        segmenter = self.segmenter()
+        question = NamedQuestion(group, name, objects, shown)
+        return Call(segmenter.version, self._worker.segment_named(segmenter, question))
 
 
 def _loading(load: Callable[[], Segmenter]) -> Future[Segmenter]:

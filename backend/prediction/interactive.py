@@ -51,7 +51,10 @@ def _pixel(percent: float, length: int) -> float:
 
 
 def read_prompts(context: Mapping[str, Any], config: LabelingConfig) -> Prompts:
-    """`params.context` of `/predict`: every click and box on the image of the newest one. Raises InputError."""
+    """`params.context` of `/predict`: every click and box on the image of the newest one. Raises InputError.
+
+    Clicks "not this" may be alone: what they refine was answered before.
+    """
     given_rows = context.get("result") or []
     if not isinstance(given_rows, list):
         raise InputError(
@@ -62,6 +65,7 @@ def read_prompts(context: Mapping[str, Any], config: LabelingConfig) -> Prompts:
             f"interactive request: expected up to {MAX_PROMPTS:,} clicks and boxes, got {len(given_rows):,}"
         )
     rows = [row for row in given_rows if isinstance(row, Mapping) and isinstance(row.get("value"), Mapping)]
+    labelled = {row.get("id"): row["value"].get("labels") for row in rows if row.get("type") == "labels"}
     rows = [row for row in rows if str(row.get("type", "")).startswith(("keypoint", "rectangle"))]
     if not rows:
         raise InputError("interactive request: expected a keypoint or rectangle in params.context.result, got none")
@@ -91,10 +95,8 @@ def read_prompts(context: Mapping[str, Any], config: LabelingConfig) -> Prompts:
         ) from None
     if not (np.isfinite(points).all() and np.isfinite(box or ()).all()):
         raise InputError("interactive request: coordinates must be finite numbers")
-    if box is None and not any(labels):
-        raise InputError("interactive request: expected at least one positive click or a box")
     positive = [row for row in rows if row.get("is_positive", 1)] or rows
-    given = next((label for row in reversed(positive) if (label := _label_of(row)) is not None), None)
+    given = next((label for row in reversed(positive) if (label := _label_of(row, labelled)) is not None), None)
     digest = hashlib.sha1(
         json.dumps([to_name, item_index, points, labels, box]).encode(), usedforsecurity=False
     ).hexdigest()
@@ -112,6 +114,21 @@ def read_prompts(context: Mapping[str, Any], config: LabelingConfig) -> Prompts:
     )
 
 
+def read_question(context: Mapping[str, Any], config: LabelingConfig) -> str | None:
+    """What was typed into the field that asks for a part by its name; None where the request is of another kind."""
+    rows = [row for row in context.get("result") or [] if isinstance(row, Mapping)]
+    controls = {control.question for control in config.images} - {None}
+    last = rows[-1] if rows else {}
+    if last.get("type") != "textarea" or last.get("from_name") not in controls:
+        return None
+    value = last.get("value")
+    text = value.get("text") if isinstance(value, Mapping) else None
+    text = text[-1] if isinstance(text, list) and text else text
+    if not isinstance(text, str) or not text.strip():
+        raise InputError("interactive request: expected the name of a part in the text field, got nothing")
+    return text
+
+
 def encode_mask(
     mask: np.ndarray,
     score: float,
@@ -120,9 +137,11 @@ def encode_mask(
     *,
     model_version: str,
     task_data: Mapping[str, Any],
+    region: str | None = None,
 ) -> dict[str, Any]:
     """One entry of `/predict`'s results: the mask (HxW bool) in the control that draws on the clicked image.
 
+    region: its id, where it is one that the editor may have already.
     An empty mask gives an empty result: the editor then shows nothing, and stores nothing.
     """
     height, width = mask.shape
@@ -133,8 +152,9 @@ def encode_mask(
     tag = control.tag.lower()
     for piece, shape in enumerate(shapes):
         base: dict[str, Any] = {
-            "id": f"{prompts.digest[:14]}{piece:02x}", "to_name": prompts.to_name, "original_width": width,
-            "original_height": height, "image_rotation": 0, "origin": "prediction", "score": round(float(score), 4),
+            "id": f"{(region or prompts.digest)[:14]}{piece:02x}" if piece or region is None else region,
+            "to_name": prompts.to_name, "original_width": width, "original_height": height,
+            "image_rotation": 0, "origin": "prediction", "score": round(float(score), 4),
         }  # fmt: skip
         if prompts.item_index is not None:
             base["item_index"] = prompts.item_index
@@ -173,7 +193,8 @@ def _target(
     return controls.regions[0], None
 
 
-def _label_of(row: Mapping[str, Any]) -> str | None:
-    given = row["value"].get(str(row["type"]))
+def _label_of(row: Mapping[str, Any], labelled: Mapping[Any, Any]) -> str | None:
+    """In the prompt's own row, or in that of the `<Labels>` beside it, under the same id."""
+    given = row["value"].get(str(row["type"])) or row["value"].get("labels") or labelled.get(row.get("id"))
     given = given[0] if isinstance(given, (list, tuple)) and given else given
     return given if isinstance(given, str) else None

@@ -18,10 +18,10 @@ from backend.codecs.prediction import encode_prediction
 from backend.host.client import LabelStudioClient
 from backend.media.media import Media, image_host
 from backend.prediction.activity import Job, Jobs, JobState
-from backend.prediction.engine import Engine, NotReady
-from backend.prediction.interactive import encode_mask, read_prompts
+from backend.prediction.engine import Engine
 from backend.prediction.lane import Lane, LaneFull, Priority
 from backend.prediction.project_parts import ProjectParts
+from backend.prediction.smart_tools import SmartTools
 from backend.telemetry.log_lines import one_line
 from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, InputError
@@ -82,6 +82,7 @@ class Predictor:
     ) -> None:
         self._engine, self._media, self._jobs, self._metrics, self._client = engine, media, jobs, metrics, client
         self._time_budget_s = time_budget_s
+        self._smart_tools = SmartTools(engine, media, metrics)
         share = max(GROUPS_AT_ONCE, 2 * groups_at_once)
         self._groups = Lane("groups", num_threads=2 * share, capacity=queue_size, share=share)
         self._posts = Lane("posts", num_threads=1, capacity=queue_size)
@@ -137,7 +138,7 @@ class Predictor:
             if work.prediction is None:
                 work.is_late = True
                 return []
-        if not self._claims(work, work.prediction, in_any_case=work.priority is Priority.WAITED_FOR):
+        if not self._claims(work, work.prediction):
             self._metrics.groups.labels("late").inc()
             self._has_already(work, work.prediction)
             return []
@@ -145,16 +146,16 @@ class Predictor:
         self._jobs.update(work.job, JobState.ANSWERED)
         return work.prediction
 
-    def _claims(self, work: _Work, prediction: Prediction, *, in_any_case: bool = False) -> bool:
+    def _claims(self, work: _Work, prediction: Prediction) -> bool:
         """Whether this request is to give the host the prediction, which would keep a second one beside it: not where
-        another gave it since this one began, or where one that opened the task is about to. in_any_case: it is."""
+        another gave it since this one began, or where the first that opened the task is about to."""
         if work.task_id is None:
             return True
         given = work.task_id, prediction["model_version"]
         with self._lock:
             is_given = self._given_at.get(given, 0.0) > work.started
-            is_opened = any(other.task_id == work.task_id and other is not work for other in self._opened)
-            if not in_any_case and (is_given or is_opened):
+            first = next((other for other in self._opened if other.task_id == work.task_id), work)
+            if is_given or first is not work:
                 return False
             self._given_at[given] = time.monotonic()
             self._given_at.move_to_end(given)
@@ -278,37 +279,12 @@ class Predictor:
     # -- clicks -------------------------------------------------------------------------------------------------------
 
     def click(self, task: Mapping[str, Any], label_config: str, context: Mapping[str, Any]) -> Prediction:
-        """The answer to a smart keypoint or rectangle: a mask on the clicked image.
+        """The answer to a smart keypoint or rectangle, or to a part's name, see `SmartTools`.
 
         Raises InputError for what cannot be answered, NotReady or LaneFull for what cannot be answered now.
         """
         deadline = time.monotonic() + self._time_budget_s
-        config, data = config_of(label_config), _data(task)
-        prompts = read_prompts(context, config)
-        sources = task_images(config, data)
-        if not 0 <= prompts.image < len(sources):
-            raise InputError(f"interactive request: image {prompts.image + 1} of a task that has {len(sources)}")
-        with self._media.single(sources[prompts.image], task=_id(task)) as image:
-            height, width = image.shape[:2]
-            if prompts.size_wh not in (None, (width, height)):
-                sizes = f"{prompts.size_wh} in the editor, {(width, height)} in the file"
-                raise InputError(f"interactive request: image {prompts.image + 1} is {sizes} (width, height)")
-            try:
-                call = self._engine.segment_prompts(
-                    image,
-                    prompts.points_xy(height, width),
-                    prompts.labels,
-                    prompts.box_xyxy(height, width),
-                    timeout_s=deadline - time.monotonic(),
-                )
-                try:
-                    mask, score = call.result(max(0.0, deadline - time.monotonic()))
-                finally:
-                    call.cancel()
-            except TimeoutError:
-                raise NotReady("the model is busy; try again in some seconds") from None
-            with self._metrics.span("encode"):
-                return encode_mask(mask, score, prompts, config, model_version=call.version, task_data=data)
+        return self._smart_tools.answer(_id(task), _data(task), config_of(label_config), context, deadline)
 
 
 def config_of(label_config: str) -> LabelingConfig:

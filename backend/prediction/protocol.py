@@ -5,7 +5,7 @@ Whatever keeps it may stand behind the worker, also a model that runs elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -31,3 +31,9 @@ class Segmenter(Protocol):
         box_xyxy: tuple[float, float, float, float] | None,
     ) -> tuple[np.ndarray, float]:
         """HxW bool at the image's own size, score 0 to 1. Points and box in pixels of the image (HxWx3 uint8 RGB)."""
+
+    def segment_named(
+        self, group: ImageGroup, name: str, objects: Mapping[int, str], *, shown: Sequence[int]
+    ) -> Mapping[int, tuple[np.ndarray, float]]:
+        """The part of that name on each image that is not `shown`: HxW bool and score, as above. objects: the object's
+        name of each image."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,12 +38,22 @@ class PromptQuestion:
     box_xyxy: tuple[float, float, float, float] | None
 
 
+@dataclass(frozen=True)
+class NamedQuestion:
+    """A part by its name, on the images that are not `shown`. objects: the object's name of each image."""
+
+    group: ImageGroup
+    name: str
+    objects: Mapping[int, str]
+    shown: Sequence[int]
+
+
 @dataclass(eq=False)
 class _Call:
     """key: equal calls have it, and one future; None for clicks. is_alone: in no batch with others."""
 
     segmenter: Segmenter
-    question: GroupQuestion | PromptQuestion
+    question: GroupQuestion | PromptQuestion | NamedQuestion
     priority: Priority
     key: Hashable = None
     future: Future[Any] = field(default_factory=Future)
@@ -98,6 +108,13 @@ class Worker:
 
     def segment_prompts(self, segmenter: Segmenter, question: PromptQuestion) -> Future[tuple[np.ndarray, float]]:
         """Goes before any group. Raises LaneFull."""
+        with self._changed:
+            return self._added(_Call(segmenter, question, Priority.FIRST)).future
+
+    def segment_named(
+        self, segmenter: Segmenter, question: NamedQuestion
+    ) -> Future[Mapping[int, tuple[np.ndarray, float]]]:
+        """As a click: somebody waits before the screen. Raises LaneFull."""
         with self._changed:
             return self._added(_Call(segmenter, question, Priority.FIRST)).future
 
@@ -172,6 +189,8 @@ def _asked(calls: Sequence[_Call]) -> Sequence[Any]:
                 question.image, list(question.points_xy), list(question.labels), question.box_xyxy
             )
         ]
+    if isinstance(question, NamedQuestion):
+        return [segmenter.segment_named(question.group, question.name, question.objects, shown=question.shown)]
     questions = [call.question for call in calls if isinstance(call.question, GroupQuestion)]
     return segmenter.segment_many([q.group for q in questions], candidates=[q.candidates for q in questions])
 

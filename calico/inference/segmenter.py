@@ -16,12 +16,13 @@ from calico.checkpoints.files import load_checkpoint
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, is_adapter
 from calico.depth.reference import SCORE_CAP, Reference, load_reference, problem_of
 from calico.errors import InputError
-from calico.inference.answered_masks import Asked, MaskWriter, restored_mask
+from calico.inference.answered_masks import Asked, MaskWriter, restored_mask, restored_masks
 from calico.inference.encodings import EncodingCache, ImageEncoder
 from calico.inference.likely_names import LikelyNames
+from calico.inference.named_parts import Forced, forced_answer, read_forced
 from calico.inference.options import ServingOptions
 from calico.inference.reconcile import AnsweredMasks, reconcile
-from calico.inference.windows import merge, part_of, windows
+from calico.inference.windows import merge, part_of, windows, windows_of
 from calico.language.constraint import AnswerConstraint
 from calico.language.names import spelled_names
 from calico.language.questions import canonical_question, render_prompt
@@ -283,6 +284,46 @@ class CoSegmenter:
             mask = restored_mask(masks.logits[0], size_hw, longest)
             scale = SCORE_CAP if self.distances(features)[0] > 1 else 1.0
             return PromptedMask(mask, float(masks.iou[0].clamp(0, 1)) * scale)
+
+    def segment_named(
+        self, group: ImageGroup, name: str, objects: Mapping[int, str], *, shown: Sequence[int] = ()
+    ) -> dict[int, PromptedMask]:
+        """The part of that name on each image of the group that is not `shown`, with how sure the model is of it.
+
+        objects: the object's name of each image. shown: images that are known to show the part. A score is the
+        likelihood of the image's identifier behind the forced name times the mask decoder's IoU estimate;
+        `calico.inference.proposals` says above which it is believed. Raises InputError for a name that cannot be asked.
+        """
+        with self._lock, torch.inference_mode():
+            features, places = self._encode(group.images, group.digests)
+            rows: list[Forced] = []
+            prompts: list[Prompt] = []
+            for image in range(len(group)):
+                if image in shown or image not in objects:
+                    continue
+                window = sorted({image, *list(shown)[:1]}) if shown else list(windows_of(image, len(group)))
+                if len(window) < 2:
+                    window = sorted({image, (image + 1) % len(group)})
+                within = {i: n for n, i in enumerate(window)}
+                known = [within[i] for i in shown if i in within]
+                named = {within[i]: objects[i] for i in window if i in objects}
+                row = forced_answer(name, within[image], known, named)
+                rows.append(row._replace(image=image))
+                prompt = self._prompt(row.sub_task, len(window), ())
+                prompts.append(prompt._replace(images=[places[i] for i in window]))
+            if not rows:
+                return {}
+            read = read_forced(self.model, self.tokenizer, features, prompts, rows)
+            where = torch.tensor([places[row.image] for row in rows], device=read.states.device)
+            masks = self.model.segment(features.grounding, read.states, where)
+            sizes = [group.sizes_hw[row.image] for row in rows]
+            own = restored_masks(masks.logits, sizes, self.config.grounding_encoder.image_size)
+            strange = self.distances(features)
+        found = {}
+        for row, mask, iou, likelihood in zip(rows, own, masks.iou.clamp(0, 1).tolist(), read.likelihood, strict=True):
+            scale = SCORE_CAP if strange[places[row.image]] > 1 else 1.0
+            found[row.image] = PromptedMask(mask, iou * likelihood * scale)
+        return found
 
     def _prompt(self, sub_task: SubTask, num_images: int, candidates: Sequence[str]) -> Prompt:
         question = canonical_question(sub_task, num_images, candidates)

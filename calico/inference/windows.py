@@ -33,6 +33,11 @@ def windows(num_images: int) -> list[tuple[int, ...]]:
     return [tuple(range(start, start + WINDOW_SIZE)) for start in starts]
 
 
+def windows_of(image: int, num_images: int) -> tuple[int, ...]:
+    """The first window that shows an image."""
+    return next(window for window in windows(num_images) if image in window)
+
+
 def part_of(group: ImageGroup, images: Sequence[int]) -> ImageGroup:
     """These images of a group as a group of their own."""
     if len(images) == len(group):

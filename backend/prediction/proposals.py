@@ -1,0 +1,80 @@
+"""The same part on the other images of a group, proposed when it was clicked on one or asked for by its name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from backend.codecs.controls import LabelingConfig
+from backend.codecs.prediction import encode_prediction, region_id
+from calico.correspondence import co_segmentation
+from calico.inference.belief import is_believed
+from calico.values import CoSegmentation, NamedMask, PartRegion
+
+
+class Proposal(NamedTuple):
+    """id: of a region that it renames, None for a new one."""
+
+    mask: NamedMask
+    id: str | None = None
+
+
+def objects_of(found: CoSegmentation) -> dict[int, str]:
+    """The object's name of each image that has one."""
+    return {region.image: region.object_name for region in found.regions}
+
+
+def missing_images(found: CoSegmentation, name: str) -> list[int]:
+    """Images whose object is known and on which no part of that name was predicted."""
+    shown = {region.image for region in found.regions if region.part_name == name}
+    return [image for image in sorted(objects_of(found)) if image not in shown]
+
+
+def proposals(
+    found: CoSegmentation,
+    name: str,
+    named: Mapping[int, tuple[np.ndarray, float]],
+    *,
+    task: int | None,
+    clicked: int | None = None,
+    under: PartRegion | None = None,
+) -> list[Proposal]:
+    """found: what was predicted, and so is on the screen. named: for images the mask and score of the forced name.
+
+    under: the predicted part under the click, on image `clicked`. Where it has another name than the annotator chose,
+    the parts that correspond to it are proposed under the new one.
+    """
+    objects, made = objects_of(found), []
+    for image in missing_images(found, name):
+        if image == clicked:
+            continue
+        same = next((r for r in found.regions if under and r.image == image and r.part_name == under.part_name), None)
+        if same is not None:
+            mask = NamedMask(image, objects[image], name, same.mask, same.score)
+            made.append(Proposal(mask, region_id(task, same)))
+        elif image in named and is_believed(*named[image], [r for r in found.regions if r.image == image]):
+            made.append(Proposal(NamedMask(image, objects[image], name, *named[image])))
+    return made
+
+
+def proposal_rows(
+    made: list[Proposal],
+    sizes_hw: tuple[tuple[int, int], ...],
+    config: LabelingConfig,
+    *,
+    model_version: str,
+    task: int | None,
+    task_data: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """As rows of a prediction, without relations: those would name regions that the editor has not yet."""
+    coseg = co_segmentation(sizes_hw, [proposal.mask for proposal in made])
+    encoded = encode_prediction(coseg, config, model_version=model_version, task_id=task, task_data=task_data)
+    ids = {
+        region_id(task, coseg.by_key[(p.mask.image, "part", p.mask.part_name)]): p.id  # type: ignore[index]
+        for p in made
+        if p.id is not None
+    }
+    rows = [row for row in encoded.prediction["result"] if row["type"] != "relation"]
+    return [{**row, "id": ids.get(row["id"], row["id"])} for row in rows]

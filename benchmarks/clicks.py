@@ -1,0 +1,143 @@
+"""What smart tools do for an annotator of held-out drawings: a part clicked on one image, looked for on the others."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.prediction.clicks import MIN_SCORE, clicked_mask, region_under
+from backend.prediction.interactive import Prompts
+from backend.prediction.proposals import missing_images, objects_of, proposals
+from calico.drawings import PART_NAMES
+from calico.evaluation.cases import Case, drawing_cases
+from calico.inference.segmenter import CoSegmenter
+from calico.masks import dilate, iou, next_click
+from calico.values import CoSegmentation, RegionKey
+
+FOUND_IOU = 0.5
+MARGIN = 4  # pixels around the object that are no background
+
+
+class _Tally:
+    """Numbers by name, and their means with n."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, name: str, value: float) -> None:
+        self.values[name].append(float(value))
+
+    def report(self) -> dict[str, Any]:
+        return {name: {"mean": float(np.mean(v)), "n": len(v)} for name, v in sorted(self.values.items())}
+
+
+def benchmark_clicks(checkpoint: Path | None, num_clicks: int, seed: int) -> dict[str, Any]:
+    """Clicks on parts of held-out pairs and triples, three of each group, one on the background of each image."""
+    segmenter, rng = CoSegmenter.from_checkpoint(checkpoint), np.random.default_rng(seed)
+    tally, seconds, done = _Tally(), [], 0
+    size, cases = 2, {size: drawing_cases(num_clicks, seed, (size,)) for size in (2, 3)}
+    while done < num_clicks:
+        case = next(cases[size])
+        size = 5 - size
+        found = segmenter.segment(case.group)
+        parts = [region for region in case.truth.regions if region.part_name is not None]
+        for k in rng.permutation(len(parts))[:3]:
+            seconds.append(_click(segmenter, case, found, parts[k].key, rng, tally))
+            done += 1
+        _background(segmenter, case, found, rng, tally)
+        _absent_name(segmenter, case, found, rng, tally)
+    report = {"checkpoint": segmenter.version, "seed": seed, "num_clicks": done, **tally.report()}
+    return report | {"median_seconds_of_a_warm_click": float(np.median(seconds))}
+
+
+def _prompts(image: int, points: list[tuple[float, float]], labels: list[bool], size_hw: tuple[int, int]) -> Prompts:
+    height, width = size_hw
+    percent = tuple(((x + 0.5) / width * 100, (y + 0.5) / height * 100) for x, y in points)
+    return Prompts(image, "", None, percent, tuple(labels), None, None, None, "")
+
+
+def _point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    y, x = divmod(int(rng.choice(np.flatnonzero(mask))), mask.shape[1])
+    return float(x), float(y)
+
+
+def _click(
+    segmenter: CoSegmenter, case: Case, found: CoSegmentation, key: RegionKey, rng: np.random.Generator, tally: _Tally
+) -> float:
+    truth, predicted = case.truth.by_key, found.by_key
+    image, mask = case.group.images[key.image], truth[key].mask
+    points, labels = [_point(mask, rng)], [True]
+    started = time.perf_counter()
+    raw, score = segmenter.segment_prompts(image, points, labels)
+    named = segmenter.segment_named(case.group, key.name, objects_of(found), shown=[key.image])
+    elapsed = time.perf_counter() - started
+    prompts = _prompts(key.image, points, labels, mask.shape)
+    shown = clicked_mask(raw, prompts)
+    under = region_under(found, prompts, shown)
+    if not shown.any() and under is not None:
+        shown, score = under.mask, under.score
+    tally.add("point: IoU of the model's mask", iou(raw, mask))
+    tally.add("point: IoU of the answer", iou(shown, mask) if score >= MIN_SCORE else 0.0)
+    tally.add("point: answered", bool(shown.any()) and score >= MIN_SCORE)
+    while len(points) < 3 and (click := next_click(raw, mask)) is not None:
+        points.append((float(click.x), float(click.y)))
+        labels.append(click.positive)
+        raw = segmenter.segment_prompts(image, points, labels).mask
+    tally.add("3 points: IoU", iou(raw, mask))
+
+    nothing = CoSegmentation(found.sizes_hw, tuple(r for r in found.regions if r.part_name != key.name))
+    for what, before in (("click", found), ("forced name alone", nothing)):
+        made = {p.mask.image: p.mask.mask for p in proposals(before, key.name, named, task=0, clicked=key.image)}
+        for other in range(len(case.group)):
+            if other == key.image:
+                continue
+            there = RegionKey(other, "part", key.name)
+            is_same = case.truth.by_key[key].object_name == objects_of(case.truth)[other]
+            kind = "one class" if is_same else "across classes"
+            on_screen = before.by_key[there].mask if there in before.by_key else made.get(other)
+            if there not in truth:
+                tally.add(f"{what}: wrongly there, {kind}", on_screen is not None)
+                if what == "click":
+                    tally.add(f"prediction alone: wrongly there, {kind}", there in predicted)
+                continue
+            overlap = 0.0 if on_screen is None else iou(on_screen, truth[there].mask)
+            tally.add(f"{what}: found, {kind}", overlap >= FOUND_IOU)
+            tally.add(f"{what}: IoU, {kind}", overlap)
+            if what == "click":
+                own = iou(predicted[there].mask, truth[there].mask) if there in predicted else 0.0
+                tally.add(f"prediction alone: found, {kind}", own >= FOUND_IOU)
+                tally.add(f"prediction alone: IoU, {kind}", own)
+    return elapsed
+
+
+def _background(
+    segmenter: CoSegmenter, case: Case, found: CoSegmentation, rng: np.random.Generator, tally: _Tally
+) -> None:
+    for i, image in enumerate(case.group.images):
+        objects = [r.mask for r in case.truth.regions if r.image == i and r.part_name is None]
+        background = ~dilate(np.any(objects, 0), MARGIN)
+        if not background.any():
+            continue
+        point = _point(background, rng)
+        mask, score = segmenter.segment_prompts(image, [point], [True])
+        prompts = _prompts(i, [point], [True], mask.shape)
+        shown = clicked_mask(mask, prompts)
+        is_answered = (bool(shown.any()) or region_under(found, prompts, shown) is not None) and score >= MIN_SCORE
+        tally.add("background: the model makes a mask", bool(mask.any()))
+        tally.add("background: answered", is_answered)
+
+
+def _absent_name(
+    segmenter: CoSegmenter, case: Case, found: CoSegmentation, rng: np.random.Generator, tally: _Tally
+) -> None:
+    """A name that no image of the group shows, asked for."""
+    names = [name for name in PART_NAMES if all(region.part_name != name for region in case.truth.regions)]
+    name = names[int(rng.integers(len(names)))]
+    named = segmenter.segment_named(case.group, name, objects_of(found))
+    made = {proposal.mask.image for proposal in proposals(found, name, named, task=0)}
+    for image in missing_images(found, name):
+        tally.add("asked for a name that is nowhere: proposed", image in made)
