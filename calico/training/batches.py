@@ -63,7 +63,7 @@ class BatchSettings:
 
 
 MIXED_BATCH = BatchSettings(
-    num_images=16, num_groups=44, num_points=12, num_boxes=8, images_per_class=3.2, distorted_share=0.0
+    num_images=20, num_groups=44, num_points=12, num_boxes=8, images_per_class=2.5, distorted_share=0.0
 )
 """Of a mixture: more classes a step, where there are many."""
 

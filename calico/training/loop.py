@@ -74,9 +74,9 @@ class Phase:
     asks: bool = True
 
     def of(self, batch: BatchSettings) -> BatchSettings:
-        """The settings of its batches."""
+        """The settings of its batches: where nothing is asked, of as many classes as images, to tell them apart by."""
         scaled = batch.scaled(self.scale)
-        return scaled if self.asks else replace(scaled, num_groups=1, num_points=1, num_boxes=1)
+        return scaled if self.asks else replace(scaled, num_groups=1, num_points=1, num_boxes=1, images_per_class=1.0)
 
 
 @dataclass(frozen=True)
