@@ -20,6 +20,7 @@ from scripts import _cli
 
 if TYPE_CHECKING:
     from calico.mixedparts.index import MixedParts
+    from calico.training.loop import Phase
     from calico.training.mixture import Mixture
 
 DRAWINGS = "drawings"
@@ -101,7 +102,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.model.config import calico_small, calico_tiny
     from calico.training.batches import MIXED_BATCH
     from calico.training.depth_fit import fit_folder
-    from calico.training.loop import Phase, Trainer
+    from calico.training.loop import Trainer
     from calico.training.mixture import Mixture
     from calico.training.new_trunk import TrunkStart
     from calico.training.recipe import training_settings
@@ -128,7 +129,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         num_workers=args.workers,
         learning_rate=args.learning_rate,
         # low resolution is for weights that see nothing yet
-        phases=(Phase(1.0, begun.grounding_encoder.image_size),) if is_begun else None,
+        phases=_phases(args, begun.grounding_encoder.image_size) if is_begun else None,
         batch=MIXED_BATCH if isinstance(data, Mixture) and not begun.is_full_size else None,
     )
     counts = {"num_images": args.num_images, "num_groups": args.num_groups}
@@ -172,6 +173,15 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     print(f"trained {state.step} steps on {state.images} images in {state.seconds / 60:.1f} minutes")
     print(f"checkpoint in {args.out / 'checkpoint'}, curves in {args.out / 'curves.png'}")
     return report
+
+
+def _phases(args: argparse.Namespace, size: int) -> tuple[Phase, ...]:
+    """Of weights that see already: the encoders alone first, where that is asked for or they are new."""
+    from calico.training.loop import Phase
+
+    first = args.encoders_first if args.encoders_first is not None else 0.15 if args.trunk else 0.0
+    phases = (Phase(first, size, 2.0, asks=False), Phase(1.0 - first, size))
+    return tuple(phase for phase in phases if phase.share)
 
 
 def _check(args: argparse.Namespace) -> None:

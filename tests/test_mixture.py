@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from calico.checkpoints.files import save_checkpoint
+from calico.checkpoints.fingerprint import EMBEDDED
 from calico.data.scenes import SceneSettings, varied_scene
 from calico.drawings import PART_NAMES
+from calico.errors import InputError
 from calico.model.builder import build
 from calico.model.inputs import ModelInputs
+from calico.training import loop
 from calico.training.batches import BatchSettings
 from calico.training.loop import Phase, RunState, Trainer, TrainingSettings
 from calico.training.mixed_batches import MixedBatches
@@ -176,3 +179,20 @@ def test_options_that_do_not_go_together_are_refused(
 ) -> None:
     assert train.main(["--out", str(tmp_path), "--steps", "1", *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_encoders_first_is_a_phase_without_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[TrainingSettings] = []
+
+    def trainer(out: Path, settings: TrainingSettings, *_: object) -> None:
+        begun.append(settings)
+        raise InputError("seen enough")
+
+    monkeypatch.setattr(loop, "Trainer", trainer)
+    common = ["--out", str(tmp_path), "--steps", "1", "--data", "drawings", "--shares", "1"]
+    assert train.main([*common, "--trunk", "efficientnet-lite0"]) == 2
+    assert train.main([*common, "--from", str(EMBEDDED), "--encoders-first", "0.25"]) == 2
+    assert train.main([*common, "--from", str(EMBEDDED)]) == 2
+    shares = [[(phase.share, phase.asks) for phase in settings.phases] for settings in begun]
+    assert shares == [[(0.15, False), (0.85, True)], [(0.25, False), (0.75, True)], [(1.0, True)]]
+    assert begun[0].phases[0].of(begun[0].batch).images_per_class == 1
