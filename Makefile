@@ -4,16 +4,19 @@
 #             transformers
 # make lint   ruff and mypy
 #
-# TORCH is what pip is given for torch. PyPI's torch on Linux is the CUDA build (several GB); for the CPU build:
-#   make TORCH="torch --index-url https://download.pytorch.org/whl/cpu" test
+# TORCH is what pip is given for torch. PyPI's torch on Linux is the CUDA build (several GB), so without an NVIDIA card the
+# CPU build of PyTorch's own index is taken, if that can be reached. To choose: make TORCH="torch==2.13.0" test
 
 PYTHON ?= python3
 VENV   ?= .venv
-TORCH  ?= torch==2.13.0
+TORCH_VERSION := torch==2.13.0
+TORCH_CPU     := $(TORCH_VERSION) --index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 20
+TORCH  ?= $(if $(shell command -v nvidia-smi),$(TORCH_VERSION),$(TORCH_CPU))
 PYTEST_ARGS ?=
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.installed
+PIP   := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet,)
 
 .PHONY: help install test check check-sdk check-oldest check-compiler lint demo demo-stop demo-clean clean
 .DEFAULT_GOAL := help
@@ -29,11 +32,12 @@ $(BIN)/python:
 
 # torch first and by itself, so that its index does not serve the other packages.
 $(VENV)/.torch: | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@echo 'Installing torch (200 MB, or several GB with CUDA), then the rest (1 GB in all without CUDA): some minutes.'
+	$(PIP) $(TORCH) || $(PIP) $(TORCH_VERSION)
 	@touch $@
 
 $(READY): pyproject.toml $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(PIP) -e '.[test]'
 	@touch $@
 
 test: $(READY)

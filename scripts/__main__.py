@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from scripts import _cli
 
@@ -51,5 +53,15 @@ def main(argv: list[str] | None = None) -> int:
     return _cli.guard(call, verbose="-v" in rest or "--verbose" in rest) or code
 
 
+def entry() -> NoReturn:
+    """The command `calico`. After ctrl-C the process ends at once: threads that still compute cannot be unwound."""
+    code = main()
+    if code == _cli.INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    entry()

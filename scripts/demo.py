@@ -14,14 +14,15 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import FrameType
 
-from backend.demo.show import Demo, DemoProject, Note, State
+from backend.demo.show import Demo, DemoProject, Note
+from backend.demo.state import FOLDER, State
 from calico.values import AnnotatedImage
 from scripts import _cli
 
-FOLDER = Path(__file__).resolve().parent.parent / ".demo"
 SEED, SIZE = 2, 512  # of the drawings, held out; SIZE is the longer side in pixels: the editor enlarges smaller ones
 QUIET_S = 10.0  # between notes where nobody watches a spinner
 
@@ -66,22 +67,30 @@ def step(title: str) -> Iterator[Note]:
 
 
 def draw_groups(project: DemoProject) -> Sequence[Sequence[AnnotatedImage]]:
-    from calico.data.groups import evaluation_groups
+    from calico.drawings import draw
 
-    groups = evaluation_groups(SEED + project.group_size, project.num_groups, project.group_size, size=SIZE)
-
-    def easiest_first(group: Sequence[AnnotatedImage]) -> tuple[int, int]:
-        return len({item.object_name for item in group}), sum(item.difficulty != "clean" for item in group)
-
-    return sorted(groups, key=easiest_first)
+    seeds = count(SEED * 1000 * project.group_size)
+    return [
+        [draw(next(seeds), size_hw=(SIZE, SIZE), object_name=name, difficulty="clean") for name in names]
+        for names in project.groups
+    ]
 
 
 def announce(state: State) -> None:
     console = _cli.console()
-    console.print(f"\nReady: open [bold]{state.url}[/]")
-    console.print(f"  user      {state.user}\n  password  {state.password}")
+    console.print(f"\nReady: open [bold]{state.url}[/]", soft_wrap=True)
+    console.print(f"  user       {state.user}\n  password   {state.password}")
     for number in state.project_ids:
-        console.print(f"  project   {state.url}/projects/{number}/data")
+        console.print(f"  label      {state.url}/projects/{number}/data?labeling=1", soft_wrap=True)
+    console.print(f"  dashboard  {state.backend_url}/", soft_wrap=True)
+    first = state.project_ids[0] if state.project_ids else 1
+    console.print("\nIn another terminal, after `. .venv/bin/activate`:")
+    for command in (
+        f"calico project doctor --project {first}     # does everything work together?",
+        f"calico export_coco parts.json --project {first} --predictions --no-images",
+        f"calico feedback --project {first} --out snapshot --report   # after you have submitted a group or two",
+    ):
+        console.print(f"  {command}", soft_wrap=True)
     console.print("\nCtrl-C stops Label Studio and the backend; `make demo` brings them back as they were.\n")
 
 

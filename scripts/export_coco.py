@@ -49,23 +49,21 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from backend.coco.images import FolderImages, HostImages, ImageFiles
     from backend.coco.task_files import Task, read_tasks
     from backend.codecs.config import read_config
-    from backend.host.client import LabelStudioClient
-    from backend.settings import Settings
+    from backend.demo.state import verb_settings
+    from backend.host.client import client_of
     from backend.telemetry.prometheus import Metrics
     from calico.coco.encode import CocoOptions
     from calico.coco.writer import CocoWriter, read_category_ids
 
     if (args.config is None) != (args.tasks is None):
         raise InputError("--tasks and --config go together: an export does not hold the project's labeling config")
-    settings = Settings.from_environment()
+    settings = verb_settings()
     coco = CocoOptions(args.names, args.pieces, args.polygons)
     kind: Literal["annotations", "predictions"] = "predictions" if args.predictions else "annotations"
     options = ExportOptions(coco, kind, args.model_version, args.write_images)
     with ExitStack() as stack:
-        client = None
-        if settings.label_studio_url and settings.label_studio_api_key:
-            client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
-            stack.enter_context(client)
+        has_host = settings.label_studio_url and settings.label_studio_api_key
+        client = stack.enter_context(client_of(settings)) if has_host or args.tasks is None else None
         tasks_after: Callable[[int, int], Iterable[Task]]
         if args.tasks is not None:
             config, total = read_config(_text(args.config)), None
@@ -73,8 +71,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             origin = [str(args.tasks.resolve()), stat.st_size, stat.st_mtime_ns, _text(args.config)]
             tasks_after = lambda after, done: islice(read_tasks(args.tasks), done, None)  # noqa: E731
         else:
-            if client is None:
-                raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token")
+            assert client is not None  # or `client_of` would have raised
             project = client.project(args.project)
             config, total = read_config(project["label_config"]), int(project["task_number"])
             origin = [client.url, args.project, project["label_config"]]

@@ -86,8 +86,8 @@ def purge(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def collect(args: argparse.Namespace) -> tuple[Any, int]:
+    from backend.demo.state import verb_settings
     from backend.learning import collect as collecting
-    from backend.settings import Settings
     from calico.snapshots.splits import Shares
 
     source = collecting.Source(
@@ -100,7 +100,7 @@ def collect(args: argparse.Namespace) -> tuple[Any, int]:
     with _cli.progress() as bar:
         line = bar.add_task("tasks", total=None)
         return collecting.collect(
-            Settings.from_environment(),
+            verb_settings(),
             source,
             args.out,
             shares=Shares(args.validation_share, args.test_share),

@@ -15,7 +15,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from calico.errors import InputError
 from scripts import _cli
 
 NEED_FEATURES = ("diversity", "mix")
@@ -42,17 +41,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.host.client import LabelStudioClient
+    from backend.demo.state import verb_settings
+    from backend.host.client import client_of
     from backend.project.next_groups import NextGroups, Options, Summary
-    from backend.settings import Settings
 
     options = Options(args.strategy, args.count, args.seed, args.model_version, args.write, args.dry_run)
-    settings = Settings.from_environment()
+    settings = verb_settings()
     if args.checkpoint is not None:
         settings = settings.with_checkpoint(args.checkpoint)
-    if not settings.label_studio_url or not settings.label_studio_api_key:
-        raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
-    with LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key) as client:
+    with client_of(settings) as client:
         host = hashlib.sha256(client.url.encode()).hexdigest()[:8]
         resume_file = settings.data_dir.expanduser() / "next_groups" / f"{host}-{args.project}.jsonl"
         if args.restart and not args.dry_run:

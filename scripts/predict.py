@@ -46,8 +46,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from backend.corpus.output import Output
     from backend.corpus.plan import as_lines, plan_of
     from backend.corpus.run import Summary, ThisProcess, Workers, note_of, open_stages, run_corpus
+    from backend.demo.state import verb_settings
     from backend.services import champion_of
-    from backend.settings import Settings
     from calico.files import locked
 
     for name in ("shard_size", "batch_size", "fetch_threads"):
@@ -58,7 +58,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{args.config}: cannot be read ({error}); give a labeling config as XML") from None
     config = read_config(config_xml)
-    settings = Settings.from_environment()
+    settings = verb_settings()
     if args.checkpoint is not None:
         settings = settings.with_checkpoint(args.checkpoint)
     if args.gpus:

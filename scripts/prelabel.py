@@ -15,7 +15,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from calico.errors import InputError
 from scripts import _cli
 
 logger = logging.getLogger(__name__)
@@ -44,17 +43,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.host.client import LabelStudioClient
+    from backend.demo.state import verb_settings
+    from backend.host.client import client_of
     from backend.project.prelabel import Options, Prelabeler, Summary, delete_version
-    from backend.settings import Settings
 
     options = Options(args.only_unlabeled, args.replace_stale, args.holdout, args.dry_run, args.batch_size)
-    settings = Settings.from_environment()
+    settings = verb_settings()
     if args.checkpoint is not None:
         settings = settings.with_checkpoint(args.checkpoint)
-    if not settings.label_studio_url or not settings.label_studio_api_key:
-        raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
-    with LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key) as client:
+    with client_of(settings) as client:
         if args.delete_version:
             num_removed = delete_version(client, args.project, args.delete_version, dry_run=args.dry_run)
             print(f"{num_removed} predictions of {args.delete_version} {'would be ' if args.dry_run else ''}removed")

@@ -182,14 +182,12 @@ def features_of(sources: list[str], checkpoint: Path | None) -> Any:
 
 
 def move_to_new_layout(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.host.client import LabelStudioClient
+    from backend.demo.state import verb_settings
+    from backend.host.client import client_of
     from backend.project.upgrade import upgrade_project
-    from backend.settings import Settings
 
-    settings = Settings.from_environment()
-    if not settings.label_studio_url or not settings.label_studio_api_key:
-        raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
-    with LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key) as client, _cli.progress() as bar:
+    settings = verb_settings()
+    with client_of(settings) as client, _cli.progress() as bar:
         line = bar.add_task("tasks", total=client.num_tasks(args.project))
         done = upgrade_project(
             client, args.project, arrows=args.arrows, dry_run=args.dry_run, on_task=lambda: bar.advance(line)
@@ -199,17 +197,15 @@ def move_to_new_layout(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def examine(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.host.client import LabelStudioClient
+    from backend.demo.state import verb_settings
+    from backend.host.client import client_of
     from backend.project.backend_client import BackendClient
     from backend.project.doctor import examine_project
-    from backend.settings import Settings
 
-    settings = Settings.from_environment()
-    if not settings.label_studio_url or not settings.label_studio_api_key:
-        raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
+    settings = verb_settings()
     backend = BackendClient(args.backend, auth=settings.basic_auth) if args.backend else None
     checks = []
-    with LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key) as client:
+    with client_of(settings) as client:
         for check in examine_project(client, args.project, settings, backend=backend):
             print(check.line, flush=True)
             checks.append(check)

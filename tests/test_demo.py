@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from conftest import ROOT
 
 from backend.demo.label_studio import LabelStudioHost
 from backend.demo.processes import port_is_taken
-from backend.demo.show import PROJECTS, Demo
-from backend.host.client import LabelStudioClient
+from backend.demo.show import PROJECTS, Demo, title_of
+from backend.demo.state import STATE, State, verb_settings
+from backend.host.client import LabelStudioClient, client_of
 from calico.checkpoints.files import EMBEDDED
 from calico.errors import InputError
 from scripts import demo as verb
@@ -75,11 +78,11 @@ def test_a_demo_from_start_to_stop_and_again(label_studio: LabelStudioHost, empt
                 hooks = [hook["url"] for hook in client.webhooks(project)]
                 assert hooks == [f"{state['backend_url']}/webhook"]
                 for task in client.tasks(project, full=True):
-                    groups.append(len(task["data"]))
+                    groups.append(sum(key.startswith("image") for key in task["data"]))
                     assert len(task["predictions"]) == 1
                     assert {row["type"] for row in task["predictions"][0]["result"]} >= {"brushlabels", "textarea"}
             assert sorted(set(groups)) == [2, 3]
-            assert len(groups) >= 12
+            assert len(groups) == sum(project.num_groups for project in PROJECTS)
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == 0
     assert not (folder / "state.json").exists()
@@ -130,3 +133,72 @@ def test_clean_removes_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert verb.main(["--folder", str(folder), "--clean"]) == 0
     assert not folder.exists()
     assert "No demo was running." in capsys.readouterr().err
+
+
+def state_in(folder: Path) -> State:
+    state = State("http://127.0.0.1:8080", "a@b", "password", "t0ken", "http://127.0.0.1:9090/k/s", [1, 2])
+    (folder / STATE).write_text(json.dumps(asdict(state)))
+    return state
+
+
+def test_verbs_use_the_demo_that_runs_where_no_host_is_named(tmp_path: Path) -> None:
+    assert verb_settings({}, tmp_path).label_studio_url is None
+    state = state_in(tmp_path)
+    settings = verb_settings({}, tmp_path)
+    assert (settings.label_studio_url, settings.label_studio_api_key) == (state.url, state.token)
+    assert settings.versions == tmp_path / "registry"
+    own = verb_settings({"LABEL_STUDIO_URL": "http://ours", "LABEL_STUDIO_API_KEY": "k"}, tmp_path)
+    assert (own.label_studio_url, own.label_studio_api_key, own.versions) == ("http://ours", "k", None)
+    (tmp_path / STATE).write_text("{")
+    with pytest.raises(InputError, match="make demo-stop"):
+        verb_settings({}, tmp_path)
+
+
+def test_without_a_host_a_verb_says_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY .* or run `make demo`"):
+        client_of(verb_settings({}, tmp_path))
+
+
+def test_what_is_announced_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verb.announce(state_in(tmp_path))
+    told = capsys.readouterr().err
+    assert "http://127.0.0.1:8080/projects/1/data?labeling=1" in told
+    assert "http://127.0.0.1:9090/k/s/" in told
+    commands = [line.split("#")[0].split() for line in told.splitlines() if line.strip().startswith("calico ")]
+    assert len(commands) == 3
+    for _, name, *rest in commands:
+        importlib.import_module(f"scripts.{name}").build_parser().parse_args(rest)  # exits where it does not fit
+
+
+def test_titles_say_what_a_group_shows() -> None:
+    assert title_of(["chair", "stool"]) == "chair and stool"
+    assert title_of(["bird"] * 3) == "3 birds"
+    assert title_of(["mug", "teapot", "lamp"]) == "mug, teapot and lamp"
+
+
+def test_ctrl_c_ends_with_one_line_whatever_still_computes() -> None:
+    """Threads inside a library cannot be unwound; ending the interpreter under them would abort."""
+    code = (
+        "import sys, threading, time, types\n"
+        "import numpy as np\n"
+        "from scripts import __main__ as verbs, _cli\n"
+        "def work():\n"
+        "    a = np.ones((600, 600))\n"
+        "    while True: a @ a\n"
+        "def handle(args):\n"
+        "    threading.Thread(target=work, daemon=True).start()\n"
+        "    print('working', flush=True)\n"
+        "    time.sleep(60)\n"
+        "sys.modules['scripts.busy'] = types.SimpleNamespace(\n"
+        "    main=lambda argv: _cli.run(_cli.parser('Busy.'), handle, argv))\n"
+        "verbs.verbs = lambda: {'busy': ''}\n"
+        "sys.argv = ['calico', 'busy']\n"
+        "verbs.entry()\n"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "interrupted\n")

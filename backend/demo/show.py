@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from backend.codecs.config_writer import PARTS, write_config
 from backend.codecs.parts import unknown_parts
 from backend.demo.label_studio import LABEL_STUDIO_VERSION, Account, LabelStudioHost, install, is_installed
 from backend.demo.processes import ChildProcess, ProcessError, SingleInstance, free_port
+from backend.demo.state import STATE, State
 from backend.host.client import HostError, LabelStudioClient
 from calico.errors import InputError
 from calico.files import write_text
@@ -53,33 +54,33 @@ Step = Callable[[str], AbstractContextManager[Note]]
 
 @dataclass(frozen=True)
 class DemoProject:
-    """num_groups groups of group_size images each, under `files/<folder>`."""
+    """groups: the objects of each group, group_size of them; their images lie under `files/<folder>`."""
 
     folder: str
     title: str
-    group_size: int
-    num_groups: int
+    groups: tuple[tuple[str, ...], ...]
+
+    @property
+    def group_size(self) -> int:
+        return len(self.groups[0])
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.groups)
 
 
-PROJECTS = (
-    DemoProject("pairs", "Drawn pairs", group_size=2, num_groups=8),
-    DemoProject("triples", "Drawn triples", group_size=3, num_groups=6),
-)
+#: Pairs that share parts, and at the end two things that have little in common.
+PAIRS = (
+    ("chair", "stool"), ("mug", "teapot"), ("car", "truck"), ("bird", "airplane"), ("lamp", "lamp"),
+    ("dog", "bird"), ("table", "chair"), ("bicycle", "car"), ("knife", "teapot"),
+)  # fmt: skip
+TRIPLES = (
+    ("bird", "bird", "bird"), ("chair", "stool", "table"), ("car", "truck", "bicycle"), ("mug", "teapot", "lamp"),
+)  # fmt: skip
+PROJECTS = (DemoProject("pairs", "Drawn pairs", PAIRS), DemoProject("triples", "Drawn triples", TRIPLES))
 
 Groups = Callable[[DemoProject], Sequence[Sequence[AnnotatedImage]]]
 """Draws a project's groups, always the same ones."""
-
-
-@dataclass
-class State:
-    """What other programs need to know of a running demo. backend_url: as registered, with the secret in its path."""
-
-    url: str
-    user: str
-    password: str
-    token: str
-    backend_url: str
-    project_ids: list[int] = field(default_factory=list)
 
 
 class Demo:
@@ -109,7 +110,7 @@ class Demo:
         venv = self.folder / "label-studio-venv"
         if os.environ.get("CALICO_LABEL_STUDIO") or is_installed(venv):
             return
-        with self.step(f"Installing Label Studio {LABEL_STUDIO_VERSION} in its own environment (1 GB)") as note:
+        with self.step(f"Installing Label Studio {LABEL_STUDIO_VERSION} by itself (1 GB, some minutes)") as note:
             install(venv, self.folder / "install.log", note)
 
     # -- running ------------------------------------------------------------------------------------------------------
@@ -140,10 +141,10 @@ class Demo:
                 state = State(host.url, account.user, account.password, account.token, backend_url)
                 with LabelStudioClient(host.url, account.token) as client:
                     state.project_ids = [self._fill(client, host, project, backend_url) for project in self.projects]
-                write_text(self.folder / "state.json", json.dumps(asdict(state), indent=2) + "\n", is_private=True)
+                write_text(self.folder / STATE, json.dumps(asdict(state), indent=2) + "\n", is_private=True)
                 yield state
             finally:
-                (self.folder / "state.json").unlink(missing_ok=True)
+                (self.folder / STATE).unlink(missing_ok=True)
                 self.stop_children()
 
     def check_alive(self) -> None:
@@ -216,7 +217,7 @@ class Demo:
             folder = host.files_dir / project.folder
             tasks = []
             for g, group in enumerate(self.groups(project), start=1):
-                data: dict[str, Any] = {PARTS: unknown_parts()}
+                data: dict[str, Any] = {"title": title_of([item.object_name for item in group]), PARTS: unknown_parts()}
                 for i, drawn in enumerate(group, start=1):
                     path = folder / f"{g:02d}" / f"{i}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -278,6 +279,13 @@ class Demo:
         """Stops it and removes the folder with all that the demo made."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def title_of(names: Sequence[str]) -> str:
+    """`chair and stool`, `3 birds`."""
+    if len(set(names)) == 1:
+        return f"{len(names)} {names[0]}s"
+    return " and ".join([", ".join(names[:-1]), names[-1]])
 
 
 def _model_is_ready(health: httpx.Response) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from backend.host.connection import HostConnection, HostError
+from backend.settings import Settings
+from calico.errors import InputError
 
 __all__ = ["HostError", "LabelStudioClient"]
 
@@ -196,3 +198,12 @@ class LabelStudioClient(HostConnection):
         """Lets the project show files below `path`, a sub-folder of the host's document root."""
         body = {"project": project, "path": path, "title": title, "use_blob_urls": True, "regex_filter": ".*"}
         return self._call("POST", "api/storages/localfiles/", body)
+
+
+def client_of(settings: Settings) -> LabelStudioClient:
+    """Raises InputError where the settings name no host or no token."""
+    if not settings.label_studio_url or not settings.label_studio_api_key:
+        raise InputError(
+            "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it, or run `make demo`"
+        )
+    return LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)

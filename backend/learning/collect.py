@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.codecs.config import read_config
-from backend.host.client import LabelStudioClient
+from backend.host.client import client_of
 from backend.learning.feedback import Collector
 from backend.learning.feedback_sources import AnnotatedTask, export_tasks, project_tasks
 from backend.media.media import Media
@@ -56,11 +56,8 @@ def collect(
         raise InputError("--export: an export does not hold the project's config; give --labeling-config FILE.xml")
     if source.export is not None and source.label_config is not None:
         read_config(source.label_config)  # the same for all tasks: refused once, not task by task
-    client = None
-    if settings.label_studio_url and settings.label_studio_api_key:
-        client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
-    if source.project is not None and client is None:
-        raise InputError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to the host's address and a token of it")
+    has_host = settings.label_studio_url and settings.label_studio_api_key
+    client = client_of(settings) if has_host or source.project is not None else None
     media = Media(settings, Metrics(), client) if source.with_images else None
     file = source.export.stat() if source.export is not None and source.export.exists() else None
     fingerprint: list[Any] = [source.project, str(source.export), file and [file.st_size, file.st_mtime_ns]]
