@@ -15,6 +15,7 @@ from typing import Any
 from backend.host.client import LabelStudioClient
 from backend.learning.inbox import NUM_WRITERS, Inbox, InboxUnavailable
 from backend.learning.job_folders import NO_TOKEN
+from backend.learning.part_memories import PartMemories, gather_from, project_of
 from backend.learning.reconcile import Reconciler
 from backend.learning.scheduler import COMMAND, Training
 from backend.media.media import Media
@@ -50,9 +51,11 @@ class Services:
     training: Training | None
     client: LabelStudioClient | None
     version_of_files: Callable[[], str]
+    memories: PartMemories | None = None
 
-    def model_version(self) -> str:
-        """At once, even while the weights are loading: the checkpoint's files tell it.
+    def model_version(self, project: str = "") -> str:
+        """What predictions for a project carry. At once, even while the weights are loading: the checkpoint's files
+        tell it.
 
         Raises what loading raised if it failed, and NotReady where the files do not tell.
         """
@@ -61,7 +64,8 @@ class Services:
                 return self.version_of_files()
             except (CheckpointError, InputError, OSError):
                 pass  # what is wrong with them, loading will say
-        return self.engine.version(SETUP_WAIT_S)
+        version = self.engine.version(SETUP_WAIT_S)
+        return version if self.memories is None else self.memories.version(project_of(project), version)
 
     def health(self) -> dict[str, Any]:
         """What `/health` tells of a backend that is up: the model's state and version, and what keeps the next away."""
@@ -87,7 +91,10 @@ class Services:
     def store(self, body: Mapping[str, Any]) -> int:
         """The number of the stored event. Raises InboxUnavailable; the host is then asked for it later."""
         try:
-            return self.inbox.put(body)
+            number = self.inbox.put(body)
+            if self.memories is not None:
+                self.memories.notice(body)
+            return number
         except InboxUnavailable:
             if self.reconciler is not None:
                 self.reconciler.wake()
@@ -180,6 +187,9 @@ def build_services(
     )
     reconciler = None if client is None else Reconciler(inbox, client)
     media = Media(settings, metrics, client)
+    memories = None
+    if client is not None and settings.part_memory == "1":
+        memories = PartMemories(engine, gather_from(client, media))
     predictor = Predictor(
         engine,
         media,
@@ -189,6 +199,7 @@ def build_services(
         queue_size=settings.queue_size,
         time_budget_s=settings.time_budget_s,
         groups_at_once=settings.batch_groups,
+        remembered=None if memories is None else memories.remembered,
     )
 
     def version_of_files() -> str:
@@ -197,13 +208,27 @@ def build_services(
         return champion.version_of_files()
 
     return Services(
-        settings, metrics, engine, media, jobs, predictor, inbox, reconciler, training, client, version_of_files
+        settings,
+        metrics,
+        engine,
+        media,
+        jobs,
+        predictor,
+        inbox,
+        reconciler,
+        training,
+        client,
+        version_of_files,
+        memories,
     )
 
 
 def start_watch(services: Services, until: threading.Event | None = None) -> threading.Thread:
     """Has new versions loaded before the next request comes, training started and followed, old events removed."""
     ended = until or threading.Event()
+    if services.memories is not None:  # what was learnt before this process began
+        for project in services.inbox.projects():
+            services.memories.wants_fit(project)
 
     def run() -> None:
         pruned_at = -PRUNE_EVERY_S

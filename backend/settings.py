@@ -243,6 +243,18 @@ class Settings:
         _folder,
         "the folder of an index that `calico mixedparts build` made, e.g. /var/lib/calico/index; unset: drawings",
     )
+    training_replay_share: float = _setting(
+        "CALICO_TRAINING_REPLAY_SHARE", 0.75, _number(float, 0.01, 0.99),
+        "of each batch the share of base data, from 0.01 to 0.99, e.g. 0.5",
+    )  # fmt: skip
+    training_base_drop: float = _setting(
+        "CALICO_TRAINING_BASE_DROP", 0.02, _number(float, 0, 1), "what the base test may lose, from 0 to 1, e.g. 0.02"
+    )
+    training_cpu_minutes: float = _setting(
+        "CALICO_TRAINING_CPU_MINUTES", 0.0, _number(float, 0, 10_000),
+        "CPU minutes that replace CALICO_TRAINING_MINUTES, 0 for none, e.g. 16",
+    )  # fmt: skip
+    part_memory: str = _setting("CALICO_PART_MEMORY", "1", _one_of("0", "1"), "1 to learn from each submitted group, 0")
     train_after_groups: int = _setting(
         "CALICO_TRAIN_AFTER_GROUPS", 0, _number(int, 0, 10**6), "corrected groups, 0 for never, e.g. 40"
     )

@@ -3,8 +3,9 @@
     calico evaluate --drawings 300 --seed 7 --group-size 2 --json metrics.json --html metrics.html
     calico evaluate --drawings 300 --seed 7 --unseen icons --json icons.json
     calico evaluate --data INDEX --split test --json metrics.json --html metrics.html
+    calico evaluate --snapshot feedback/ --checkpoint registry/versions/ID
 
-The last is the paper's table on an index of part data (`calico mixedparts`). Answers are generated without grammar
+The third is the paper's table on an index of part data (`calico mixedparts`). Answers are generated without grammar
 constraints. Training and evaluation seeds never meet. A figure without samples is null; `n`, `stderr` and `interval`
 (95 %, groups drawn again) beside every block say how much it stands on. Stopped with ctrl-C, it reports on the groups
 that were done.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calico.data.unseen import DOMAINS
 from calico.errors import InputError
+from calico.snapshots.splits import VALIDATION
 from scripts import _cli
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--data", type=Path, metavar="INDEX", help="an index of part data: its samples, one question each"
     )
+    data.add_argument("--snapshot", type=Path, metavar="DIR", help="corrected groups, as `calico feedback` made them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--group-size", type=int, nargs="+", metavar="K", help="images per group of drawings, 2 to 8")
     parser.add_argument(
@@ -47,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="drawings that no checkpoint was trained on instead: the known classes in chalk (`style`) or by another "
         "hand (`icons`), or other classes",
     )
-    parser.add_argument("--split", choices=("train", "val", "test"), help="of the index (test)")
+    parser.add_argument("--split", choices=("train", "val", "test", "all"), help="of the index or snapshot (test)")
     parser.add_argument(
         "--images", action="append", metavar="[NAME=]DIR", help="pictures of the index (of one source), if they moved"
     )
@@ -84,7 +87,10 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.html is not None and args.html.is_dir():
         raise InputError(f"--html {args.html}: expected a file, got a folder")
-    data = _drawings(args) if args.data is None else _part_data(args)
+    if args.snapshot is not None:
+        data = _snapshot(args)
+    else:
+        data = _drawings(args) if args.data is None else _part_data(args)
     encoder = sentence_encoder(args.encoder, otherwise="none" if args.data is None else "lexical")
     segmenter = CoSegmenter.from_checkpoint(args.checkpoint, args.device)
     gallery = Gallery() if args.html else None
@@ -133,6 +139,31 @@ def _drawings(args: argparse.Namespace) -> _Data:
         FrequentParts.of_drawings() if args.baseline else None,
         lambda: {"data": what},
     )
+
+
+def _snapshot(args: argparse.Namespace) -> _Data:
+    from calico.evaluation.cases import snapshot_cases
+    from calico.snapshots.store import Snapshot
+    from calico.training.starting_model import seen_groups
+
+    for name in ("images", "limit", "group_size", "unseen"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} does not go with --snapshot")
+    asked = args.split or "test"
+    split = {"val": VALIDATION, "all": None}.get(asked, asked)
+    snapshot = Snapshot(args.snapshot)
+    ids = [
+        record["id"]
+        for record in snapshot.records()
+        if split in (None, record["split"]) and not record["provenance"]["accepted_as_is"]
+    ]
+    if not ids:
+        raise InputError(f"{args.snapshot}: its split {asked} has no group that people changed; try --split all")
+    seen = len(seen_groups(args.checkpoint) & set(ids))
+    if seen:
+        print(f"this version was trained on {seen} of these {len(ids)} groups: not a fair test of it")
+    what = f"{args.snapshot} ({asked})"
+    return _Data(snapshot_cases(snapshot, split), len(ids), None, lambda: {"data": what, "num_trained_on": seen})
 
 
 def _part_data(args: argparse.Namespace) -> _Data:

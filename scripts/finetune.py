@@ -29,7 +29,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="length of the training in minutes (8)")
-    length.add_argument("--steps", type=int, help="length of the training in steps (5000 at full size)")
+    length.add_argument(
+        "--cpu-minutes",
+        type=float,
+        metavar="MINUTES",
+        help="length in CPU minutes, which a busy machine does not shorten",
+    )
+    length.add_argument(
+        "--steps", type=int, help="length of the training in steps (5000 at full size); 0: the part memory alone"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument(
@@ -52,6 +60,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--base-groups", type=int, default=60, metavar="N", help="groups to look for forgetting on (60)"
     )
+    parser.add_argument(
+        "--replay-share",
+        type=float,
+        metavar="SHARE",
+        help="of each batch, what is base data, above 0 and below 1 (0.75): with less the corrections are learnt "
+        "faster, and more of what the base knows is lost",
+    )
+    parser.add_argument(
+        "--base-drop",
+        type=float,
+        default=0.02,
+        metavar="DROP",
+        help="what the base test may lose, 0 to 1 (0.02): 1 for a team that never needs what the base knows, since "
+        "nothing then keeps its other classes from being forgotten",
+    )
+    parser.add_argument("--no-memory", action="store_true", help="fit no part memory")
     parser.add_argument("--publish", action="store_true", help="make it the current version if the gate lets it")
     return parser
 
@@ -72,11 +96,14 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         args.start,
         minutes=args.minutes,
         steps=args.steps,
+        cpu_minutes=args.cpu_minutes,
+        part_memory=not args.no_memory,
         seed=args.seed,
         bits=args.bits,
         gradient_checkpointing=args.gradient_checkpointing or None,
         learning_rate=args.learning_rate,
         accepted_as_is=args.accepted_as_is,
+        replay_share=args.replay_share,
     )
     with _cli.progress() as bar:
         lines: dict[str, Any] = {}
@@ -96,6 +123,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             base_data=index_data(args.replay, args.images or ()) if args.replay else None,
             publish=args.publish,
             num_base_groups=args.base_groups,
+            max_base_drop=args.base_drop,
             command=args.command,
             on_progress=show,
         )

@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--names", type=Path, metavar="FILE", help='JSON: {"category": "object:part", "object", ":part" or ""}'
     )
+    parser.add_argument("--object", metavar="NAME", help="every other category is a part of it, whatever the file says")
     parser.add_argument("--config", type=Path, metavar="XML", help="the project's labeling config")
     parser.add_argument("--model-version", default="coco", metavar="V", help="what the predictions are called (coco)")
     return parser
@@ -52,6 +53,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from backend.coco.import_tasks import CocoImporter, ImagePlaces, write_tasks
     from backend.codecs.config import read_config, write_config
     from calico.coco.dataset import NamingOptions, read_coco
+    from calico.coco.names import clean_name
     from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE
 
     if not MIN_GROUP_SIZE <= args.group_size <= MAX_GROUP_SIZE:
@@ -59,7 +61,10 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     if args.images is not None and not args.images.is_dir():
         raise InputError(f"--images {args.images}: expected a folder of images; check the path")
     places = ImagePlaces(args.images, args.prefix, args.document_root)
-    naming = NamingOptions(args.parts_by_supercategory, {} if args.names is None else _names(args.names))
+    owner = "" if args.object is None else clean_name(args.object)
+    if args.object is not None and not owner:
+        raise InputError(f"--object: expected the name of an object, got {args.object!r}")
+    naming = NamingOptions(args.parts_by_supercategory, {} if args.names is None else _names(args.names), owner)
     with _cli.progress() as bar:
         line = bar.add_task("annotations (bytes)", total=None)
         dataset = read_coco(

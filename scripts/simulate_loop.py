@@ -10,6 +10,7 @@ summary.json and curves.png; nobody's data is touched.
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,18 @@ from scripts import _cli
 def build_parser() -> argparse.ArgumentParser:
     parser = _cli.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the simulation")
-    parser.add_argument("--scenario", choices=("style", "class"), required=True, help="what the model has not seen")
+    unseen = parser.add_mutually_exclusive_group(required=True)
+    unseen.add_argument("--scenario", choices=("style", "class"), help="drawings that the model has not seen")
+    unseen.add_argument(
+        "--photos", type=Path, metavar="FOLDER", help="photographs: annotations.json (COCO) and images/"
+    )
+    parser.add_argument(
+        "--memory-only",
+        type=int,
+        nargs="*",
+        metavar="N",
+        help="with --photos: what the part memory alone learns from so many groups (5 15 30 60); no finetune",
+    )
     parser.add_argument("--object", default="umbrella", metavar="NAME", help="the unseen class (umbrella) or guitar")
     parser.add_argument("--strategies", nargs="+", default=["random"], metavar="NAME", help="who chooses (random)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(0 1 2)")
@@ -35,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--minutes", type=float, default=8.0, help="of training in each round (8)")
     length.add_argument("--seconds", type=float, help="of training in each round")
     length.add_argument("--steps", type=int, help="of training in each round")
+    length.add_argument("--cpu-minutes", type=float, metavar="MINUTES", help="of training in each round, in CPU time")
+    parser.add_argument("--no-memory", action="store_true", help="the finetune alone, without a part memory")
+    parser.add_argument("--replay-share", type=float, metavar="SHARE", help="of each batch, what is base data (0.75)")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument(
         "--gate", choices=("ask", "skip"), default="ask", help="ask it, or publish every version by force (ask)"
@@ -57,15 +72,20 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.simulation.loop import Simulation, simulate
     from calico.training.finetune import FinetuneSettings
 
+    if args.memory_only is not None:
+        return memory_only(args)
     minutes = args.minutes if args.seconds is None else args.seconds / 60
-    if minutes <= 0 or (args.steps is not None and args.steps < 1):
-        raise InputError("--minutes, --seconds and --steps are above 0")
-    tuned = FinetuneSettings(minutes=minutes, steps=args.steps)
-    if args.learning_rate is not None:
-        tuned = replace(tuned, learning_rate=args.learning_rate)
+    if minutes <= 0 or (args.steps or 0) < 0:
+        raise InputError("--minutes and --seconds are above 0, --steps is 0 (the part memory alone) or more")
+    tuned = FinetuneSettings(
+        minutes=minutes, steps=args.steps, cpu_minutes=args.cpu_minutes, part_memory=not args.no_memory
+    )
+    changed = {name: getattr(args, name) for name in ("learning_rate", "replay_share")}
+    tuned = replace(tuned, **{name: value for name, value in changed.items() if value is not None})
     given = {f.name: getattr(args, f.name, None) for f in fields(Habits)}
     settings = Simulation(
-        domain="style" if args.scenario == "style" else args.object,
+        domain="" if args.photos else "style" if args.scenario == "style" else args.object,
+        photos=None if args.photos is None else str(args.photos.resolve()),
         strategies=tuple(args.strategies),
         seeds=tuple(args.seeds),
         num_rounds=args.rounds,
@@ -79,19 +99,60 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         finetune=tuned,
     )
     with _cli.progress() as bar:
-        lines: dict[str, Any] = {}
-
-        def show(what: str, share: float, note: str) -> None:
-            if what not in lines:
-                lines[what] = bar.add_task(what, total=100)
-            bar.update(lines[what], completed=int(100 * share), note=note)
-
+        show = shown_on(bar)
         found = simulate(settings, args.out, checkpoint=args.checkpoint, command=args.command, on_progress=show)
     found["command"] = args.command
     summarised = report.save(found, args.out)
     print(report.text(summarised))
     print(f"curves in {args.out / 'curves.png'}, everything in {args.out / 'results.json'}")
     return {"command": args.command, "start": found["start"], "settings": found["settings"], **summarised}
+
+
+def memory_only(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.files import write_text
+    from calico.simulation.annotator import Habits
+    from calico.simulation.memory_curve import memory_curve, table
+
+    if args.photos is None:
+        raise InputError("--memory-only goes with --photos FOLDER")
+    given = {f.name: getattr(args, f.name, None) for f in fields(Habits)}
+    args.out.mkdir(parents=True, exist_ok=True)
+    with _cli.progress() as bar, (args.out / "memory.jsonl").open("w", encoding="utf-8") as lines:
+
+        def on_row(row: dict[str, Any]) -> None:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            lines.flush()
+
+        found = memory_curve(
+            args.photos,
+            args.memory_only or [5, 15, 30, 60],
+            checkpoint=args.checkpoint,
+            seeds=args.seeds,
+            num_held_out=args.held_out,
+            num_base=args.base_groups,
+            habits=Habits(**{name: value for name, value in given.items() if value is not None}),
+            on_row=on_row,
+            on_progress=shown_on(bar),
+        )
+    found = {"command": args.command, **found}
+    write_text(args.out / "memory.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    print(table(found))
+    print(
+        f"n = {found['n_held_out']} held-out groups, {len(args.seeds)} seeds; everything in {args.out / 'memory.json'}"
+    )
+    return found
+
+
+def shown_on(bar: Any) -> Any:
+    """Progress of several things by name, a line each."""
+    lines: dict[str, Any] = {}
+
+    def show(what: str, share: float, note: str) -> None:
+        if what not in lines:
+            lines[what] = bar.add_task(what, total=100)
+        bar.update(lines[what], completed=int(100 * share), note=note)
+
+    return show
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -40,6 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     publish.add_argument("version")
     publish.add_argument("--scores", type=Path, metavar="FILE", help="per-group scores of both sides")
     publish.add_argument("--force", action="store_true", help="past the gate")
+    publish.add_argument(
+        "--base-drop", type=float, default=0.02, metavar="DROP", help="what the base test may lose, 0 to 1 (0.02)"
+    )
     publish.add_argument("--reason", metavar="TEXT", help="why, for the record")
     rollback = action("rollback", "back to the version before the current one, or to another that was published")
     rollback.add_argument("version", nargs="?")
@@ -88,7 +91,7 @@ def publish(registry: Any, args: argparse.Namespace) -> dict[str, Any]:
     if args.reason and not args.force:
         raise InputError("--reason goes with --force; the gate gives its own reason")
     path = args.scores or registry.path_of(registry.get(args.version)) / SCORES
-    decision = decision_by(path)
+    decision = decision_by(path, args.base_drop)
     if decision is None and args.scores:
         raise InputError(f"{path}: is not there; name a file of scores")
     told = None if decision is None else decision.as_json()

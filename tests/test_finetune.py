@@ -37,10 +37,11 @@ from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.splits import TEST, Shares
 from calico.snapshots.store import SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter
+from calico.training.augmentation import augmented
 from calico.training.batches import BatchSettings
 from calico.training.challenge import challenge, components
 from calico.training.corrected_groups import annotated, corrected
-from calico.training.corrections import CorrectionBatches, class_weights, drawings, size_weights
+from calico.training.corrections import CorrectionBatches, class_weights, drawings, may_flip, size_weights
 from calico.training.curves import plot_curves
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
 from calico.training.run_folder import RUN, STATE, FinetuneState
@@ -52,7 +53,9 @@ from scripts import finetune as verb
 BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)
 pytestmark = pytest.mark.usefixtures("small_reference")
 INPUTS = ModelInputs(Preprocessor(32, 32, 32), 2)
-QUICK = FinetuneSettings(steps=4, batch=BATCH, max_seg_prompts=6, num_validations=2, save_seconds=1e9, log_steps=1)
+QUICK = FinetuneSettings(
+    part_memory=False, steps=4, batch=BATCH, max_seg_prompts=6, num_validations=2, save_seconds=1e9, log_steps=1
+)
 
 
 def group_of(number: int, images: list[AnnotatedImage], accepted: bool = False) -> AnnotatedGroup:
@@ -214,11 +217,21 @@ def test_an_image_without_regions_asks_for_nothing() -> None:
         assert 1 not in batch.prompts.seg_image.tolist()
 
 
-def test_left_stays_left() -> None:
-    item = draw(7, size_hw=(40, 30), object_name="teapot")
-    named = replace(item, part_names=("left handle", *item.part_names[1:]))
-    batches = CorrectionBatches([kept(1, [named, named])], drawings, TOKENIZER, BATCH, INPUTS, 0)
-    assert not batches._may_flip
+def test_left_becomes_right_in_a_mirror_but_not_where_a_relation_names_it() -> None:
+    part_map = np.ones((40, 30), np.uint8)
+    part_map[10:30, 2:9] = 2
+    named = AnnotatedImage(np.zeros((40, 30, 3), np.uint8), "pot", ("left handle",), part_map)
+    seen = set()
+    for seed in range(20):
+        made = augmented(named, np.random.default_rng(seed), may_flip=True)
+        columns = np.flatnonzero((made.part_map == 2).any(0))
+        seen.add((made.part_names[0], bool(columns.mean() > made.part_map.shape[1] / 2)))
+        assert augmented(named, np.random.default_rng(seed), may_flip=False).part_names == named.part_names
+    assert {name for name, _ in seen} == {"left handle", "right handle"}
+    assert len(seen) == 2  # the handle's side changes with its name
+    group = kept(1, [named, named])
+    assert may_flip(group)
+    assert not may_flip(replace(group, truth=truth_of([named, named])))
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -391,7 +404,7 @@ def test_what_cannot_be_trained_is_refused(base: Path, snapshot: Snapshot, tmp_p
         finetune(accepted, base, tmp_path / "b", replace(QUICK, accepted_as_is=0.0))
     (accepted.folder / SAMPLES).write_text((accepted.folder / SAMPLES).read_text() + "\n")
     assert verb.main(["--data", str(accepted.folder), "--out", str(tmp_path / "c")]) == 2
-    with pytest.raises(InputError, match="minutes or steps above 0"):
+    with pytest.raises(InputError, match="minutes above 0 and steps from 0 on"):
         finetune(snapshot, base, tmp_path / "d", FinetuneSettings(minutes=0))
     with pytest.raises(CheckpointError, match="no such folder"):
         finetune(snapshot, tmp_path / "nothing", tmp_path / "e", QUICK)

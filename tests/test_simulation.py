@@ -149,7 +149,7 @@ SMALL = Simulation(
     image_size=48,
     habits=replace(NEVER, skip=0.2),
     finetune=FinetuneSettings(
-        steps=2, batch=BATCH, max_seg_prompts=6, num_validations=1, save_seconds=1e9, log_steps=1
+        steps=2, batch=BATCH, max_seg_prompts=6, num_validations=1, save_seconds=1e9, log_steps=1, part_memory=False
     ),
 )
 

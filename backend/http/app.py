@@ -111,8 +111,8 @@ def _routes(app: Flask, services: Services) -> None:
 
     @app.post("/setup")
     def setup() -> Response:
-        _body()
-        return jsonify(model_version=services.model_version())
+        body = _body()
+        return jsonify(model_version=services.model_version(_text(body.get("project"))))
 
     @app.route("/versions", methods=["GET", "POST"])
     def versions() -> Response:
@@ -166,7 +166,8 @@ def _routes(app: Flask, services: Services) -> None:
         task, state = request.args.get("task", type=int), request.args.get("state")
         groups = services.jobs.as_json(limit=limit, task=task, state=state)
         training = None if services.training is None else services.training.as_json(limit=5)
-        return jsonify({**groups, "training": training})
+        memories = None if services.memories is None else services.memories.as_json()
+        return jsonify({**groups, "training": training, "part_memories": memories})
 
     @app.get("/jobs/training")
     def training() -> Response:

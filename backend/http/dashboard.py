@@ -44,6 +44,7 @@ class Dashboard:
         return {
             "serving": self._serving(),
             "waiting": services.engine.depth,
+            "part_memories": [] if services.memories is None else services.memories.as_json(),
             "groups": groups,
             "training": self._training(),
             "versions": self._versions(),
@@ -180,7 +181,7 @@ def add_dashboard(app: Flask, services: Services) -> None:
         if reason is not None and not isinstance(reason, str):
             raise InputError("reason: expected text, why it is published though the gate does not let it through")
         try:
-            decision = decision_by(versions.path_of(version) / SCORES)
+            decision = decision_by(versions.path_of(version) / SCORES, services.settings.training_base_drop)
             event = versions.publish(version.id, decision=decision, force_reason=reason)
         except Refused as refusal:
             raise InputError(f"{refusal}; give a reason to publish it all the same") from None

@@ -81,6 +81,7 @@ def dashboard_parts(data: Mapping[str, Any], root: str) -> str:
         _versions(data["versions"], root),
         "<h2>What annotators did to predictions</h2>",
         _corrections(data["corrections"]),
+        *_memories(data.get("part_memories") or []),
         "<h2>Training jobs</h2>",
         _jobs(jobs, root),
         "<h2>Groups lately asked about</h2>",
@@ -191,6 +192,25 @@ def _corrections(corrections: Sequence[Mapping[str, Any]]) -> str:
         for row in corrections
     ]
     return table(head, rows)
+
+
+def _memories(memories: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was learnt while people label. estimate: strict mIoU of parts on images that a head has not seen."""
+    if not memories:
+        return []
+    rows = [
+        [
+            _text(own["project"]),
+            _text(f"{own['state']}: {own['problem']}" if own["problem"] else own["state"]),
+            _text(own["groups"]),
+            _text(None if own["estimate"] is None else f"{own['estimate']:.2f} (n = {own['num_measured']} images)"),
+            _text(", ".join(own["names"])),
+            _text(own["seconds"]),
+        ]
+        for own in memories
+    ]
+    head = ["project", "state", "groups", "estimate", "names", "seconds"]
+    return ["<h2>Learnt while people label</h2>", table(head, rows)]
 
 
 def _jobs(jobs: Sequence[Mapping[str, Any]] | None, root: str) -> str:

@@ -10,6 +10,7 @@ from backend.coco.task_files import read_tasks
 from backend.host.client import LabelStudioClient
 
 PAGE_SIZE = 20  # full tasks hold masks
+MAX_ANNOTATIONS = 100  # of one task without ids
 _ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 
 Json = Mapping[str, Any]
@@ -30,5 +31,16 @@ def project_tasks(client: LabelStudioClient, project: int, *, after: int = 0) ->
 
 
 def export_tasks(path: Path, label_config: str) -> Iterator[AnnotatedTask]:
-    """The tasks of a Label Studio JSON export. `InputError` where it is none."""
-    return (AnnotatedTask(task, label_config) for task in read_tasks(path))
+    """The tasks of a Label Studio JSON export, or of a file that `calico import_coco --as annotations` wrote: no host
+    has given ids there, so tasks and annotations are numbered by their place. `InputError` where it is none."""
+    for number, task in enumerate(read_tasks(path), start=1):
+        yield AnnotatedTask(_numbered(task, number), label_config)
+
+
+def _numbered(task: Json, number: int) -> Json:
+    if task.get("id") is not None:
+        return task
+    rows = task.get("annotations")
+    if isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows):
+        rows = [{"id": number * MAX_ANNOTATIONS + place, **row} for place, row in enumerate(rows[:MAX_ANNOTATIONS])]
+    return {**task, "id": number, "annotations": rows}

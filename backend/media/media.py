@@ -167,7 +167,9 @@ class Media:
     def _host_url(self, path: str, task: int | None) -> str:
         base, shown_path = self._settings.label_studio_url, _short(path.partition("?")[0])
         if not base:
-            raise InputError(f"{shown_path}: a file of Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+            is_local = path.startswith("/data/local-files/")
+            here = "set CALICO_LOCAL_FILES_ROOT to the folder above the images' folder, or " if is_local else "set "
+            raise InputError(f"{shown_path}: a file of Label Studio; {here}LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
         if not self._is_host_file(base + path, task):
             raise InputError(
                 f"{shown_path}: not the address of a file of this task on Label Studio; expected for example "

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -36,6 +36,8 @@ MAX_SOURCES_KEPT = 20_000  # characters of a group's addresses that are kept for
 MAX_PROBLEMS = 50  # of a group, as shown in `/jobs`
 
 Prediction = dict[str, Any]
+#: (project, model's version, group, prediction, names of a fixed vocabulary) -> prediction and version to say.
+Remembered = Callable[[str, str, ImageGroup, CoSegmentation, Sequence[str]], tuple[CoSegmentation, str]]
 
 
 class NothingToShow(CalicoError):
@@ -66,6 +68,7 @@ class Predictor:
 
     groups_at_once: that the model takes together; twice as many of a project are fetched side by side, so that a batch
     waits ready, and as many of others: no project and no image host has more than half of the threads.
+    remembered: sees a prediction in the light of what the project has taught; gives the version to say too.
     """
 
     def __init__(
@@ -79,9 +82,10 @@ class Predictor:
         queue_size: int = 2000,
         time_budget_s: float = 50.0,
         groups_at_once: int = 1,
+        remembered: Remembered | None = None,
     ) -> None:
         self._engine, self._media, self._jobs, self._metrics, self._client = engine, media, jobs, metrics, client
-        self._time_budget_s = time_budget_s
+        self._time_budget_s, self._remembered = time_budget_s, remembered
         self._smart_tools = SmartTools(engine, media, metrics)
         share = max(GROUPS_AT_ONCE, 2 * groups_at_once)
         self._groups = Lane("groups", num_threads=2 * share, capacity=queue_size, share=share)
@@ -192,14 +196,15 @@ class Predictor:
         work.job.title = title_of(data)
         candidates = tuple(config.candidates(data))
         with self._media.group(sources, task=work.task_id) as images:
-            call = self._engine.segment(ImageGroup(images), candidates, work.priority)
-            result = call.result()
-            del images
+            group = ImageGroup(images)
+            call = self._engine.segment(group, candidates, work.priority)
+            result, version = call.result(), call.version
+            if self._remembered is not None:
+                result, version = self._remembered(work.job.project, version, group, result, candidates)
+            del images, group
             data = self._with_labels(work, data, result, config)
             with self._metrics.span("encode"):
-                encoded = encode_prediction(
-                    result, config, model_version=call.version, task_id=work.task_id, task_data=data
-                )
+                encoded = encode_prediction(result, config, model_version=version, task_id=work.task_id, task_data=data)
         if sum(map(len, sources)) <= MAX_SOURCES_KEPT:
             work.job.draw = partial(self._picture, sources, work.task_id, candidates, call.version)
         problems = [*result.problems, *encoded.problems]

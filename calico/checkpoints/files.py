@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from calico.checkpoints.fingerprint import DEPTH, EMBEDDED, WEIGHTS, weight_files
+from calico.checkpoints.fingerprint import DEPTH, EMBEDDED, MEMORY, MEMORY_CARD, WEIGHTS, weight_files
 from calico.errors import CheckpointError
 from calico.files import write_text, written_whole
 from calico.language.tokenizer import CalicoTokenizer
@@ -36,10 +36,11 @@ def save_checkpoint(
 ) -> None:
     """Writes all three files; each appears whole or not at all. Merge LoRA adapters first.
 
-    A depth reference of the weights that were there before is removed.
+    A depth reference and a part memory of the weights that were there before are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DEPTH).unlink(missing_ok=True)
+    for name in (DEPTH, MEMORY, MEMORY_CARD):
+        (folder / name).unlink(missing_ok=True)
     weights = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in model.state_dict().items()
@@ -190,3 +191,10 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mappi
             save_file(dict(weights), temporary, metadata={"format": "pt", **metadata})
         except SafetensorError as error:
             raise CheckpointError(f"{path}: not written ({error}); make room on the disk and run it again") from None
+
+
+def made_for(path: Path) -> str | None:
+    """The fingerprint of the weights that a file beside them says it is for."""
+    with safe_open(path, framework="pt") as file:
+        found: str | None = (file.metadata() or {}).get("weights")
+        return found

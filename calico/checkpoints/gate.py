@@ -86,11 +86,14 @@ class Decision:
         return asdict(self)
 
 
-def decide(scores: Scores) -> Decision:
-    """Publish where the paired interval lies above 0 and the base test drops by 0.02 at most.
+def decide(scores: Scores, max_base_drop: float = MAX_BASE_DROP) -> Decision:
+    """Publish where the paired interval lies above 0 and the base test drops by `max_base_drop` at most: 1 for a team
+    that needs nothing of what the base knows.
 
     `InputError` where the two sides hold other groups, or a score that is no number from 0 to 1.
     """
+    if not 0 <= max_base_drop <= 1:
+        raise InputError(f"base drop: expected a limit from 0 to 1, got {max_base_drop}")
     differences = _paired("test", scores.test_champion, scores.test_challenger)
     losses = -_paired("base", scores.base_champion, scores.base_challenger)
     if not losses.size:
@@ -113,8 +116,8 @@ def decide(scores: Scores) -> Decision:
             scores.is_cross_validated,
         )
 
-    if drop > MAX_BASE_DROP:
-        reason = f"forgets: the base test drops by {drop:.3f} over {losses.size} groups, {MAX_BASE_DROP} is the limit"
+    if drop > max_base_drop:
+        reason = f"forgets: the base test drops by {drop:.3f} over {losses.size} groups, {max_base_drop} is the limit"
         return decision(Verdict.REFUSE, reason)
     if n < MIN_TEST_GROUPS and not scores.is_cross_validated:
         reason = f"{n} test groups, {MIN_TEST_GROUPS} are needed: cross-validate over all groups ({NUM_FOLDS} folds)"
@@ -195,7 +198,7 @@ def _t_quantile(p: float, df: int) -> float:
     return z + sum(term / df**power for power, term in enumerate(terms, start=1))
 
 
-def decision_by(path: Path) -> Decision | None:
+def decision_by(path: Path, max_base_drop: float = MAX_BASE_DROP) -> Decision | None:
     """What the gate says to the scores in that file; None where it is not there. Raises InputError."""
     try:
         scores = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -203,4 +206,4 @@ def decision_by(path: Path) -> Decision | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as scores ({error})") from None
-    return decide(Scores.from_json(scores))
+    return decide(Scores.from_json(scores), max_base_drop)

@@ -129,11 +129,20 @@ class NamingOptions:
     """How categories are read where their names do not say enough.
 
     by_supercategory: a category is a part of its supercategory, where that is a category too. given: names that a user
-    gives, category -> `object`, `object:part` or `:part`; empty leaves its annotations out.
+    gives, category -> `object`, `object:part` or `:part`; empty leaves its annotations out. object_name: of which every
+    other category is a part, whatever else is said; empty for none.
     """
 
     by_supercategory: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
+    object_name: str = ""
+
+    def owned(self, names: Names) -> Names:
+        """(object, part) with `object_name` as the object; what is left out stays so."""
+        owner, part = names
+        if not self.object_name or names in ((None, None), (self.object_name, None)):
+            return names
+        return self.object_name, owner if part is None else part
 
 
 def read_coco(
@@ -180,7 +189,7 @@ def _categories(rows: CocoRows, naming: NamingOptions, findings: Findings) -> Ca
         is_part = place >= len(rows.categories)
         key = (PART, row.get("id")) if is_part else row.get("id")
         try:
-            names = read_category(row, families)
+            names = naming.owned(read_category(row, families))
         except InputError as error:
             findings.add("unreadable_category", str(error))
             continue

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calico.checkpoints.files import read_safetensors, write_safetensors
+from calico.checkpoints.files import made_for, read_safetensors, write_safetensors
 from calico.checkpoints.fingerprint import DEPTH, weights_print
 from calico.depth.dead_leaves import dead_leaves
 from calico.errors import CheckpointError, InputError
@@ -156,18 +156,10 @@ def load_reference(folder: Path) -> Reference | None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if set(shapes) != {"weight", "bias"} or len(shapes["weight"]) != 1 or shapes["bias"]:
         raise CheckpointError(f"{path}: not a depth reference; delete it, or fit it anew: calico depth fit {folder}")
-    if weights_of(path) != weights_print(folder):
+    if made_for(path) != weights_print(folder):
         logger.warning("%s: fitted on other weights, so not used; fit it anew: calico depth fit %s", path, folder)
         return None
     return Reference(tensors["weight"].clone().numpy(), tensors["bias"].clone().numpy())
-
-
-def weights_of(path: Path) -> str | None:
-    """The fingerprint of the weights that a reference file says it is for."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get("weights")
 
 
 def problem_of(image: int, distance: float) -> Problem:

@@ -13,6 +13,7 @@ from calico.data import unseen
 from calico.data.groups import evaluation_groups
 from calico.errors import InputError
 from calico.mixedparts.index import MixedParts, target_of
+from calico.snapshots.store import Snapshot
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, SubTask
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,14 @@ def drawing_cases(
             groups = unseen.draw_groups(seed, num_groups, domain=domain, stream="eval", group_size=size)
         for number, images in enumerate(groups):
             yield Case.of_annotated(f"{domain or 'drawings'}-{seed}-{size}-{number}", images)
+
+
+def snapshot_cases(snapshot: Snapshot, split: str | None = None) -> Iterator[Case]:
+    """A team's own corrected groups, all three questions of each. split: of `SPLITS`, None: all. Accepted predictions
+    are left out: their truth is what a model made."""
+    for group in snapshot.groups(split):
+        if not group.provenance["accepted_as_is"]:
+            yield Case(group.id, snapshot.load_images(group), group.target)
 
 
 @dataclass(eq=False)

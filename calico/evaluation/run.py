@@ -11,7 +11,6 @@ import numpy as np
 from calico.evaluation.baseline import FrequentParts
 from calico.evaluation.cases import Case, drawing_cases
 from calico.evaluation.gallery import Gallery
-from calico.inference.reconcile import reconcile
 from calico.inference.segmenter import CoSegmenter
 from calico.masks import iou, next_click, tight_box_xyxy
 from calico.metrics.strict import Answered
@@ -64,7 +63,7 @@ class EvaluationRun:
     def add(self, case: Case) -> None:
         started = time.perf_counter()
         answers = self.segmenter.answer(case.group, case.sub_tasks, constrained=False)
-        merged = reconcile(case.group.sizes_hw, answers)
+        merged = self.segmenter.reconciled(case.group, answers)
         self._seconds.append(time.perf_counter() - started)
         answered = {task: Answered.from_parsed(a.parsed, a.masks, a.scores) for task, a in answers.items()}
         told: dict[str, Any] = {"difficulties": case.difficulties, "source": case.source}

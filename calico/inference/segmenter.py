@@ -33,6 +33,9 @@ from calico.model.generation import AllowedTokens, Answer, LanguageSteps, Prompt
 from calico.model.out_of_memory import in_halves
 from calico.model.precision import check_bits, check_device, quantise_llm
 from calico.model.preprocessing import Preprocessor, fitted_points
+from calico.part_memory.evidence import remembered
+from calico.part_memory.memory import PartMemory, Sight, load_memory
+from calico.part_memory.pyramid import PyramidReader
 from calico.values import CoSegmentation, ImageGroup, Problem, SubTask, image_digest
 
 DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,7 +51,8 @@ class PromptedMask(NamedTuple):
 class CoSegmenter:
     """Holds one model; its methods may be called from any thread, one runs at a time.
 
-    version: as predictions carry it; preset and a hash of the weights, or a registry's id.
+    version: as predictions carry it; preset and a hash of the weights, or a registry's id. memory: of a team's own
+    parts; may be replaced at any time.
     """
 
     def __init__(
@@ -60,12 +64,14 @@ class CoSegmenter:
         version: str = "unsaved",
         options: ServingOptions | None = None,
         reference: Reference | None = None,
+        memory: PartMemory | None = None,
     ) -> None:
         self.model = model.eval()
         self.config = config
         self.tokenizer = tokenizer
         self.version = version
         self.reference = reference
+        self.memory = memory
         self.options = options = options or ServingOptions()
         self.steps = LanguageSteps(model, compiled=options.compiled)
         self._likely_names = LikelyNames(self.steps, tokenizer, config.num_queries, config.system_prompt)
@@ -105,8 +111,8 @@ class CoSegmenter:
             model, config, tokenizer = load_checkpoint(folder, *places)
         if options.llm_bits is not None:
             quantise_llm(model, options.llm_bits, device)
-        version, reference = checkpoint_version(folder), load_reference(folder)
-        return cls(model, config, tokenizer, version=version, options=options, reference=reference)
+        version, reference, memory = checkpoint_version(folder), load_reference(folder), load_memory(folder)
+        return cls(model, config, tokenizer, version=version, options=options, reference=reference, memory=memory)
 
     def warm_up(self) -> None:
         """The first group pays for allocations and compiled code; here a blank one does. Nothing of it is kept."""
@@ -126,7 +132,8 @@ class CoSegmenter:
             self._encodings.clear()
 
     def segment(self, group: ImageGroup, *, candidates: Sequence[str] | None = None) -> CoSegmentation:
-        """All three sub-tasks, reconciled by the rule of `calico.inference.reconcile`.
+        """All three sub-tasks, reconciled by the rule of `calico.inference.reconcile`; a part memory has its say in the
+        end (`calico.part_memory.evidence`).
 
         candidates: a fixed vocabulary of object and part names, however long; decoding is constrained to it. A region's
         score is the probability of its name times the mask decoder's IoU estimate: an estimate of its true IoU, wrong
@@ -145,16 +152,40 @@ class CoSegmenter:
         candidates: for each group its own, or None. What did not fit into memory at once is a problem `out_of_memory`
         of the groups concerned; raises `OutOfMemory` where half of it does not fit either.
         """
+        memory = self.memory  # it may be replaced meanwhile
         candidates = [None] * len(groups) if candidates is None else list(candidates)
         shown = [windows(len(group)) for group in groups]
         parts = [part_of(group, images) for group, own in zip(groups, shown, strict=True) for images in own]
         names = [own for own, ranges in zip(candidates, shown, strict=True) for _ in ranges]
         found = self._segment_windows(parts, names)
         results: list[CoSegmentation] = []
-        for group, own in zip(groups, shown, strict=True):
-            results.append(merge(group.sizes_hw, own, found[: len(own)]))
+        for group, own, asked in zip(groups, shown, candidates, strict=True):
+            merged = merge(group.sizes_hw, own, found[: len(own)])
+            results.append(self._with_memory(group, merged, asked, memory))
             found = found[len(own) :]
         return results
+
+    def reconciled(self, group: ImageGroup, answers: Mapping[SubTask, AnsweredMasks]) -> CoSegmentation:
+        """One co-segmentation of the answers about a group, seen again in the light of the part memory."""
+        return self._with_memory(group, reconcile(group.sizes_hw, answers), None, self.memory)
+
+    def _with_memory(
+        self,
+        group: ImageGroup,
+        found: CoSegmentation,
+        candidates: Sequence[str] | None,
+        memory: PartMemory | None,
+    ) -> CoSegmentation:
+        if memory is None:
+            return found
+        reader = PyramidReader(self.model, self.config, memory.card.size)
+        sights: list[Sight | None] = []
+        for image, size_hw in zip(group.images, group.sizes_hw, strict=True):
+            with self._lock:  # clicks and other predictions get their turn between the images
+                features = reader(image)
+            sight = memory.sight(features, size_hw)
+            sights.append(sight if sight is None or candidates is None else sight.among(candidates))
+        return remembered(found, sights, memory.card.object_names)
 
     def _segment_windows(
         self, groups: Sequence[ImageGroup], candidates: Sequence[Sequence[str] | None]

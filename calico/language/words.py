@@ -51,3 +51,11 @@ def pseudo_word(rng: np.random.Generator) -> str:
         word = "".join(sounds)
         if len(word) > 3 and word not in known_names():
             return word
+
+
+_SIDES = {"left": "right", "right": "left"}
+
+
+def mirrored_name(name: str) -> str:
+    """`front left wheel` -> `front right wheel`: what a thing is called in a mirror."""
+    return " ".join(_SIDES.get(word, word) for word in name.split())

@@ -25,14 +25,16 @@ from calico.files import write_text
 from calico.inference.features import image_features
 from calico.inference.segmenter import CoSegmenter
 from calico.simulation.annotator import Correction, Habits, correct
-from calico.simulation.pool import PART_NAMES, DrawnGroup, held_out, pool_group
+from calico.simulation.photos import PhotoGroup, PhotoPool
+from calico.simulation.pool import DrawnGroup, DrawnPool
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.store import Snapshot
 from calico.snapshots.writer import SnapshotWriter
-from calico.training.base_data import Item, base_items
+from calico.training.base_data import DRAWINGS, Item, base_items
 from calico.training.challenge import challenge
 from calico.training.depth_fit import refit
 from calico.training.finetune import FinetuneSettings, finetune
+from calico.training.memory_fit import memory_finishers
 from calico.training.scoring import score
 from calico.values import CoSegmentation
 
@@ -40,12 +42,14 @@ logger = logging.getLogger(__name__)
 SETTINGS, BEFORE, CHOICES, ROUND = "settings.json", "before.json", "choices.json", "round.json"
 GATES = ("ask", "skip")
 
+PoolGroup = DrawnGroup | PhotoGroup
 OnProgress = Callable[[str, float, str], None]  # what is being done, 0 to 1 of it, a note
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """domain: what is unseen, one of `unseen.DOMAINS`. pool_factor: groups to choose from, by those that are chosen.
+    """domain: what is unseen, one of `unseen.DOMAINS`; or photos: a folder of annotated photographs
+    (`calico.simulation.photos`). pool_factor: groups to choose from, by those that are chosen.
 
     unseen_share: of the pool's groups, those of the domain. gate: `ask` it, and go on from the champion; `skip` it: all
     of the length is training and every version is published by force. num_held_out, num_base: groups to measure on.
@@ -53,7 +57,8 @@ class Simulation:
     its seed replaced by the run's.
     """
 
-    domain: str
+    domain: str = ""
+    photos: str | None = None
     strategies: tuple[str, ...] = ("random",)
     seeds: tuple[int, ...] = (0, 1, 2)
     num_rounds: int = 1
@@ -68,7 +73,9 @@ class Simulation:
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
 
     def __post_init__(self) -> None:
-        if self.domain not in unseen.DOMAINS:
+        if self.photos is not None and (self.domain or self.unseen_share < 1 or self.image_size is not None):
+            raise InputError("photos: a folder is all there is to label; give no domain, share or size beside it")
+        if self.photos is None and self.domain not in unseen.DOMAINS:
             raise InputError(f"domain: expected one of {', '.join(unseen.DOMAINS)}, got {self.domain!r}")
         if unknown := [name for name in self.strategies if name not in STRATEGIES]:
             raise InputError(f"strategies: expected some of {', '.join(STRATEGIES)}, got {unknown[0]!r}")
@@ -82,6 +89,12 @@ class Simulation:
             raise InputError(f"gate: expected {' or '.join(GATES)}, got {self.gate!r}")
         if not 0 < self.unseen_share <= 1:
             raise InputError(f"unseen_share: expected above 0 and up to 1, got {self.unseen_share}")
+
+    @property
+    def pool(self) -> DrawnPool | PhotoPool:
+        if self.photos is not None:
+            return PhotoPool(Path(self.photos))
+        return DrawnPool(self.domain, self.unseen_share, self.image_size)
 
     @property
     def pool_size(self) -> int:
@@ -131,6 +144,7 @@ class _Run:
         self.command = command
         self.name = f"{strategy}, seed {seed}"
         self.tell = tell
+        self.pool = settings.pool
         self.registry = Registry(folder / "registry")
         if checkpoint is not None and self.registry.current() is None:
             version = self.registry.add(checkpoint, kind="checkpoint", preset=start_preset(checkpoint))
@@ -185,7 +199,8 @@ class _Run:
         def on_step(state: Any, terms: dict[str, float], progress: float) -> None:
             tell("training", progress, f"step {state.step}  loss {terms['loss']:.2f}")
 
-        result = finetune(snapshot, start, folder / "finetune", settings, on_step, finishers=(refit,))
+        finishers = (refit, *memory_finishers(settings.part_memory, DRAWINGS))
+        result = finetune(snapshot, start, folder / "finetune", settings, on_step, finishers=finishers)
         version = self.registry.add(
             result.folder,
             kind="adapter",
@@ -210,21 +225,21 @@ class _Run:
         """Chooses, corrects and writes the round's snapshot: all groups so far."""
         earlier = [read_card(self.folder / f"round-{k}" / CHOICES, "choices") for k in range(1, number)]
         seen = {row["id"] for found in earlier for row in found["choices"]}
-        groups = {group.id: group for group in map(self._pool_group, range(self.settings.pool_size))}
+        groups = {group.id: group for group in self.pool.labelled(self.seed, self.settings.pool_size)}
         before = Snapshot(self.folder / f"round-{number - 1}" / "snapshot") if number > 1 else None
         current = self.registry.current()
         segmenter = CoSegmenter.from_checkpoint(None if current is None else self.registry.path_of(current))
         left = [group for name, group in groups.items() if name not in seen]
         predictions, ranked = self._ranked(left, segmenter, before, groups, number)
         rows: list[dict[str, Any]] = []
-        corrected: list[tuple[AnnotatedGroup, DrawnGroup]] = []
+        corrected: list[tuple[AnnotatedGroup, PoolGroup]] = []
         for choice in ranked:
             if len(corrected) == self.settings.groups_per_round:
                 break
             group = groups[choice.id]
             prediction = predictions.get(choice.id) or segmenter.segment(group.group)
             correction = correct(
-                group.truth, prediction, PART_NAMES, self.settings.habits, self.seed * 1_000_003 + group.order
+                group.truth, prediction, self.pool.part_names, self.settings.habits, self.seed * 1_000_003 + group.order
             )
             rows.append({**choice._asdict(), **_counted(correction)})
             if correction.target is not None:
@@ -253,16 +268,12 @@ class _Run:
             "regions": {name: sum(row[name] for row in rows) for name in counted},
         }
 
-    def _pool_group(self, number: int) -> DrawnGroup:
-        own = self.settings
-        return pool_group(own.domain, self.seed, number, unseen_share=own.unseen_share, size=own.image_size)
-
     def _ranked(
         self,
-        left: Sequence[DrawnGroup],
+        left: Sequence[PoolGroup],
         segmenter: CoSegmenter,
         before: Snapshot | None,
-        groups: dict[str, DrawnGroup],
+        groups: dict[str, PoolGroup],
         number: int,
     ) -> tuple[dict[str, CoSegmentation], list[Choice]]:
         """Predictions of the pool, as far as the strategy needs them, and all of it in the strategy's order."""
@@ -285,11 +296,14 @@ class _Run:
             labelled = Labelled(counts, np.stack(rows) if rows else None)
         return predictions, choose(self.strategy, facts, len(left), labelled=labelled, seed=self.seed)
 
-    def _annotated(self, group: DrawnGroup, correction: Correction, version: str, number: int) -> AnnotatedGroup:
+    def _annotated(self, group: PoolGroup, correction: Correction, version: str, number: int) -> AnnotatedGroup:
         assert correction.target is not None
+        shown = group.group
         images = tuple(
-            ImageReference(item.source, (item.image.shape[0], item.image.shape[1]), digest)
-            for item, digest in zip(group.images, group.group.digests, strict=True)
+            ImageReference(source, size_hw, digest, key)
+            for source, size_hw, digest, key in zip(
+                group.sources, shown.sizes_hw, shown.digests, group.keys, strict=True
+            )
         )
         provenance = {
             "task": group.id,
@@ -302,14 +316,14 @@ class _Run:
         return AnnotatedGroup(group.id, images, correction.target, provenance, order=order)
 
 
-def _facts(group: DrawnGroup, prediction: CoSegmentation, segmenter: CoSegmenter) -> GroupFacts:
+def _facts(group: PoolGroup, prediction: CoSegmentation, segmenter: CoSegmenter) -> GroupFacts:
     scores = [region.score for region in prediction.regions]
     parts = tuple(PredictedPart(region.name, region.score) for region in prediction.regions if region.kind == "part")
     confidence = float(np.mean(scores)) if scores else None
     return GroupFacts(group.id, parts, confidence, _features(group, segmenter))
 
 
-def _features(group: DrawnGroup, segmenter: CoSegmenter) -> np.ndarray:
+def _features(group: PoolGroup, segmenter: CoSegmenter) -> np.ndarray:
     rows = image_features(segmenter.model, segmenter.config, group.group.images)
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
 
@@ -341,7 +355,7 @@ def _figures(settings: Simulation, model: Path, tell: OnProgress) -> dict[str, A
     return {
         "held_out": scored(
             "held-out groups",
-            held_out(settings.domain, settings.num_held_out, size=settings.image_size),
+            settings.pool.held_out(settings.num_held_out),
             settings.num_held_out,
         ),
         "base": scored("the base test", base_items(settings.num_base), settings.num_base),

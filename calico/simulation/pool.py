@@ -25,6 +25,15 @@ class DrawnGroup:
     is_unseen: bool
     images: tuple[AnnotatedImage, ...]
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of each image, what tells that two are of one picture; none: each drawing is its own."""
+        return ("",) * len(self.images)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(item.source for item in self.images)
+
     @cached_property
     def group(self) -> ImageGroup:
         return ImageGroup(tuple(item.image for item in self.images), tuple(item.source for item in self.images))
@@ -48,6 +57,25 @@ def pool_group(
     else:
         images = sampler.draw_group(group_seed, group_size=2, size=size, stream="train")
     return DrawnGroup(f"{domain}-{seed}-{number}", number, is_unseen, tuple(images))
+
+
+@dataclass(frozen=True)
+class DrawnPool:
+    """domain, unseen_share, size: as `pool_group` takes them."""
+
+    domain: str
+    unseen_share: float = 1.0
+    size: int | None = None
+    part_names: tuple[str, ...] = PART_NAMES
+
+    def labelled(self, seed: int, count: int) -> list[DrawnGroup]:
+        return [
+            pool_group(self.domain, seed, number, unseen_share=self.unseen_share, size=self.size)
+            for number in range(count)
+        ]
+
+    def held_out(self, count: int) -> Iterator[tuple[str, ImageGroup, CoSegmentation]]:
+        return held_out(self.domain, count, size=self.size)
 
 
 def held_out(

@@ -8,19 +8,22 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from calico.drawings.rendering import keep_visible
+from calico.language.words import mirrored_name
 from calico.values import AnnotatedImage
 
 
 def augmented(item: AnnotatedImage, rng: np.random.Generator, may_flip: bool) -> AnnotatedImage:
     """Half mirrored, half warped, small changes of light and colour, a margin now and then; no part is lost.
 
-    may_flip: False where a name tells left from right.
+    Names that tell left from right change places in the mirror. may_flip: False where they must stay as they are.
     """
     if rng.random() < 0.5 and (warped := _warped(item, rng)).part_names == item.part_names:
         item = warped
     image, part_map = item.image, item.part_map
     if rng.random() < 0.5 and may_flip:
         image, part_map = image[:, ::-1], part_map[:, ::-1]
+        names = tuple(mirrored_name(name) for name in item.part_names)
+        item = replace(item, object_name=mirrored_name(item.object_name), part_names=names)
     if rng.random() < 0.5:
         gains, lift = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.85, 1.15), rng.uniform(-20, 20)
         image = np.clip(image * gains.astype(np.float32) + np.float32(lift), 0, 255).astype(np.uint8)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, read_card
-from calico.checkpoints.gate import NUM_FOLDS, SCORES, Decision, Scores, Verdict, decide, folds
+from calico.checkpoints.gate import MAX_BASE_DROP, NUM_FOLDS, SCORES, Decision, Scores, Verdict, decide, folds
 from calico.checkpoints.registry import Refused, Registry
 from calico.errors import InputError
 from calico.files import write_text
@@ -23,6 +23,7 @@ from calico.snapshots.store import Snapshot
 from calico.training.base_data import DRAWINGS, BaseData, base_data_of
 from calico.training.depth_fit import refit
 from calico.training.finetune import FinetuneResult, FinetuneSettings, Finisher, finetune
+from calico.training.memory_fit import memory_finishers
 from calico.training.processes import Processes
 from calico.training.recipe import finetune_settings
 from calico.training.scoring import KeptScores, OnProgress, as_text, held_out_items
@@ -64,6 +65,7 @@ def challenge(
     base_data: BaseData | None = None,
     publish: bool = False,
     num_base_groups: int = 60,
+    max_base_drop: float = MAX_BASE_DROP,
     command: str = "",
     on_progress: OnProgress | None = None,
     finishers: tuple[Finisher, ...] = (refit,),
@@ -73,7 +75,8 @@ def challenge(
 
     With under 20 test groups the others are cross-validated too, by folds of a tenth of the length each, so that every
     group is scored by a challenger that has not seen it. base_data: what the start learnt from; None: drawings.
-    num_base_groups: held-out groups of it, on which forgetting is measured. Raises `InputError`, `CheckpointError`.
+    num_base_groups: held-out groups of it, on which forgetting is measured; max_base_drop: what they may lose.
+    Raises `InputError`, `CheckpointError`.
     """
     tell: OnProgress = on_progress or (lambda what, share, note: None)
     if num_base_groups < 1:
@@ -100,7 +103,8 @@ def challenge(
             len(test_ids),
         )
     told = _told(tell, "training")
-    finishing = tuple(_announced(finisher, tell) for finisher in finishers)
+    memory = memory_finishers(settings.part_memory, base_data or DRAWINGS)
+    finishing = tuple(_announced(finisher, tell) for finisher in (*finishers, *memory))
     result = finetune(snapshot, start, out, settings, told, base_data=base_data, finishers=finishing)
 
     kept = KeptScores(out / "scores", registry, tell, processes, bits=settings.bits, accepted=accepted)
@@ -115,7 +119,7 @@ def challenge(
         *(found["scores"] for found in test.values()),
         *(found["scores"] for found in base.values()),
     )
-    if decide(scores).verdict is Verdict.CROSS_VALIDATE:
+    if decide(scores, max_base_drop).verdict is Verdict.CROSS_VALIDATE:
         left_out = seen.union(test_ids)
         ours, theirs = _cross_validated(
             snapshot, out, settings, base_data, champion, start, left_out, kept, tell, champion_id
@@ -132,7 +136,7 @@ def challenge(
     }
 
     def registered() -> Challenge:
-        decision = decide(scores)
+        decision = decide(scores, max_base_drop)
         write_text(result.folder / SCORES, as_text(asdict(scores)))
         write_text(result.folder / FIGURES, as_text(figures))
         training = _training(result)
@@ -159,8 +163,9 @@ def _made(processes: Processes, work: Callable[[], Challenge]) -> Challenge:
 
 def shortened(settings: FinetuneSettings, share: float) -> FinetuneSettings:
     """The same with this share of the length."""
-    steps = None if settings.steps is None else max(1, round(settings.steps * share))
-    return replace(settings, minutes=settings.minutes * share, steps=steps)
+    steps = None if settings.steps is None else min(settings.steps, max(1, round(settings.steps * share)))
+    cpu = None if settings.cpu_minutes is None else settings.cpu_minutes * share
+    return replace(settings, minutes=settings.minutes * share, cpu_minutes=cpu, steps=steps)
 
 
 def _plan(
@@ -299,6 +304,7 @@ def _cross_validated(
                 _told(tell, what),
                 base_data=base_data,
                 train_ids=others,
+                finishers=memory_finishers(settings.part_memory, base_data or DRAWINGS),
             )
         except InputError as error:
             logger.warning("%s left out: %s", what, error)

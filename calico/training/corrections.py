@@ -17,6 +17,7 @@ import torch
 from calico.data.groups import GroupPlan, choose_groups, draw_batch
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
+from calico.language.words import mirrored_name
 from calico.model.inputs import ModelInputs
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
@@ -27,7 +28,7 @@ from calico.training.snapshot_groups import Outline, SnapshotGroups, outlines_of
 from calico.values import AnnotatedImage, CoSegmentation
 
 logger = logging.getLogger(__name__)
-KEPT_SIZE = 1.5  # longest side of a kept picture, times the model's input: an augmentation takes some of it away
+KEPT_SIZE = 2.0  # longest side of a kept picture, times the model's input: the part memory looks so closely
 MAX_REPEAT = 4.0
 MAX_PARTS = 250  # of one image: codes of a part map
 
@@ -96,6 +97,11 @@ def class_weights(groups: Sequence[CorrectedGroup | Outline]) -> np.ndarray:
     return weights / weights.sum()
 
 
+def may_flip(group: CorrectedGroup) -> bool:
+    """Not where a relation was drawn by hand between names that a mirror would change."""
+    return group.truth is None or all(mirrored_name(name) == name for name in group.names)
+
+
 class CorrectionBatches:
     """`batch(step)` draws corrected groups and as many base images; `fixed(...)` is the same every time.
 
@@ -122,8 +128,6 @@ class CorrectionBatches:
         self.replay_share, self.favoured = replay_share, tuple(favoured)
         self._outlines = outlines_of(groups)
         self._weights = class_weights(self._outlines)
-        names = {word for group in self._outlines for name in group.names for word in name.split()}
-        self._may_flip = not names & {"left", "right"}
 
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> TrainingBatch:
         """num_parts: of how many micro-batches the step is made; each has its share of the images and groups."""
@@ -136,7 +140,7 @@ class CorrectionBatches:
                 break
             chosen.append(self.groups[index])
         chosen = [
-            replace(group, images=tuple(augmented(image, rng, self._may_flip) for image in group.images))
+            replace(group, images=tuple(augmented(image, rng, may_flip(group)) for image in group.images))
             for group in chosen
         ]
         return self._build(chosen, rng, num_parts)

@@ -113,8 +113,11 @@ class Finetune:
         base_data: BaseData | None = None,
         train_ids: Collection[str] | None = None,
     ) -> None:
-        if settings.minutes <= 0 or (settings.steps is not None and settings.steps < 1):
-            raise InputError(f"a finetune takes minutes or steps above 0, got {settings.minutes} and {settings.steps}")
+        if settings.minutes <= 0 or (settings.cpu_minutes or 1) <= 0 or (settings.steps or 0) < 0:
+            raise InputError(
+                f"a finetune takes minutes above 0 and steps from 0 on, got {settings.minutes} minutes, "
+                f"{settings.cpu_minutes} CPU minutes and {settings.steps} steps"
+            )
         self.out, self.settings = Path(out), settings
         self.folder = RunFolder(self.out)
         self.processes = Processes()
@@ -192,19 +195,22 @@ class Finetune:
         if self.state.stopped:
             return 1.0
         if self.settings.steps is not None:
-            return min(1.0, self.state.step / self.settings.steps)
+            return min(1.0, self.state.step / self.settings.steps) if self.settings.steps else 1.0
+        if self.settings.cpu_minutes is not None:
+            return min(1.0, self.state.cpu_seconds / 60 / self.settings.cpu_minutes)
         return min(1.0, self.state.seconds / 60 / self.settings.minutes)
 
     def train(self, on_step: OnStep | None = None) -> FinetuneState:
         """To the end of the run, or until the validation split says that it gets no better."""
-        if not self.state.stopped and not self.state.num_looks:
+        if self.progress < 1 and not self.state.num_looks:
             self._look()
         saved_at, window = self.state.seconds, []
         while self.progress < 1:
-            started = time.monotonic()
+            started, cpu_started = time.monotonic(), time.process_time()
             terms = self._one_step()
             self.state.step += 1
             self.state.seconds += time.monotonic() - started
+            self.state.cpu_seconds += time.process_time() - cpu_started
             self._agree()
             window.append(terms)
             if len(window) >= self.settings.log_steps:
@@ -308,7 +314,7 @@ class Finetune:
 
     @torch.no_grad()
     def _validate(self) -> None:
-        started, state = time.monotonic(), self.state
+        started, cpu_started, state = time.monotonic(), time.process_time(), self.state
         self.model.eval()
         losses: list[float] = []
         while True:
@@ -323,6 +329,7 @@ class Finetune:
         loss = sum(losses) / len(losses)
         took = time.monotonic() - started
         state.seconds += took
+        state.cpu_seconds += time.process_time() - cpu_started
         state.look_seconds += took
         if state.looked(loss, self.settings.patience):
             self.best = {name: parameter.detach().clone() for name, parameter in self.trained.items()}

@@ -23,7 +23,8 @@ BATCH = BatchSettings(
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """One finetune. Its length is `minutes` of training time, or `steps` where they are given.
+    """One finetune. Its length is `minutes` of training time, `cpu_minutes` of this process's own, which a busy machine
+    does not shorten, or `steps`, of which 0 leave the weights as they are and fit the part memory alone.
 
     learning_rate: of LoRA. whole_share: of it, for what is held as a whole: it starts trained, LoRA starts at zero.
     bits, gradient_checkpointing: less memory, more time. On a GPU bits bring bfloat16 along.
@@ -31,11 +32,13 @@ class FinetuneSettings:
     anchored: on base data alone, hold it to what its start would answer (`calico.training.retention`), not to the
     truth.
     accepted_as_is: weight of predictions that were submitted untouched. num_validations: how often in the run the
-    validation split is looked at. patience: stop after so many looks without a better one.
+    validation split is looked at. patience: stop after so many looks without a better one. part_memory: fit one at the
+    end (`calico.part_memory`).
     """
 
     minutes: float = 8.0
     steps: int | None = None
+    cpu_minutes: float | None = None
     seed: int = 0
     learning_rate: float = 6e-4
     whole_share: float = 0.25
@@ -56,5 +59,6 @@ class FinetuneSettings:
     num_validations: int = 10
     patience: int = 4
     max_validation_groups: int = 24
+    part_memory: bool = True
     save_seconds: float = 20.0
     log_steps: int = 5

@@ -27,6 +27,7 @@ class FinetuneState:
 
     step: int = 0
     seconds: float = 0.0  # of training and validation, over all starts
+    cpu_seconds: float = 0.0  # of it, of this process's own
     num_parts: int = 1  # micro-batches a step; doubled when memory ran out
     num_looks: int = 0
     look_seconds: float = 0.0  # of `seconds`

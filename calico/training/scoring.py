@@ -13,7 +13,6 @@ from calico.checkpoints.gate import TEST_SCORES
 from calico.checkpoints.registry import Registry
 from calico.files import write_text, written_whole
 from calico.inference.options import ServingOptions
-from calico.inference.reconcile import reconcile
 from calico.inference.segmenter import CoSegmenter
 from calico.metrics.strict import Answered, compare, keyed, strict_miou
 from calico.metrics.summary import Evaluation
@@ -58,7 +57,7 @@ def score(
     evaluation, scores = Evaluation(), {}
     for number, (group_id, images, truth) in enumerate(items, start=1):
         answers = segmenter.answer(images, constrained=False)
-        merged = reconcile(images.sizes_hw, answers)
+        merged = segmenter.reconciled(images, answers)
         answered = {task: Answered.from_parsed(a.parsed, a.masks, a.scores) for task, a in answers.items()}
         evaluation.add(group_id, truth, answered, merged)
         scores[group_id] = group_score(truth, merged, accepted=group_id in accepted)

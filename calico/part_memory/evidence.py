@@ -1,0 +1,64 @@
+"""A prediction seen again in the light of the memory.
+
+1. *Object*: where the memory sees a taught object, the image is called by it, whatever the language model said; parts
+   that it named of another object are left out (`memory_object`).
+2. *Parts*: a taught part that the memory sees is proposed though the language model did not say it. Where both have a
+   mask of one name, that with the higher estimate of its IoU stays.
+3. *Doubt*: a taught part that the memory does not see, and a taught object on an image where it sees none, keep their
+   masks with half the score (`memory_doubt`).
+4. Names that nobody taught go on as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from calico.correspondence import co_segmentation
+from calico.part_memory.memory import SeenRegion, Sight
+from calico.values import CoSegmentation, NamedMask, Problem
+
+DOUBT = 0.5  # of the score of what the memory should see and does not
+
+
+def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_names: Collection[str]) -> CoSegmentation:
+    """The co-segmentation after the rules above. sights: of each image. object_names: all that were taught."""
+    masks: list[NamedMask] = []
+    problems: list[Problem] = []
+    for image, sight in enumerate(sights):
+        own = [region for region in found.regions if region.image == image]
+        said = own[0].object_name if own else ""
+        if sight is None:
+            doubted = said in object_names
+            if doubted:
+                problems.append(_doubt(image, said))
+            for region in own:
+                score = region.score * DOUBT if doubted else region.score
+                masks.append(NamedMask(image, region.object_name, region.part_name, region.mask, score))
+            continue
+        if said and said != sight.object_name:
+            lost = sum(region.part_name is not None and region.part_name not in sight.parts for region in own)
+            message = f"image {image + 1} was called {said!r}; the memory knows it as {sight.object_name!r}"
+            problems.append(
+                Problem("memory_object", message + (f", {lost} parts of {said!r} left out" if lost else ""), image)
+            )
+            own = [region for region in own if region.part_name in sight.parts]
+        best: dict[str | None, SeenRegion] = {None: sight.object}
+        best.update(sight.parts)
+        for region in own:
+            seen = best.get(region.part_name)
+            score = region.score
+            if seen is None and region.part_name in sight.unseen:
+                problems.append(_doubt(image, str(region.part_name)))
+                score *= DOUBT
+            if seen is None or score > seen.score:
+                masks.append(NamedMask(image, sight.object_name, region.part_name, region.mask, score))
+                best.pop(region.part_name, None)
+        masks += [NamedMask(image, sight.object_name, part, seen.mask, seen.score) for part, seen in best.items()]
+    masks.sort(key=lambda item: (item.part_name is not None, item.part_name or "", item.image))
+    result = co_segmentation(found.sizes_hw, masks)
+    return replace(result, answers=found.answers, problems=(*found.problems, *problems))
+
+
+def _doubt(image: int, name: str) -> Problem:
+    return Problem("memory_doubt", f"image {image + 1}: the memory was taught {name!r} and does not see it", image)

@@ -1,0 +1,261 @@
+"""Fits a memory: three heads, each without a third of the groups, on which it is then measured; they answer together.
+
+So the estimate costs no fit of its own. With fewer than `MIN_FOLDED` separate groups one head learns from all of them,
+and nothing is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from calico.errors import InputError
+from calico.masks import iou
+from calico.model.calico import CalicoModel
+from calico.model.config import CalicoConfig
+from calico.part_memory.head import PartHead, folded
+from calico.part_memory.kept import KeptLooks
+from calico.part_memory.lessons import Lesson, Pixels, Reader, TaughtName, code_map, read_pixels, taught_names
+from calico.part_memory.memory import MemoryCard, NameEstimate, PartMemory
+from calico.part_memory.pyramid import PyramidReader
+
+MIN_FOLDED = 4  # separate groups, for heads that are measured
+MAX_LOOK = 512
+USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
+OnProgress = Callable[[float], None]  # 0 to 1 of the fit
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """size: longest side in pixels at which images are looked at; None: `look_size`.
+
+    rank: directions of the features' variance that are learnt from, the greatest first. hidden: of each head. balance:
+    how far rare names are brought up to frequent ones, 0 to 1. max_images: beyond these the newest count.
+    max_measured: images that each fit is measured on.
+    """
+
+    size: int | None = None
+    num_heads: int = 3
+    rank: int = 256
+    hidden: int = 96
+    steps: int = 300
+    rows_per_step: int = 1024
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    dropout: float = 0.2
+    balance: float = 0.1
+    negative_share: float = 0.1  # of the rows of a step, what base images show
+    max_images: int = 600
+    max_measured: int = 24
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "rank", "hidden", "steps", "rows_per_step", "max_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+
+
+def fit_memory(
+    model: CalicoModel,
+    config: CalicoConfig,
+    lessons: Sequence[Lesson],
+    settings: MemorySettings | None = None,
+    *,
+    negatives: Iterable[np.ndarray] = (),
+    looks: KeptLooks | None = None,
+    on_progress: OnProgress = lambda share: None,
+) -> PartMemory:
+    """negatives: HxWx3 uint8 images of what the model knows, which show nothing taught. looks: of the same model,
+    with what they keep of earlier fits.
+
+    Raises `InputError` where no lesson names an object.
+    """
+    settings, started = settings or MemorySettings(), time.monotonic()
+    size = settings.size or look_size(config)
+    looks = looks or KeptLooks(PyramidReader(model, config, size))
+    lessons = list(lessons)[-settings.max_images :]
+    names = taught_names(lessons)
+    if not names:
+        raise InputError("the memory has nothing to learn: no corrected image has a named object")
+    with torch.random.fork_rng(devices=[]):
+        pixels = read_pixels(lessons, names, looks.rows, negatives, lambda share: on_progress(0.5 * share))
+        fold_of = _folds({lesson.group for lesson in lessons}, settings)
+        mean, basis = _basis(pixels.rows, settings.rank)
+        rows = (pixels.rows.float() - mean) @ basis
+        heads: list[PartHead] = []
+        for fold in range(settings.num_heads if fold_of else 1):
+            known = torch.tensor([fold_of.get(int(group), -1) != fold for group in pixels.group.tolist()])
+            head = _fitted(rows[known], _part_of(pixels, known), settings, settings.seed * 31 + fold)
+            heads.append(folded(head, mean, basis))
+            on_progress(0.5 + 0.4 * (fold + 1) / settings.num_heads)
+    card = MemoryCard(
+        names,
+        size,
+        len({lesson.group for lesson in lessons}),
+        len(lessons),
+        _least_areas(lessons, names),
+        (NameEstimate(),) * len(names),
+    )
+    if fold_of:
+        card = _measured(heads, card, lessons, fold_of, looks.pyramid, settings)
+    on_progress(1.0)
+    return PartMemory(heads, replace(card, seconds=round(time.monotonic() - started, 2)))
+
+
+def look_size(config: CalicoConfig) -> int:
+    """Twice the grounding branch's size, and no more than `MAX_LOOK`: parts are small, and this look is rare."""
+    own = config.grounding_encoder.image_size
+    return max(own, min(2 * own, MAX_LOOK))
+
+
+def _folds(groups: set[int], settings: MemorySettings) -> dict[int, int]:
+    """Group -> fold; empty for too few groups."""
+    if settings.num_heads < 2 or len(groups) < max(MIN_FOLDED, settings.num_heads):
+        return {}
+    order = np.random.default_rng([settings.seed, 0xF01D]).permutation(sorted(groups)).tolist()
+    return {group: place % settings.num_heads for place, group in enumerate(order)}
+
+
+def _basis(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Mean D and basis D x R: the main directions of features that were each brought to standard deviation 1."""
+    some = rows[:: max(1, len(rows) // 20_000)].float()
+    mean, scale = some.mean(0), some.std(0, correction=0) + 1e-3
+    scaled = (some - mean) / scale
+    if rank >= scaled.shape[1]:
+        return mean, torch.diag(1 / scale)
+    _, vectors = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
+    return mean, vectors[:, -rank:] / scale[:, None]
+
+
+def _part_of(pixels: Pixels, known: Tensor) -> Pixels:
+    return Pixels(pixels.rows[known], pixels.codes[known], pixels.group[known], pixels.shares)
+
+
+def _fitted(rows: Tensor, pixels: Pixels, settings: MemorySettings, seed: int) -> PartHead:
+    torch.manual_seed(seed)
+    num_codes = len(pixels.shares)
+    head = PartHead(rows.shape[1], settings.hidden, num_codes - 1)
+    optimizer = torch.optim.AdamW(head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    chances = _chances(pixels, settings)
+    for step in range(settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        chosen = torch.multinomial(chances, settings.rows_per_step, replacement=True)
+        hidden = F.dropout(F.relu(head.first(rows[chosen])), settings.dropout)
+        loss = F.cross_entropy(head.second(hidden), pixels.codes[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return head
+
+
+def _chances(pixels: Pixels, settings: MemorySettings) -> Tensor:
+    """M, of each row to be drawn: names by their share of the images' area, to the power of (1 - balance)."""
+    own = pixels.group >= 0
+    counts = torch.bincount(pixels.codes[own], minlength=len(pixels.shares)).float()
+    wanted = pixels.shares.clamp(min=1e-5) ** (1 - settings.balance) * (counts > 0)
+    each = wanted / wanted.sum() / counts.clamp(min=1)
+    chances = each[pixels.codes] * own
+    if num_negative := int((~own).sum()):
+        chances = chances * (1 - settings.negative_share) + (~own) * (settings.negative_share / num_negative)
+    return chances
+
+
+def _least_areas(lessons: Sequence[Lesson], names: Sequence[TaughtName]) -> tuple[float, ...]:
+    """A quarter of what all but the smallest twentieth of a name's regions cover; of an object, with all its parts."""
+    found: list[list[float]] = [[] for _ in names]
+    for lesson in lessons:
+        shares = (
+            np.bincount(code_map(lesson.image, names).ravel(), minlength=len(names) + 1) / lesson.image.part_map.size
+        )
+        for k, name in enumerate(names):
+            whole = name.object == lesson.image.object_name
+            share = shares[1:].sum() if name.part is None and whole else shares[k + 1]
+            if share > 0:
+                found[k].append(float(share))
+    return tuple(0.25 * float(np.quantile(own, 0.05)) if own else 0.0 for own in found)
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Seen:
+    """Of one name on one held-out image. confidence: 0 where it was not found."""
+
+    shown: bool
+    confidence: float
+    iou: float
+
+
+def _measured(
+    heads: Sequence[PartHead],
+    card: MemoryCard,
+    lessons: Sequence[Lesson],
+    fold_of: dict[int, int],
+    reader: Reader,
+    settings: MemorySettings,
+) -> MemoryCard:
+    """The card with estimates of every name and of the whole, by heads that have not seen the images."""
+    step = max(1, math.ceil(len(lessons) / settings.max_measured))
+    open_card = replace(card, estimates=(NameEstimate(cutoff=0.0),) * len(card.names))
+    seen: list[list[_Seen]] = [[] for _ in card.names]
+    some = lessons[::step]
+    for lesson in some:
+        memory = PartMemory([heads[fold_of[lesson.group]]], open_card)
+        image = lesson.image
+        sight = memory.sight(reader(image.image, 1.0), (image.image.shape[0], image.image.shape[1]))
+        codes = code_map(image, card.names)
+        for k, name in enumerate(card.names):
+            is_own = name.object == image.object_name
+            truth = (codes > 0) & is_own if name.part is None else codes == k + 1
+            region = None
+            if sight is not None and sight.object_name == name.object:
+                region = sight.object if name.part is None else sight.parts.get(name.part)
+            shown = bool(truth.any())
+            if shown or region is not None:
+                overlap = iou(truth, region.mask) if region is not None and shown else 0.0
+                seen[k].append(_Seen(shown, 0.0 if region is None else region.score, overlap))
+    estimates = tuple(_estimate(rows) for rows in seen)
+    parts = [row for name, rows in zip(card.names, seen, strict=True) if name.part is not None for row in rows]
+    kept = [
+        (row.iou if row.confidence >= estimate.cutoff else 0.0)
+        for name, rows, estimate in zip(card.names, seen, estimates, strict=True)
+        if name.part is not None
+        for row in rows
+        if row.shown or row.confidence >= estimate.cutoff
+    ]
+    score = float(np.mean(kept)) if parts and kept else None
+    return replace(card, estimates=estimates, strict_miou_parts=score, num_measured=len(some))
+
+
+def _estimate(rows: Sequence[_Seen]) -> NameEstimate:
+    """cutoff: the confidence that is best for the mean IoU over what is shown or found."""
+    shown = [row for row in rows if row.shown]
+    if not shown:
+        return NameEstimate()
+    best, cutoff = -1.0, 0.0
+    for threshold in [0.0, *sorted({row.confidence for row in rows if row.confidence > 0})]:
+        counted = [row for row in rows if row.shown or row.confidence >= max(threshold, 1e-9)]
+        value = float(np.mean([row.iou if row.confidence >= threshold else 0.0 for row in counted]))
+        if value > best + 1e-9:
+            best, cutoff = value, threshold
+    cutoff = min(cutoff, 0.9)
+    found = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
+    sure = float(np.mean([row.confidence for row in found])) if found else 0.0
+    mean_iou = float(np.mean([row.iou for row in found])) if found else 0.0
+    cutoff = max(cutoff, USUAL_SHARE * sure)
+    return NameEstimate(
+        len(shown),
+        round(float(np.mean([row.iou if row.confidence >= max(cutoff, 1e-9) else 0.0 for row in shown])), 4),
+        round(float(np.mean([row.shown for row in found])), 4) if found else None,
+        round(cutoff, 4),
+        round(mean_iou / sure, 4) if sure else 1.0,
+    )

@@ -1,0 +1,229 @@
+"""What is kept of a team's parts: the heads, the taught names, and a card; and what they show on an image.
+
+memory.safetensors and memory.json in a version's folder, beside the weights whose features it was fitted on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from calico.checkpoints.files import made_for, read_safetensors, write_safetensors
+from calico.checkpoints.fingerprint import MEMORY, MEMORY_CARD, read_card, weights_print
+from calico.errors import CheckpointError
+from calico.files import write_text
+from calico.part_memory.head import PartHead
+from calico.part_memory.lessons import TaughtName
+from calico.part_memory.pyramid import PyramidFeatures
+from calico.values import normalize_name
+
+logger = logging.getLogger(__name__)
+FORMAT_VERSION = 1
+MAX_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class NameEstimate:
+    """Of one name, on images that the head which was asked had not seen.
+
+    num_images: that show it. iou: mean over these, 0 where it was not found. precision: of the images on which it was
+    found, those that show it; None where it was found on none. cutoff: confidence below which it does not count as
+    found. factor: confidence times this estimates the IoU.
+    """
+
+    num_images: int = 0
+    iou: float | None = None
+    precision: float | None = None
+    cutoff: float = 0.5
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class MemoryCard:
+    """size: at which images are looked at, in pixels. areas: of each name, the least share of an image that counts as
+    found. strict_miou_parts: cross-validated over `num_measured` images, None for too few groups to measure."""
+
+    names: tuple[TaughtName, ...]
+    size: int
+    num_groups: int
+    num_images: int
+    areas: tuple[float, ...]
+    estimates: tuple[NameEstimate, ...]
+    strict_miou_parts: float | None = None
+    num_measured: int = 0
+    seconds: float = 0.0
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name.part for name in self.names if name.part is not None))
+
+    @property
+    def object_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name.object for name in self.names))
+
+    @classmethod
+    def from_file(cls, path: Path) -> MemoryCard:
+        """Raises `CheckpointError`."""
+        raw = read_card(path, "names", "size", "areas", "estimates", "format_version")
+        if raw["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(f"{path}: format {raw['format_version']}, expected {FORMAT_VERSION}; finetune again")
+        try:
+            raw["names"] = tuple(TaughtName(str(name), part) for name, part in raw["names"])
+            raw["areas"] = tuple(map(float, raw["areas"]))
+            raw["estimates"] = tuple(NameEstimate(**row) for row in raw["estimates"])
+            card = cls(**raw)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a memory's card ({error}); copy the version again") from None
+        if not len(card.names) == len(card.areas) == len(card.estimates):
+            raise CheckpointError(f"{path}: {len(card.names)} names with other numbers of areas; copy it again")
+        return card
+
+
+class SeenRegion(NamedTuple):
+    """mask: HxW bool at the image's own size. score: the estimate of its IoU, 0 to 1."""
+
+    mask: np.ndarray
+    score: float
+
+
+class Sight(NamedTuple):
+    """What the memory sees on one image: a taught object, its parts, and which of its taught parts it does not see."""
+
+    object_name: str
+    object: SeenRegion
+    parts: Mapping[str, SeenRegion]
+    unseen: frozenset[str]
+
+    def among(self, names: Collection[str]) -> Sight | None:
+        """With the names of a fixed vocabulary only; None where its object is not one of them."""
+        known = {normalize_name(name) for name in names}
+        if self.object_name not in known:
+            return None
+        return self._replace(
+            parts={name: region for name, region in self.parts.items() if name in known}, unseen=self.unseen & known
+        )
+
+
+class PartMemory:
+    """Heads of one fit, which answer together."""
+
+    def __init__(self, heads: Sequence[PartHead], card: MemoryCard) -> None:
+        self.heads, self.card = list(heads), card
+        self._place = {name: k + 1 for k, name in enumerate(card.names)}
+
+    @torch.inference_mode()
+    def probabilities(self, features: PyramidFeatures) -> Tensor:
+        """(K + 1) x h x w on the finest map's grid, cut to the image; they add up to 1 at each place."""
+        found = torch.stack([head.over(features).softmax(0) for head in self.heads])
+        return found.mean(0)
+
+    def sight(self, features: PyramidFeatures, size_hw: tuple[int, int]) -> Sight | None:
+        """None where no taught object is seen. size_hw: of the image."""
+        return self.sight_of(self.probabilities(features), size_hw)
+
+    def sight_of(self, chances: Tensor, size_hw: tuple[int, int]) -> Sight | None:
+        """chances: as `probabilities` gives them."""
+        best = chances.argmax(0)
+        area = torch.bincount(best.flatten(), minlength=len(chances)).float() / best.numel()
+        of_object = {name: self._codes(name) for name in self.card.object_names}
+        shown = max(of_object, key=lambda name: float(area[of_object[name]].sum()), default="")
+        if not shown:
+            return None
+        codes = of_object[shown]
+        own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
+        best = own.argmax(0)
+        whole = self._region(own[1:].sum(0) - own[0], own[1:].sum(0), best > 0, self._place[TaughtName(shown, None)])
+        if whole is None:
+            return None
+        margin, score = whole
+        item = SeenRegion(_enlarged(margin, size_hw), score)
+        if not item.mask.any():
+            return None
+        parts, unseen = {}, set()
+        for k, code in enumerate(codes, start=1):
+            part = self.card.names[code - 1].part
+            if part is None:
+                continue
+            others = torch.cat([own[:k], own[k + 1 :]]).amax(0)
+            found = self._region(own[k] - others, own[k], best == k, code)
+            mask = None if found is None else _enlarged(found[0], size_hw)
+            if found is None or mask is None or not mask.any():
+                unseen.add(part)
+            else:
+                parts[part] = SeenRegion(mask, found[1])
+        return Sight(shown, item, parts, frozenset(unseen))
+
+    def _codes(self, object_name: str) -> list[int]:
+        return [code for name, code in self._place.items() if name.object == object_name]
+
+    def _region(self, margin: Tensor, chance: Tensor, where: Tensor, code: int) -> tuple[Tensor, float] | None:
+        """margin: h x w, above 0 where the name wins; None where that is too little or too doubtful."""
+        share = float(where.float().mean())
+        if share <= 0 or share < self.card.areas[code - 1]:
+            return None
+        estimate = self.card.estimates[code - 1]
+        confidence = float(chance[where].mean())
+        if confidence < estimate.cutoff:
+            return None
+        return margin, min(1.0, max(0.0, confidence * estimate.factor))
+
+
+def _enlarged(margin: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
+    """HxW bool: where the margin, brought to the image's own size, is above 0."""
+    own = F.interpolate(margin[None, None].float(), size=size_hw, mode="bilinear", align_corners=False)[0, 0]
+    mask: np.ndarray = (own > 0).numpy()
+    return mask
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def save_memory(folder: Path, memory: PartMemory) -> None:
+    """Beside the weights that it was fitted on, whose fingerprint it carries. fp16.
+
+    Raises `CheckpointError` where a weight does not fit into it or the file grew beyond `MAX_BYTES`.
+    """
+    tensors = {
+        f"heads.{k}.{name}": value.half().contiguous()
+        for k, head in enumerate(memory.heads)
+        for name, value in head.state_dict().items()
+    }
+    if wrong := [name for name, value in tensors.items() if not value.isfinite().all()]:
+        raise CheckpointError(f"{folder / MEMORY}: {wrong[0]} is not finite in fp16")
+    write_safetensors(folder / MEMORY, tensors, {"weights": weights_print(folder)})
+    if (size := (folder / MEMORY).stat().st_size) > MAX_BYTES:
+        raise CheckpointError(f"{folder / MEMORY}: {size} bytes, expected {MAX_BYTES} at most")
+    write_text(folder / MEMORY_CARD, json.dumps(asdict(memory.card), indent=1, ensure_ascii=False) + "\n")
+
+
+def load_memory(folder: Path) -> PartMemory | None:
+    """None where the folder has none, or one of other weights, which is said in the log. Raises `CheckpointError`."""
+    path = folder / MEMORY
+    if not path.is_file():
+        return None
+    if made_for(path) != weights_print(folder):
+        logger.warning("%s: fitted on other weights, so not used; finetune again", path)
+        return None
+    card = MemoryCard.from_file(folder / MEMORY_CARD)
+    tensors = read_safetensors(path)
+    heads = []
+    for k in range(len({name.split(".")[1] for name in tensors})):
+        own = {name.removeprefix(f"heads.{k}."): t.float() for name, t in tensors.items() if f"heads.{k}." in name}
+        try:
+            hidden, num_features = own["first.weight"].shape
+            head = PartHead(num_features, hidden, len(card.names))
+            head.load_state_dict(own)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: not the heads of {MEMORY_CARD} ({error}); copy the version again") from None
+        heads.append(head.eval().requires_grad_(False))
+    return PartMemory(heads, card)

@@ -1,0 +1,82 @@
+"""Feature maps of an image at several strides, from the encoders that a model has. They are read, never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calico.model.calico import CalicoModel
+from calico.model.config import CalicoConfig
+from calico.model.precision import uses_bf16
+from calico.model.preprocessing import Preprocessor, fitted_size_hw
+
+STEP = 32  # pixels: sizes that every stride divides
+
+
+class PyramidFeatures(NamedTuple):
+    """Of one image. maps: each C_k x h_k x w_k over the padded square frame of the grounding branch, fine to coarse.
+
+    extent: the share of the frame, down and across, that the image fills; the rest is padding.
+    """
+
+    maps: tuple[Tensor, ...]
+    extent: tuple[float, float]
+
+    def at(self, places: Tensor) -> Tensor:
+        """places: P x 2 (down, across) from 0 to 1 of the image itself. Returns P x sum(C_k) float32, bilinear."""
+        down, across = (places[:, k] * self.extent[k] * 2 - 1 for k in (0, 1))
+        grid = torch.stack([across, down], -1)[None, None]  # 1 x 1 x P x 2
+        rows = [
+            F.grid_sample(own[None].float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[0, :, 0]
+            for own in self.maps
+        ]
+        return torch.cat(rows).T
+
+    def half(self) -> PyramidFeatures:
+        return self._replace(maps=tuple(own.half() for own in self.maps))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(own.numel() * own.element_size() for own in self.maps)
+
+
+class PyramidReader:
+    """Images -> `PyramidFeatures`. size: longest side in pixels at which they are looked at.
+
+    In bfloat16 where the device is faster in it: what is read is never trained.
+    """
+
+    def __init__(self, model: CalicoModel, config: CalicoConfig, size: int) -> None:
+        self._model, self._config, self._size = model, config, size
+        self._is_bf16 = uses_bf16("auto", model.device)
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, scale: float = 1.0) -> PyramidFeatures:
+        """image: HxWx3 uint8 RGB. scale: of the size. The maps are on the CPU, float32."""
+        size = max(STEP, round(self._size * scale / STEP) * STEP)
+        preprocess = Preprocessor.from_config(self._config)
+        preprocess.grounding_size = size
+        view = torch.from_numpy(preprocess(image).grounding_view)[None].to(self._model.device, self._model.dtype)
+        view = view.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(view.device.type, torch.bfloat16, enabled=self._is_bf16):
+            maps = _maps(self._model, view)
+        height, width = fitted_size_hw((image.shape[0], image.shape[1]), size)
+        return PyramidFeatures(tuple(own[0].float().cpu() for own in maps), (height / size, width / size))
+
+
+def _maps(model: CalicoModel, view: Tensor) -> Sequence[Tensor]:
+    """view: 1 x 3 x S x S. Colours at stride 2, then the maps of the one trunk or of the grounding encoder's pyramid,
+    or SAM's embedding."""
+    colours = F.avg_pool2d(view, 2)
+    trunk = getattr(model, "trunk", None)
+    if isinstance(trunk, nn.Module):
+        return [colours, *list(trunk(view))[1:]]  # the first map is the pixels themselves
+    pyramid = getattr(model.grounding_encoder, "pyramid", None)
+    if isinstance(pyramid, nn.Module):
+        return [colours, *pyramid(view)]
+    return [colours, model.grounding_encoder(view).embedding]

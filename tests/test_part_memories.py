@@ -1,0 +1,136 @@
+"""Learning while people label: a memory for each project, fitted anew after every submitted group, and forgetting."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from test_finetune import TOKENIZER, micro
+from test_part_memory import sign
+
+from backend.http.dashboard_page import _memories
+from backend.learning import part_memories
+from backend.learning.part_memories import PartMemories, project_of
+from calico.inference.segmenter import CoSegmenter
+from calico.model.builder import build
+from calico.part_memory import fitting
+from calico.training.corrected_groups import CorrectedGroup
+from calico.values import CoSegmentation, ImageGroup
+
+QUICK = fitting.MemorySettings(steps=120, rows_per_step=192, hidden=24, learning_rate=0.01, dropout=0.0)
+
+
+def groups_of(count: int, name: str = "sign") -> list[CorrectedGroup]:
+    return [
+        CorrectedGroup(str(k), (sign(2 * k, name), sign(2 * k + 1, name)), None, 1.0, (f"a{k}", f"b{k}"))
+        for k in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> CoSegmenter:
+    torch.manual_seed(0)
+    return CoSegmenter(build(micro()), micro(), TOKENIZER, version="m1")
+
+
+@pytest.fixture
+def team(segmenter: CoSegmenter, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What the project has now in `groups`, how often it was asked, and its memories."""
+    monkeypatch.setattr(fitting, "MemorySettings", lambda **_: QUICK)
+    monkeypatch.setattr(part_memories, "QUIET_S", 0.05)
+    made = SimpleNamespace(groups=groups_of(6), num_asked=0, segmenter=segmenter)
+
+    def gather(project: int, longest: int) -> list[CorrectedGroup]:
+        made.num_asked += 1
+        return list(made.groups)
+
+    engine: Any = SimpleNamespace(segmenter=lambda: made.segmenter)
+    made.memories = PartMemories(engine, gather)
+    return made
+
+
+def asked(team: SimpleNamespace, project: str = "7.1", model: str = "m1") -> tuple[CoSegmentation, str]:
+    group = ImageGroup((sign(100).image, sign(101).image))
+    found: tuple[CoSegmentation, str] = team.memories.remembered(
+        project, model, group, CoSegmentation(group.sizes_hw), ()
+    )
+    return found
+
+
+def test_the_next_prediction_after_a_submit_shows_what_was_taught(team: SimpleNamespace) -> None:
+    assert asked(team)[1] == "m1"
+    for _ in range(3):
+        team.memories.notice({"action": "ANNOTATION_CREATED", "project": {"id": 7}})
+    team.memories.notice({"action": "PROJECT_UPDATED", "project": {"id": 8}})
+    until = time.monotonic() + 30
+    while team.memories.version(7, "m1") == "m1" and time.monotonic() < until:
+        time.sleep(0.02)
+    found, version = asked(team)
+    assert version == "m1+6 groups" == team.memories.version(7, "m1")
+    assert {region.part_name for region in found.regions} == {None, "board", "post"}
+    assert team.num_asked == 1  # three events, one fit
+    assert asked(team, "8.1")[1] == "m1"
+    team.memories.close()
+
+
+def test_what_was_deleted_is_forgotten_and_a_vocabulary_is_kept(team: SimpleNamespace) -> None:
+    team.groups = groups_of(6) + groups_of(1, "poster")
+    team.memories.fit(7)
+    (told,) = team.memories.as_json()
+    assert "poster: board" in told["names"]
+    assert told["estimate"] is not None
+    team.groups = groups_of(6)
+    team.memories.fit(7)
+    assert "poster: board" not in team.memories.as_json()[0]["names"]
+    group = ImageGroup((sign(100).image, sign(101).image))
+    nothing = CoSegmentation(group.sizes_hw)
+    only, _ = team.memories.remembered("7", "m1", group, nothing, ["sign", "post"])
+    assert {region.part_name for region in only.regions} == {None, "post"}
+    team.groups = []
+    team.memories.fit(7)
+    assert team.memories.version(7, "m1") == "m1"
+    assert team.memories.as_json()[0]["problem"] == "no submitted group names an object yet"
+
+
+def test_another_model_is_learnt_for_anew(team: SimpleNamespace) -> None:
+    team.memories.fit(7)
+    assert team.memories.version(7, "m2") == "m2"  # and asks for a fit
+    team.memories.close()
+    assert asked(team, model="m1")[1] == "m1+6 groups"
+
+
+def test_only_new_images_are_read_again(team: SimpleNamespace) -> None:
+    team.memories.fit(7)
+    looks = team.memories._learnt[7].looks
+    before = looks.row_shelf.num_read
+    team.groups = groups_of(7)
+    team.memories.fit(7)
+    assert team.memories._learnt[7].looks.row_shelf.num_read == before + 2
+
+
+def test_a_failed_fit_is_said_and_the_memory_before_goes_on(
+    team: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team.memories.fit(7)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of pencils")
+
+    monkeypatch.setattr(fitting, "fit_memory", broken)
+    team.memories.fit(7)
+    (told,) = team.memories.as_json()
+    assert told["state"] == "failed"
+    assert "out of pencils" in told["problem"]
+    assert asked(team)[1] == "m1+6 groups"
+    team.memories.close()
+
+
+def test_the_page_tells_what_was_learnt(team: SimpleNamespace) -> None:
+    team.memories.fit(7)
+    page = "".join(_memories(team.memories.as_json()))
+    assert "Learnt while people label" in page
+    assert "sign: board" in page
+    assert [project_of(text) for text in ("12.1699", "3", "", "x.1")] == [12, 3, None, None]

@@ -1,0 +1,245 @@
+"""The part memory: learns names from a few pictures, keeps them in a file, and has its say in a prediction."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_finetune import TOKENIZER, micro
+
+from calico.checkpoints.files import save_checkpoint
+from calico.checkpoints.fingerprint import MEMORY, MEMORY_CARD, checkpoint_version
+from calico.correspondence import co_segmentation
+from calico.errors import CheckpointError, InputError
+from calico.inference.segmenter import CoSegmenter
+from calico.language.words import mirrored_name
+from calico.masks import iou
+from calico.model.builder import build
+from calico.model.calico import CalicoModel
+from calico.part_memory.evidence import DOUBT, remembered
+from calico.part_memory.fitting import MemorySettings, fit_memory
+from calico.part_memory.head import PartHead, folded
+from calico.part_memory.kept import KeptLooks
+from calico.part_memory.lessons import Lesson, TaughtName, mirrored_codes, taught_names
+from calico.part_memory.memory import PartMemory, SeenRegion, Sight, load_memory, save_memory
+from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
+from calico.values import AnnotatedImage, ImageGroup, NamedMask
+
+FAST = MemorySettings(size=64, steps=120, rows_per_step=192, hidden=24, learning_rate=0.01, dropout=0.0)
+
+
+def sign(seed: int, name: str = "sign") -> AnnotatedImage:
+    """A red post with a blue board on it, on grey: what a model of random weights can tell by colour."""
+    rng = np.random.default_rng(seed)
+    image = np.full((64, 64, 3), 120, np.uint8) + rng.integers(0, 20, (64, 64, 3), np.uint8)
+    part_map = np.zeros((64, 64), np.uint8)
+    x, y = int(rng.integers(16, 40)), int(rng.integers(8, 20))
+    part_map[y:60, x : x + 8] = 3
+    part_map[y : y + 18, x - 8 : x + 16] = 2
+    image[part_map == 3] = (200, 30, 30)
+    image[part_map == 2] = (30, 30, 220)
+    return AnnotatedImage(image, name, ("board", "post"), part_map)
+
+
+def grey(seed: int) -> np.ndarray:
+    return np.full((64, 64, 3), 110, np.uint8) + np.random.default_rng(seed).integers(0, 40, (64, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model() -> CalicoModel:
+    torch.manual_seed(0)
+    return build(micro()).eval()
+
+
+@pytest.fixture(scope="module")
+def memory(model: CalicoModel) -> PartMemory:
+    lessons = [Lesson(sign(k), k // 2) for k in range(12)]
+    return fit_memory(model, micro(), lessons, FAST, negatives=[grey(k) for k in range(4)])
+
+
+def test_names_are_learnt_from_a_few_pictures_and_the_estimate_is_about_right(
+    model: CalicoModel, memory: PartMemory
+) -> None:
+    reader = PyramidReader(model, micro(), 64)
+    overlaps = []
+    for seed in range(100, 106):
+        item = sign(seed)
+        sight = memory.sight(reader(item.image), (64, 64))
+        assert sight is not None
+        assert sight.object_name == "sign"
+        assert not sight.unseen
+        overlaps += [iou(sight.parts[part].mask, item.part_map == k + 2) for k, part in enumerate(item.part_names)]
+    assert np.mean(overlaps) > 0.7
+    assert memory.card.num_measured == 12
+    assert abs(memory.card.strict_miou_parts - np.mean(overlaps)) < 0.15
+
+
+def test_nothing_is_seen_where_nothing_taught_is(model: CalicoModel, memory: PartMemory) -> None:
+    reader = PyramidReader(model, micro(), 64)
+    assert all(memory.sight(reader(grey(seed)), (64, 64)) is None for seed in range(50, 54))
+
+
+def test_the_same_lessons_give_the_same_memory_and_leave_chance_as_it_was(model: CalicoModel) -> None:
+    lessons = [Lesson(sign(k), k) for k in range(4)]
+    quick = MemorySettings(size=64, steps=5, rows_per_step=64, hidden=8)
+    torch.manual_seed(3)
+    first = fit_memory(model, micro(), lessons, quick)
+    after = torch.rand(1)
+    torch.manual_seed(9)
+    again = fit_memory(model, micro(), lessons, quick)
+    for a, b in zip(first.heads, again.heads, strict=True):
+        assert torch.equal(a.first.weight, b.first.weight)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_a_deleted_annotation_is_forgotten_at_the_next_fit(model: CalicoModel) -> None:
+    lessons = [Lesson(sign(k), k) for k in range(4)] + [Lesson(sign(9, "poster"), 9)]
+    quick = MemorySettings(size=64, steps=5, rows_per_step=64, hidden=8)
+    assert "poster" in fit_memory(model, micro(), lessons, quick).card.object_names
+    assert fit_memory(model, micro(), lessons[:4], quick).card.object_names == ("sign",)
+
+
+def test_few_groups_are_learnt_without_an_estimate(model: CalicoModel) -> None:
+    found = fit_memory(model, micro(), [Lesson(sign(0), 0), Lesson(sign(1), 0)], FAST)
+    assert (len(found.heads), found.card.strict_miou_parts, found.card.num_measured) == (1, None, 0)
+    with pytest.raises(InputError, match="no corrected image has a named object"):
+        fit_memory(model, micro(), [])
+
+
+def test_the_first_layer_at_each_maps_own_size_is_the_head_at_each_pixel() -> None:
+    torch.manual_seed(1)
+    features = PyramidFeatures((torch.randn(3, 8, 8), torch.randn(5, 8, 8)), (1.0, 0.5))
+    head = PartHead(8, 6, 2)
+    places = torch.tensor([[(y + 0.5) / 8, (x + 0.5) / 4] for y in range(8) for x in range(4)])
+    expected = head(features.at(places)).T.reshape(3, 8, 4)
+    assert torch.allclose(head.over(features), expected, atol=1e-5)
+    mean, basis = torch.randn(8), torch.randn(8, 4)
+    inner, rows = PartHead(4, 6, 2), torch.randn(7, 8)
+    assert torch.allclose(folded(inner, mean, basis)(rows), inner((rows - mean) @ basis), atol=1e-4)
+
+
+def test_images_are_read_once_and_anew_when_annotated_anew(model: CalicoModel) -> None:
+    looks = KeptLooks(PyramidReader(model, micro(), 64))
+    for seed in (0, 1, 0, 1):
+        looks.pyramid(grey(seed))
+        looks.rows(sign(seed))
+    assert (looks.pyramids.num_read, looks.row_shelf.num_read) == (2, 2)
+    item = sign(0)
+    looks.rows(replace(item, part_map=np.minimum(item.part_map, 1)))
+    assert looks.row_shelf.num_read == 3
+    small = KeptLooks(PyramidReader(model, micro(), 64), pyramid_bytes=1)
+    small.pyramid(grey(0))
+    assert small.pyramids.num_bytes == 0
+
+
+def test_left_and_right_change_places_in_a_mirror() -> None:
+    names = (TaughtName("car", None), TaughtName("car", "left door"), TaughtName("car", "right door"))
+    assert mirrored_name("front left wheel") == "front right wheel"
+    assert mirrored_codes(names).tolist() == [0, 1, 3, 2]
+    assert mirrored_codes(names[:2]).tolist() == [0, 1, -1]
+    assert taught_names([Lesson(sign(0), 0)])[0] == TaughtName("sign", None)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model: CalicoModel, memory: PartMemory) -> Iterator[Path]:
+    save_checkpoint(tmp_path, model, micro(), TOKENIZER)
+    save_memory(tmp_path, memory)
+    return tmp_path
+
+
+def test_a_memory_is_kept_beside_its_weights_and_refused_on_others(
+    folder: Path, model: CalicoModel, memory: PartMemory
+) -> None:
+    found = load_memory(folder)
+    assert found is not None
+    assert found.card == memory.card
+    features = PyramidReader(model, micro(), 64)(sign(3).image)
+    assert torch.allclose(found.probabilities(features), memory.probabilities(features), atol=0.02)
+    assert (folder / MEMORY).stat().st_size < 1_000_000
+    with_memory = checkpoint_version(folder)
+    torch.manual_seed(5)
+    save_checkpoint(folder / "other", build(micro()), micro(), TOKENIZER)
+    for name in (MEMORY, MEMORY_CARD):
+        shutil.copy(folder / name, folder / "other")
+    assert load_memory(folder / "other") is None
+    save_checkpoint(folder, model, micro(), TOKENIZER)
+    assert not (folder / MEMORY).exists()
+    assert checkpoint_version(folder) != with_memory
+
+
+def test_a_damaged_card_is_one_line(folder: Path) -> None:
+    text = (folder / MEMORY_CARD).read_text()
+    (folder / MEMORY_CARD).write_text(text.replace('"areas"', '"area"'))
+    with pytest.raises(CheckpointError, match=MEMORY_CARD):
+        load_memory(folder)
+
+
+def test_a_segmenter_calls_things_as_they_were_taught(folder: Path) -> None:
+    segmenter = CoSegmenter.from_checkpoint(folder, "cpu")
+    items = sign(200), sign(201)
+    found = segmenter.segment(ImageGroup(tuple(item.image for item in items)))
+    assert {(r.object_name, r.part_name) for r in found.regions} >= {
+        ("sign", None),
+        ("sign", "board"),
+        ("sign", "post"),
+    }
+    assert all(region.occurrence == "common" for region in found.regions if region.part_name in ("board", "post"))
+    only = segmenter.segment(ImageGroup(tuple(item.image for item in items)), candidates=["sign", "board"])
+    assert "post" not in {region.part_name for region in only.regions}
+
+
+# -- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def half(upper: bool) -> np.ndarray:
+    mask = np.zeros((8, 8), bool)
+    mask[: 4 if upper else 8] = upper
+    mask[4:] |= not upper
+    return mask
+
+
+def test_what_is_seen_is_proposed_and_what_is_not_is_doubted() -> None:
+    said = co_segmentation(
+        [(8, 8)] * 2,
+        [
+            NamedMask(0, "lamp", None, half(True), 0.9),
+            NamedMask(0, "lamp", "shade", half(True), 0.9),
+            NamedMask(0, "lamp", "board", half(False), 0.3),
+            NamedMask(1, "sign", None, half(True), 0.8),
+            NamedMask(1, "sign", "post", half(False), 0.8),
+            NamedMask(1, "sign", "bolt", half(False), 0.7),
+        ],
+    )
+    whole = SeenRegion(np.ones((8, 8), bool), 0.6)
+    sights = [
+        Sight("sign", whole, {"board": SeenRegion(half(True), 0.5)}, frozenset({"post"})),
+        Sight("sign", whole, {"board": SeenRegion(half(True), 0.5)}, frozenset({"post"})),
+    ]
+    found = remembered(said, sights, ["sign"])
+    kept = {(r.image, r.object_name, r.part_name): r for r in found.regions}
+    assert kept.keys() == {
+        (0, "sign", None), (0, "sign", "board"), (1, "sign", None), (1, "sign", "board"), (1, "sign", "post"),
+        (1, "sign", "bolt"),
+    }  # fmt: skip
+    assert np.array_equal(kept[0, "sign", "board"].mask, half(True))  # the higher estimate
+    assert kept[1, "sign", None].score == 0.8
+    assert kept[1, "sign", "post"].score == pytest.approx(0.8 * DOUBT)
+    assert kept[1, "sign", "bolt"].score == 0.7
+    assert {problem.code for problem in found.problems} == {"memory_object", "memory_doubt"}
+
+
+def test_a_taught_object_that_is_not_seen_is_doubted_and_other_names_go_on() -> None:
+    said = co_segmentation(
+        [(8, 8)] * 2, [NamedMask(0, "sign", None, half(True), 0.8), NamedMask(1, "lamp", None, half(True), 0.9)]
+    )
+    found = remembered(said, [None, None], ["sign"])
+    assert [(region.name, region.score) for region in found.regions] == [("sign", 0.4), ("lamp", 0.9)]
