@@ -45,7 +45,7 @@ test: $(READY)
 
 check: $(READY)
 	-$(BIN)/calico demo --install
-	CALICO_REQUIRE="$(CALICO_REQUIRE),abuse" $(BIN)/python -m pytest $(PYTEST_ARGS)
+	CALICO_REQUIRE="$(CALICO_REQUIRE),abuse" CALICO_FUZZ_SECONDS=60 $(BIN)/python -m pytest $(PYTEST_ARGS)
 	$(MAKE) check-sdk
 	$(MAKE) check-oldest
 	$(MAKE) check-compiler

@@ -22,6 +22,7 @@ from backend.media.host_files import HOST_PATHS, is_file_of_host, path_below
 from backend.media.local_files import Outside, read_below
 from backend.media.pixels import PixelBudget
 from backend.settings import Settings
+from backend.telemetry.log_lines import one_line
 from backend.telemetry.prometheus import Metrics
 from calico.data.image_files import BUCKET_SCHEMES
 from calico.errors import InputError
@@ -114,7 +115,9 @@ class Media:
         if scheme == "file":
             return self._file(unquote(urlsplit(source).path), self._settings.media_roots, "CALICO_MEDIA_ROOTS")
         if scheme:
-            raise InputError(f"{scheme}://…: images of this kind are not supported; use http(s), s3, gs or azure-blob")
+            raise InputError(
+                f"{_short(scheme)}://…: images of this kind are not supported; use http(s), s3, gs or azure-blob"
+            )
         prefix = urlsplit(self._settings.label_studio_url or "").path  # of a host that is served below a path
         if prefix and source.startswith(prefix + "/"):
             source = source[len(prefix) :]
@@ -192,7 +195,7 @@ class Media:
     def _presign_url(self, source: str, task: int | None) -> str:
         if task is None:
             raise InputError(
-                f"{source.partition('?')[0]}: a bucket address needs the task's id, for the host's presign route"
+                f"{_short(source.partition('?')[0])}: a bucket address needs the task's id, for the host's presign route"
             )
         encoded = base64.urlsafe_b64encode(source.encode()).decode()
         return self._host_url(f"/tasks/{int(task)}/presign/?fileuri={encoded}", task)
@@ -245,8 +248,8 @@ def _check_text(source: str) -> None:
 
 
 def _short(name: str) -> str:
-    """A name from a task as messages show it: one that has no end, or cannot be written, is somebody's attempt."""
-    return name[:160].encode("utf-8", "replace").decode()
+    """A name from a task as messages show it: one that has no end, or begins a line, is somebody's attempt."""
+    return one_line(name, 160)
 
 
 @cache
