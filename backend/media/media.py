@@ -194,9 +194,8 @@ class Media:
 
     def _presign_url(self, source: str, task: int | None) -> str:
         if task is None:
-            raise InputError(
-                f"{_short(source.partition('?')[0])}: a bucket address needs the task's id, for the host's presign route"
-            )
+            name = _short(source.partition("?")[0])
+            raise InputError(f"{name}: a bucket address needs the task's id, for the host's presign route")
         encoded = base64.urlsafe_b64encode(source.encode()).decode()
         return self._host_url(f"/tasks/{int(task)}/presign/?fileuri={encoded}", task)
 
