@@ -33,7 +33,7 @@ def run_together(script: str, *arguments: Path) -> list[dict[str, Any]]:
         for rank, file in enumerate(files)
     ]
     try:
-        errors = [process.communicate(timeout=600)[1] for process in processes]
+        errors = [process.communicate(timeout=1000)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

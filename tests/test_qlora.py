@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from test_finetune import QUICK, TOKENIZER, micro, write
+from micro import leave_out_curves, micro, save_micro, shorten_answers
+from test_finetune import QUICK, write
 
 from calico.checkpoints.adapter import load_adapted, load_over_base, load_trained, read_adapter
-from calico.checkpoints.files import save_checkpoint
 from calico.checkpoints.fingerprint import ADAPTER
 from calico.errors import InputError
-from calico.model.builder import build
 from calico.model.precision import Int8Linear, quantise_llm
 from calico.snapshots.store import Snapshot
 from calico.training.finetune import Finetune
@@ -24,12 +24,17 @@ from scripts import finetune as verb
 EIGHT = replace(QUICK, bits=8, learning_rate=3e-3)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_answers(patch)
+        leave_out_curves(patch)
+        yield
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    save_checkpoint(folder, build(micro()), micro(), TOKENIZER)
-    return folder
+    return save_micro(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
