@@ -117,9 +117,12 @@ class ImageEncoder:
         distinct = dict(zip(digests, images, strict=True))
         found = {digest: self._cache.get(digest, self._model.device) for digest in distinct}
         missing = [(digest, image) for digest, image in distinct.items() if found[digest] is None]
-        for start in range(0, len(missing), self._at_once):
-            some = missing[start : start + self._at_once]
+        while missing:
+            some, missing = missing[: self._at_once], missing[self._at_once :]
+            num_notices = len(notices)
             encoded = in_halves(self._encoded, [image for _, image in some], "images", notices)
+            if len(notices) > num_notices:  # half of them fitted: no later batch has to find that out again
+                self._at_once = (len(some) + 1) // 2
             for (digest, _), features in zip(some, encoded, strict=True):
                 found[digest] = features
                 self._cache.put(digest, features)

@@ -30,6 +30,7 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel, ImageFeatures
 from calico.model.config import CalicoConfig
 from calico.model.generation import AllowedTokens, Answer, LanguageSteps, Prompt, generate
+from calico.model.memory import images_that_fit
 from calico.model.out_of_memory import in_halves
 from calico.model.precision import check_bits, check_device, quantise_llm
 from calico.model.preprocessing import Preprocessor, fitted_points
@@ -78,7 +79,8 @@ class CoSegmenter:
         self._lock = threading.Lock()
         host_bytes = 0 if model.device.type == "cpu" else options.host_encoding_bytes
         self._encodings = EncodingCache(options.encoding_bytes, host_bytes)
-        self._encode = ImageEncoder(model, Preprocessor.from_config(config), self._encodings, options.images_at_once)
+        at_once = images_that_fit(config, model.device, model.dtype, options.images_at_once)
+        self._encode = ImageEncoder(model, Preprocessor.from_config(config), self._encodings, at_once)
         longest = config.grounding_encoder.image_size
         self._write_masks = MaskWriter(model, tokenizer, longest, options.mask_bytes_on(model.device.type))
 

@@ -1,0 +1,112 @@
+"""calico-7b's kinds on several processes and after a kill; the script that measures on a GPU.
+
+Slow, so skipped unless CALICO_REQUIRE names `kinds`, but for what the encoders remember.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, is_required, require
+from gloo import run_together
+from real_kinds import TOKENIZER, real_kinds, save_real_kinds
+from test_finetune import QUICK, write
+
+from calico.inference.encodings import EncodingCache, ImageEncoder
+from calico.model import memory
+from calico.model.builder import build
+from calico.model.config import calico_7b
+from calico.model.preprocessing import Preprocessor
+from calico.training import finetune as module
+from calico.training.finetune import Finetune
+
+
+def require_kinds() -> None:
+    require("kinds", is_required("kinds"), "slow; CALICO_REQUIRE=kinds runs it")
+
+
+def test_two_processes_of_real_kinds_end_with_equal_weights(tmp_path: Path) -> None:
+    require_kinds()
+    folder = tmp_path / "f"
+    save_real_kinds(folder / "base")
+    write(folder / "s", range(4))
+    first, second = run_together("real_kinds_process.py", folder)
+    assert (first["step"], first["dtype"]) == (second["step"], second["dtype"]) == (2, "torch.bfloat16")
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+
+
+def test_a_killed_finetune_of_real_kinds_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_kinds()
+    monkeypatch.setattr(module, "mistaken_names", lambda *_: [])
+    torch.set_num_threads(1)
+    base, snapshot = save_real_kinds(tmp_path / "base"), write(tmp_path / "s", range(4))
+    settings = replace(QUICK, steps=3, precision="bf16", save_seconds=0.0)
+
+    def kill(state: module.FinetuneState, *_: object) -> None:
+        if state.step == 2:
+            raise KeyboardInterrupt
+
+    whole = Finetune(snapshot, base, tmp_path / "whole", settings)
+    whole.train()
+    with suppress(KeyboardInterrupt):
+        Finetune(snapshot, base, tmp_path / "killed", settings).train(kill)
+    again = Finetune(snapshot, base, tmp_path / "killed", settings)
+    assert 0 < again.state.step < 3
+    again.train()
+    assert all(torch.equal(p, whole.trained[name]) for name, p in again.trained.items())
+
+
+def test_the_gpu_script_runs_is_cut_and_goes_on(tmp_path: Path) -> None:
+    """On a CPU, with the smallest preset; one measurement is there already, one cannot be had."""
+    require_kinds()
+    (tmp_path / "training.json").write_text("{}")
+    environment = {**os.environ, "PRESET": "calico-tiny", "DEVICE": "cpu", "GROUPS_MEASURED": "1", "STEPS": "1"}
+    environment |= {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "LIMIT": "400"}
+    run = subprocess.run(
+        ["bash", ROOT / "benchmarks" / "gpu.sh", tmp_path], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "training: is there" in run.stdout
+    assert "serving: done" in run.stdout
+    assert json.loads((tmp_path / "serving.json").read_text())["latency"]["num_groups"] == 1
+    assert json.loads((tmp_path / "process-group.json").read_text())["backend"] == "gloo"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_number_of_images_that_fitted_is_remembered() -> None:
+    config = real_kinds()
+    encoder = ImageEncoder(build(config).eval(), Preprocessor.from_config(config), EncodingCache(0), 4)
+    real, sizes = encoder._encoded, []
+
+    def cramped(images: list[np.ndarray]) -> object:
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return real(images)
+
+    encoder._encoded = cramped  # type: ignore[assignment,method-assign]
+    images = [np.full((20, 20, 3), k, np.uint8) for k in range(6)]
+    notices: list[str] = []
+    with torch.inference_mode():
+        encoder(images, [str(k) for k in range(6)], notices)
+        encoder(images, [f"again {k}" for k in range(6)], notices)
+    assert sizes == [4, 2, 2, 2, 2, 2, 2]
+    assert len(notices) == 1
+    assert len(TOKENIZER)
+
+
+def test_images_at_once_follow_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    for free, expected in ((80 * 2**30, 8), (4 * 2**30, 2), (2**20, 1)):
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
+        assert memory.images_that_fit(calico_7b(), gpu, torch.bfloat16, 8) == expected
+    assert memory.images_that_fit(calico_7b(), torch.device("cpu"), torch.float32, 8) == 8
