@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from werkzeug.serving import make_server
 
+from backend.codecs.parts import unknown_parts
 from backend.demo.label_studio import LabelStudioHost
 from backend.host.client import LabelStudioClient
 from backend.http.app import create_app
@@ -89,7 +90,8 @@ def make_project(
             Image.fromarray(image).save(path)
             addresses.append(f"/data/local-files/?d={path.relative_to(host.files_dir).as_posix()}")
         data: Mapping[str, Any] = {f"image{i}": address for i, address in enumerate(addresses, 1)}
-        tasks.append({"data": {"images": addresses} if "$images" in label_config else data})
+        labels = {"parts": unknown_parts()} if "$parts" in label_config else {}
+        tasks.append({"data": {**({"images": addresses} if "$images" in label_config else data), **labels}})
     project = client.create_project(title, label_config, **options)["id"]
     client.add_local_files(project, str(folder))
     return project, client.import_tasks(project, tasks)

@@ -12,7 +12,9 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from chromium import Chromium  # noqa: E402
 
+from backend.codecs.brush_rle import decode  # noqa: E402
 from backend.host.client import LabelStudioClient  # noqa: E402
 
 
@@ -37,23 +40,50 @@ def main() -> int:
     ):
         window.log_in(state["url"], state["user"], state["password"])
 
-        def open_first(project: int) -> None:
+        def open_first(project: int) -> dict[str, Any]:
             task = next(client.tasks(project))
-            window.open(f"{state['url']}/projects/{project}/data?task={task['id']}")
+            window.open(f"{state['url']}/projects/{project}/data?labeling=1&task={task['id']}")
             script = "return window.Htx && Htx.annotationStore.selected && Htx.annotationStore.selected.regions.length"
             window.wait_for(lambda: window.run(script))
             window.settle()
+            return client.task(task["id"])
+
+        def click_with_ctrl(x: int, y: int) -> None:
+            for kind in ("keyDown", "keyUp"):
+                key = {"type": "key", "id": "keyboard", "actions": [{"type": kind, "value": "\ue009"}]}
+                window._do("POST", "/actions", actions=[key])
+                if kind == "keyDown":
+                    window.drag([(x, y)])
 
         def save(name: str) -> None:
             Image.fromarray(window.screenshot()).save(folder / name, optimize=True)
             print(folder / name)
 
         pairs, triples = state["project_ids"]
-        open_first(pairs)
+        task = open_first(pairs)
         save("task.png")
-        window.click(".lsf-outliner-item", 1)
+        window.click(".lsf-outliner-item", 0)
         window.settle()
         save("region.png")
+        window.press("\ue00c")
+        window.click_text("Auto-Annotation")
+        tool = "return document.querySelectorAll(\"button[aria-label='key-point-tool']\")[0]"
+        window.wait_for(lambda: window.run(f"{tool} !== undefined"))
+        window.run(f"{tool}.click()")
+        row = next(row for row in task["predictions"][0]["result"] if row["type"] == "brush")
+        rows, columns = np.nonzero(decode(row["value"]["rle"], row["original_height"], row["original_width"]))
+        image = int(row["to_name"].removeprefix("img")) - 1
+        left, top, width, height = window.run(
+            "return [...document.querySelectorAll('.konvajs-content')].map(e => e.getBoundingClientRect())"
+            ".map(r => [r.left, r.top, r.width, r.height])"
+        )[image]
+        middle = len(rows) // 2
+        x = left + (columns[middle] + 0.5) / row["original_width"] * width
+        y = top + (rows[middle] + 0.5) / row["original_height"] * height
+        click_with_ctrl(round(x), round(y))
+        window.wait_for(lambda: window.run("return Htx.annotationStore.selected.suggestions.size"))
+        window.settle()
+        save("smart.png")
         open_first(triples)
         save("triple.png")
     return 0

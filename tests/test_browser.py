@@ -151,7 +151,7 @@ def test_an_edit_is_submitted(browser: Chromium, client: LabelStudioClient, task
     open_task(browser, tasks[1])
     (prediction,) = client.predictions(task=number)
     shade = next(row["id"] for row in prediction["result"] if row["value"].get("brushlabels") == ["common part"])
-    browser.click(".lsf-outliner-item", 1)  # the second region, the shade of image 1
+    browser.click(".lsf-outliner-item", 0)  # the first region, the shade of image 1
     browser.click("button[aria-label='brush-tool']")
     left_image = where_images_are(browser)[0]
     browser.drag([position(left_image, x, 400) for x in (260, 360, 460, 540)])
