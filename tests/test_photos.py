@@ -15,11 +15,12 @@ from test_part_memory import sign
 from calico.checkpoints.files import save_checkpoint
 from calico.coco.dataset import NamingOptions, parse_coco
 from calico.errors import InputError
+from calico.inference.segmenter import CoSegmenter
 from calico.masks import encode_rle
 from calico.model.builder import build
 from calico.part_memory import fitting
 from calico.simulation.photos import PhotoPool
-from scripts import simulate_loop
+from scripts import evaluate, feedback, finetune, import_coco, simulate_loop, versions
 
 QUICK = fitting.MemorySettings(steps=80, rows_per_step=192, hidden=16, learning_rate=0.01, dropout=0.0)
 
@@ -57,6 +58,47 @@ def test_all_categories_become_parts_of_one_object_renamed_or_left_out(tmp_path:
     ] * 2
     assert found.findings.counts == {"left_out_category": 2}
     assert NamingOptions(object_name="car").owned(("truck", "door")) == ("car", "door")
+
+
+# -- the page "Your photographs, from a COCO file to a served version" -------------------------------------------------
+
+
+def test_from_a_coco_file_to_a_version_with_nothing_else_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CALICO_DATA_DIR", str(tmp_path / "data"))
+    own = folder_of(tmp_path / "own", 20, ("sign", "board", "post"))
+    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    monkeypatch.setattr("calico.checkpoints.fingerprint.EMBEDDED", tmp_path / "base")
+    for name in ("calico.training.challenge", "calico.training.starting_model", "calico.checkpoints.adapter"):
+        monkeypatch.setattr(f"{name}.EMBEDDED", tmp_path / "base")
+    monkeypatch.setattr(fitting, "MemorySettings", lambda: QUICK)
+    whole = CoSegmenter._generate  # a model of random weights never ends its answers
+    monkeypatch.setattr(CoSegmenter, "_generate", lambda *args: whole(*args, limit=4))
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "base", build(micro()), micro(), TOKENIZER)
+    tasks, data, registry = tmp_path / "tasks.json", tmp_path / "feedback", tmp_path / "registry"
+    told = [str(own / "annotations.json"), "--out", str(tasks), "--images", str(own / "images"), "--object", "sign"]
+    assert import_coco.main([*told, "--as", "annotations"]) == 0
+    shares = ["--validation-share", "0", "--test-share", "0.5"]
+    config = ["--labeling-config", str(tasks.with_suffix(".xml"))]
+    assert feedback.main(["--export", str(tasks), *config, "--out", str(data), *shares]) == 2
+    assert "set CALICO_LOCAL_FILES_ROOT" in capsys.readouterr().err
+    monkeypatch.setenv("CALICO_LOCAL_FILES_ROOT", str(own))
+    assert feedback.main(["--export", str(tasks), *config, "--out", str(data), *shares]) == 0
+    run = ["--data", str(data), "--registry", str(registry), "--out", str(tmp_path / "run"), "--steps", "0"]
+    report = tmp_path / "report.json"
+    finetune.main([*run, "--base-groups", "1", "--base-drop", "1", "--json", str(report)])
+    version = json.loads(report.read_text())["version"]
+    assert versions.main(["show", version, "--registry", str(registry)]) == 0
+    capsys.readouterr()
+    place = str(registry / "versions" / version)
+    assert evaluate.main(["--snapshot", str(data), "--checkpoint", place, "--json", str(report)]) == 0
+    found = json.loads(report.read_text())
+    assert found["reconciled"]["strict_miou_parts"] > 0.4  # by the memory: the language model knows nothing
+    assert found["num_trained_on"] == 0
+    assert evaluate.main(["--snapshot", str(data), "--split", "train", "--checkpoint", place]) == 0
+    assert "not a fair test" in capsys.readouterr().out
 
 
 # -- photographs as the team that corrects -----------------------------------------------------------------------------
