@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def memory_curve(
                 replace(settings, seed=seed),
                 negatives=negatives_of(lessons, size, drawings),
                 looks=looks,
-                on_progress=lambda share, name=name: on_progress(name, 0.5 * share, "fitting"),
+                on_progress=partial(_fitting, on_progress, name),
             )
             cpu = time.process_time() - started
             row = {"seed": seed, "groups": count, **_measured(memory, reader, held)}
@@ -115,6 +116,10 @@ def memory_curve(
             on_row(row)
             on_progress(name, 1.0, f"parts {row['strict_miou_parts']:.3f}")
     return {"start": checkpoint_version(checkpoint), "folder": str(folder), "n_held_out": len(held), "rows": rows}
+
+
+def _fitting(on_progress: OnProgress, name: str, share: float) -> None:
+    on_progress(name, 0.5 * share, "fitting")
 
 
 def predict(memory: PartMemory | None, reader: Callable[[np.ndarray], Any], group: ImageGroup) -> CoSegmentation:

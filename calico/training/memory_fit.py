@@ -73,7 +73,7 @@ def memory_finishers(
             return
         model.eval()
         size = look_size(config)
-        base = negatives_of(lessons, size, lambda *wanted: replay(*wanted, ()))
+        base = negatives_of(lessons, size, lambda seed, count, longest: replay(seed, count, longest, ()))
         memory = fit_memory(model, config, lessons, settings, negatives=base)
         save_memory(folder, memory)
         told = "not measured" if memory.card.strict_miou_parts is None else f"{memory.card.strict_miou_parts:.3f}"
