@@ -131,7 +131,7 @@ class SmartTools:
 
     def _named(
         self, group: ImageGroup, name: str, found: CoSegmentation, shown: Sequence[int], deadline: float
-    ) -> dict[int, tuple[np.ndarray, float]]:
+    ) -> Mapping[int, tuple[np.ndarray, float]]:
         """The forced name on the images that do not show it."""
         if not [image for image in missing_images(found, name) if image not in shown]:
             return {}
