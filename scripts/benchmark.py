@@ -9,6 +9,7 @@
 export beside label-studio-sdk's own, on the same annotations. `data`: an index of part data as large as MixedParts.
 `vocabulary`: one pair of pictures with 30 to 3,000 labels, beside each other.
 `import`: a COCO file of a million annotations through `calico import_coco`, its memory on the way.
+`soak`: the backend as it is started under mixed clients for minutes, alone or beside training.
 `feedback`: thousands of annotated groups through `calico feedback`, resident memory on the way. `clicks`: what smart
 tools do on held-out drawings, on the clicked image and on the others.
 """
@@ -72,6 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
     serve.add_argument("--requests", type=int, default=20)
     serve.set_defaults(measure=measure_serve)
+    soak = what.add_parser("soak", help="a backend under mixed clients for minutes", parents=[_cli.shared_options()])
+    soak.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
+    soak.add_argument("--minutes", type=float, default=10.0)
+    soak.add_argument("--clients", type=int, default=8, metavar="N")
+    soak.add_argument("--beside-finetune", action="store_true", help="with training steps in a process beside it")
+    soak.set_defaults(measure=measure_soak)
     codec = what.add_parser("codec", help="brush RLE against label-studio-sdk", parents=[_cli.shared_options()])
     codec.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
     codec.set_defaults(measure=measure_codec)
@@ -171,6 +178,14 @@ def measure_serve(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.serve import benchmark_serve
 
     return benchmark_serve(args.checkpoint, args.requests)
+
+
+def measure_soak(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.soak import TRAINING, benchmark_soak
+
+    if args.minutes <= 0 or args.clients < 1:
+        raise InputError("--minutes is above 0, --clients at least 1")
+    return benchmark_soak(args.minutes, args.clients, args.checkpoint, TRAINING if args.beside_finetune else ())
 
 
 def measure_codec(args: argparse.Namespace) -> dict[str, Any]:
