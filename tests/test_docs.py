@@ -128,7 +128,7 @@ def test_paths_in_code_exist(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_variables_are_read_somewhere(document: str) -> None:
-    files = [*ROOT.glob("backend/*.py"), *ROOT.glob("tests/*.py")]
+    files = [*ROOT.glob("backend/*.py"), *ROOT.glob("tests/**/*.py")]
     read = "".join(path.read_text(encoding="utf-8") for path in files)
     for variable in set(re.findall(r"\bCALICO_[A-Z][A-Z_]*[A-Z]\b", text_of(document))):
         assert f'"{variable}"' in read, f"{document}: nobody reads {variable}"
