@@ -58,6 +58,8 @@ class LiveBackend:
         self._watch.join()
         if self.services.training is not None:
             self.services.training.close()
+        if self.services.memories is not None:
+            self.services.memories.close()
         self.services.inbox.close()
         self.services.client.close()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +23,7 @@ from calico.part_memory import fitting
 from calico.training.corrected_groups import CorrectedGroup
 from calico.values import CoSegmentation, ImageGroup
 
+ROOT = Path(__file__).resolve().parent.parent
 QUICK = fitting.MemorySettings(steps=120, rows_per_step=192, hidden=24, learning_rate=0.01, dropout=0.0)
 
 
@@ -126,6 +130,24 @@ def test_a_failed_fit_is_said_and_the_memory_before_goes_on(
     assert "out of pencils" in told["problem"]
     assert asked(team)[1] == "m1+6 groups"
     team.memories.close()
+
+
+def test_nothing_heavy_is_imported_beside_a_model_that_loads() -> None:
+    """After a restart the first fit is wanted at once; importing transformers on two threads made the model fail."""
+    code = """
+import sys
+from types import SimpleNamespace
+from backend.learning.part_memories import PartMemories
+
+def segmenter():
+    assert not {"torch", "transformers"} & set(sys.modules)
+    raise RuntimeError("loads still")
+
+memories = PartMemories(SimpleNamespace(segmenter=segmenter), lambda project, longest: [])
+memories.fit(7)
+assert "loads still" in memories.as_json()[0]["problem"], memories.as_json()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_the_page_tells_what_was_learnt(team: SimpleNamespace) -> None:

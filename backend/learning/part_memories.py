@@ -110,9 +110,12 @@ class PartMemories:
             self._wake.notify_all()
 
     def close(self) -> None:
+        """Waits for a fit that runs."""
         with self._wake:
             self._is_closed = True
             self._wake.notify_all()
+        if self._thread is not None:
+            self._thread.join()
 
     # -- predictions --------------------------------------------------------------------------------------------------
 
@@ -196,13 +199,13 @@ class PartMemories:
         own.seconds = round(time.monotonic() - started, 1)
 
     def _fit(self, own: Learnt) -> None:
+        segmenter: Any = self._engine.segmenter()  # first: two threads that import transformers at once may both fail
         from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
         from calico.part_memory.kept import KeptLooks
         from calico.part_memory.pyramid import PyramidReader
         from calico.training.corrections import drawings
         from calico.training.memory_fit import lessons_of, negatives_of
 
-        segmenter: Any = self._engine.segmenter()
         size = look_size(segmenter.config)
         groups = self._gather(own.project, size)
         lessons = lessons_of(groups)[-MAX_IMAGES:]
