@@ -91,7 +91,8 @@ def announce(state: State) -> None:
         f"calico feedback --project {first} --out snapshot --report   # after you have submitted a group or two",
     ):
         console.print(f"  {command}", soft_wrap=True)
-    console.print("\nCtrl-C stops Label Studio and the backend; `make demo` brings them back as they were.\n")
+    ending = "Ctrl-C stops Label Studio and the backend; `make demo` brings them back as they were."
+    console.print(f"\n{ending}\n", soft_wrap=True)
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:

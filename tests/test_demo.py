@@ -80,7 +80,7 @@ def test_a_demo_from_start_to_stop_and_again(label_studio: LabelStudioHost, empt
                 for task in client.tasks(project, full=True):
                     groups.append(sum(key.startswith("image") for key in task["data"]))
                     assert len(task["predictions"]) == 1
-                    assert {row["type"] for row in task["predictions"][0]["result"]} >= {"brushlabels", "textarea"}
+                    assert {row["type"] for row in task["predictions"][0]["result"]} >= {"brush", "labels"}
             assert sorted(set(groups)) == [2, 3]
             assert len(groups) == sum(project.num_groups for project in PROJECTS)
         process.send_signal(signal.SIGINT)
