@@ -75,6 +75,7 @@ def test_a_group_has_its_title_its_link_and_its_picture(make, tmp_path):  # noqa
     page = page_of(client)
     assert "&lt;b&gt;chairs&lt;/b&gt;" in page
     assert 'href="http://host:8080/projects/1/data?task=5"' in page
+    assert "<td>1</td>" in page, "the project's number, without the time that the host adds to it"
     [job] = client.get("/jobs").get_json()["jobs"]
     assert job["has_picture"]
     picture = client.get(f"/groups/{job['id']}/picture")

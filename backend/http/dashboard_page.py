@@ -259,7 +259,8 @@ def _groups(groups: Sequence[Mapping[str, Any]], root: str) -> str:
             picture = f'<a href="{address}"><img src="{address}" alt="{name}" loading="lazy"></a>'
         notes = "<br>".join(map(escape, filter(None, [job["reason"], *job["problems"]])))
         seconds = NOTHING if job["seconds"] is None else f"<time>{job['seconds']:.1f} s</time>"
-        rows.append([title, _text(job["project"]), escape(job["state"]), seconds, picture, notes or NOTHING])
+        project = str(job["project"] or "").partition(".")[0]  # the host adds when it was made
+        rows.append([title, _text(project), escape(job["state"]), seconds, picture, notes or NOTHING])
     return table(["task", "project", "state", "took", "prediction", "notes"], rows)
 
 
