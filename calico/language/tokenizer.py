@@ -148,7 +148,8 @@ class CalicoTokenizer:
         encoder = Tokenizer.from_str(self._tokenizer.to_str())
         encoder.add_special_tokens([_added(token) for token in lacking])
         spelled = dict(zip(IMAGE_TAGS, self.image_tag_ids, strict=True)) | {IMAGE: (IMAGE_PLACE,)}
-        return encoder, {encoder.token_to_id(token): spelled[token] for token in lacking}
+        ids = {token: encoder.token_to_id(token) for token in lacking}
+        return encoder, {number: spelled[token] for token, number in ids.items() if number is not None}
 
     def _id(self, token: str) -> int:
         found = self._tokenizer.token_to_id(token)
