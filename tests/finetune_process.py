@@ -8,6 +8,7 @@ FOLDER: with `base`, a checkpoint, and `s`, a snapshot. REPORT: a torch file of 
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def timed(folder: Path) -> dict[str, Any]:
         now[0] += tick
         return now[0]
 
-    real, module.time = module.time, SimpleNamespace(monotonic=monotonic)  # type: ignore[assignment]
+    real, module.time = module.time, SimpleNamespace(monotonic=monotonic, process_time=time.process_time)  # type: ignore[assignment]
     try:
         run.train()
     finally:

@@ -667,9 +667,9 @@ def test_two_clients_200_mixed_requests_each(served, tmp_path):
                     started = time.perf_counter()
                     results = predict(client, [tasks[i] for i in ids]).json()["results"]
                     predictions.append(time.perf_counter() - started)
-                    found = zip(ids, results, strict=True)  # a batch leaves out what the other client got meanwhile
+                    found = zip(ids, results, strict=True)  # [] for what the other client is being given
                     wrong.extend(
-                        kind for i, entry in found if not ((entry == [] and kind == "batch") or is_of_pair(entry, i))
+                        kind for i, entry in found if not (entry == [] or is_of_pair(entry, i))
                     )
                     empty.extend(entry == [] for entry in results)
                 elif kind == "click":
@@ -697,7 +697,7 @@ def test_two_clients_200_mixed_requests_each(served, tmp_path):
     done.set()
     watcher.join(10)
     assert not wrong
-    assert np.mean(empty) < 0.2
+    assert np.mean(empty) < 0.5
     assert segmenter.most_running == 1
     assert len(depths) == 400
     assert max(depths) <= 50
@@ -734,7 +734,8 @@ def test_two_clients_12_requests_each_with_the_real_model(served, tmp_path):
             for _ in range(12):
                 number = choose.randrange(len(requests))
                 tasks, context = requests[number]
-                if predict(client, tasks, context=context).json() != expected[number]:
+                is_given_elsewhere = [{"results": [[]]}] if context is None else []
+                if predict(client, tasks, context=context).json() not in (expected[number], *is_given_elsewhere):
                     wrong.append(number)
 
     clients = [threading.Thread(target=ask, args=(seed,)) for seed in range(2)]

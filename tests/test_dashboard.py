@@ -100,10 +100,10 @@ def test_what_is_remembered_of_a_group_holds_no_masks(make, tmp_path):  # noqa: 
 
     client = make(result_cache_mb=0)
     gc.collect()
-    before = sum(isinstance(item, CoSegmentation) for item in gc.get_objects())
+    before = sum(type(item) is CoSegmentation for item in gc.get_objects())
     predict(client, [pair_task(tmp_path, k) for k in range(5)])
     gc.collect()
-    assert sum(isinstance(item, CoSegmentation) for item in gc.get_objects()) <= before + 1
+    assert sum(type(item) is CoSegmentation for item in gc.get_objects()) <= before + 1
 
 
 def test_versions_are_published_and_rolled_back(client, registry, tmp_path):

@@ -243,7 +243,7 @@ def test_a_finetune_of_many_images_shows_some_of_them(tmp_path: Path, monkeypatc
     reference = Reference(np.zeros(2 * CONFIG.global_encoder.hidden_size, np.float32), np.float32(0))
 
     def fit_of(model: object, config: object, images: Iterator[np.ndarray], own: list[np.ndarray]) -> Reference:
-        shown.extend((len(list(images)), len(own)))
+        shown.extend((len(list(images)), len(list(own))))
         return reference
 
     monkeypatch.setattr(training_reference, "fit", fit_of)

@@ -21,7 +21,7 @@ from calico.evaluation.charts import charts
 from calico.evaluation.gallery import Gallery
 from calico.evaluation.page import evaluation_page
 from calico.evaluation.paper_table import paper_rows, printed_table
-from calico.inference.reconcile import AnsweredMasks
+from calico.inference.reconcile import AnsweredMasks, reconcile
 from calico.inference.segmenter import CoSegmenter, PromptedMask
 from calico.language.answers import parse_answer, render_answer
 from calico.masks import encode_rle
@@ -29,7 +29,7 @@ from calico.metrics.text_similarity import TrigramEncoder
 from calico.mixedparts.index import MixedParts
 from calico.mixedparts.records import ObjectRecord, PartMask
 from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, write_manifest
-from calico.values import AnnotatedImage, ImageGroup, NamedMask, SubTask, image_digest
+from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask, SubTask, image_digest
 from scripts import evaluate
 
 PARTS = {"chair": ("seat", "leg"), "stool": ("seat",), "mug": ("handle",)}
@@ -59,6 +59,9 @@ class Mover:
 
     def know(self, image: np.ndarray, masks: Sequence[NamedMask]) -> None:
         self.known[image_digest(image)] = list(masks)
+
+    def reconciled(self, group: ImageGroup, answers: Mapping[SubTask, AnsweredMasks]) -> CoSegmentation:
+        return reconcile(group.sizes_hw, answers)
 
     def answer(
         self, group: ImageGroup, sub_tasks: Sequence[SubTask] = tuple(SubTask), *, constrained: bool | None = None
@@ -414,7 +417,7 @@ def test_a_stopped_evaluation_reports_on_what_was_done(
         (["--data", ".", "--limit", "0"], "--limit is at least 1"),
         (["--data", ".", "--images", "a", "--images", "b"], "expected NAME=DIR"),
         (["--drawings", "1", "--encoder", "nowhere"], "config.json and model.safetensors"),
-        ([], "one of the arguments --drawings --data is required"),
+        ([], "one of the arguments --drawings --data --snapshot is required"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -271,7 +271,7 @@ def mask_of_value(value: Mapping[str, Any], size_hw: Size) -> np.ndarray:
         box_width, box_height = _finite([value["width"], value["height"]]) * (width / 100, height / 100)
         return geometry.fill_rectangle(x, y, box_width, box_height, turn, height, width)
     except KeyError as error:
-        known = ", ".join(map(str, value))
+        known = ", ".join(map(repr, list(value)[:8]))
         raise InputError(
             f"shape: expected points, a box or an ellipse in percent, got {known}; draw an area"
         ) from error

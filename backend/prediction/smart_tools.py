@@ -60,12 +60,12 @@ class SmartTools:
         prompts = read_prompts(context, config)
         if not 0 <= prompts.image < len(sources):
             raise InputError(f"interactive request: image {prompts.image + 1} of a task that has {len(sources)}")
-        prompts, known = self._memory.together(task, prompts)
+        # The clicks of other layouts stay with the editor, and two people's must not be taken for one's.
+        prompts, known = self._memory.together(task if brings_parts(config) else None, prompts)
         mask, score, version = self._mask(prompts, sources, task, deadline)
         if not brings_parts(config) or not MIN_GROUP_SIZE <= len(sources) <= MAX_GROUP_SIZE:
             mask = clicked_mask(mask, prompts)
             region = known or id_of(task, prompts, None, None)
-            self._memory.remember(task, prompts, mask, region)
             return self._encoded(
                 mask if score >= MIN_SCORE else mask & False, score, prompts, config, version, data, region
             )
