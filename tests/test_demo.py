@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -105,6 +106,17 @@ def test_groups_are_the_same_each_time_and_of_the_right_size() -> None:
             assert all((a.image == b.image).all() for a, b in zip(group, same, strict=True))
     assert len({project.group_size for project in PROJECTS}) == 2
     assert sum(project.num_groups for project in PROJECTS) >= 12
+
+
+def test_what_was_predicted_with_a_part_memory_is_not_missing(tmp_path: Path) -> None:
+    """It never gets a prediction of the model alone, and a start that waited for one failed after minutes."""
+    demo = Demo(tmp_path, step=verb.step, groups=verb.draw_groups)
+    client: Any = SimpleNamespace(
+        tasks=lambda number: [{"id": 1}, {"id": 2}],
+        model_versions=lambda number: {"v1": 1, "v1+3 groups": 1},
+        project=lambda number: {"num_tasks_with_annotations": 1},
+    )
+    demo._predict(client, 1, PROJECTS[0], "v1")
 
 
 def test_a_lost_account_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
