@@ -258,13 +258,14 @@ def test_start_training_ends_in_a_version_that_predicts(
 ) -> None:
     """The loop at its smallest, with the real model: corrected groups, the button, a job, a version, its predictions.
 
-    So few groups and steps give the gate no reason to publish; then the version is published by force.
+    So few groups and steps give the gate no reason to publish; then the version is published by force. Without the
+    part memory, which makes versions of its own in between.
     """
     drawn = list(evaluation_groups(11, 4, 2, size=96))
     registry = Registry(tmp_path / "registry")
     with LiveBackend(
         label_studio, tmp_path / "state", None, versions=registry.folder, device="cpu", training_minutes=0.05,
-        training_base_groups=1,
+        training_base_groups=1, part_memory="0",
     ) as backend:  # fmt: skip
         before = backend.services.engine.version(120)
         config = write_config(2)
