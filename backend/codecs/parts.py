@@ -18,7 +18,6 @@ from calico.values import CoSegmentation
 
 MAX_PARTS = 12
 OTHER = "other part"
-MORE_KEYS = "abcdefghijkl"
 
 
 class Vocabulary:

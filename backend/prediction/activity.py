@@ -1,4 +1,4 @@
-"""What the backend is doing and has lately done, one entry per group asked about: the page `/jobs`."""
+"""What the backend is doing and has lately done, one entry per group asked about: the route `/jobs`."""
 
 from __future__ import annotations
 

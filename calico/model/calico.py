@@ -286,11 +286,6 @@ class CalicoModel(nn.Module):
         return self.pixel_decoder(grounding.take(image), prompts[:, None])
 
 
-def is_convolved(name: str) -> bool:
-    """Whether the weight of this name belongs to what reads images."""
-    return name.startswith("trunk.") or "_encoder." in name
-
-
 def mean_and_maximum(tokens: Tensor) -> Tensor:
     """Over the positions: I x T x D -> I x 2D."""
     return torch.cat([tokens.mean(1), tokens.amax(1)], 1)

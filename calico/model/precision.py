@@ -24,8 +24,6 @@ from calico.model.calico import CalicoModel
 FULL_PRECISION = ("seg_projection.", "pixel_decoder.")
 """Where names of weights start that stay float32: in bfloat16 mask edges move."""
 
-BITS = (8, 4)
-
 
 def serving_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     """Of the weight with this name in a model that is served in `dtype`."""
