@@ -2,7 +2,8 @@
 
     calico train --out runs/tiny --minutes 75
     calico train --out runs/parts --steps 5000 --data INDEX --from CHECKPOINT
-    calico train --out runs/small --minutes 240 --trunk efficientnet-lite0 --data drawings INDEX --shares 0.3 0.7
+    calico train --out runs/small --minutes 240 --trunk efficientnet-lite0 --from TINY \
+        --data drawings INDEX --shares 0.2 0.8
 
 The same command resumes a run that was stopped or killed; at most the last `--checkpoint-minutes` are done again.
 Several GPUs: `accelerate launch -m scripts.train ...`. The result is OUT/checkpoint.
@@ -48,14 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--trunk",
-        help="fresh encoders on a pretrained trunk (efficientnet-lite0); the rest from --from, or the embedded one",
-    )
-    parser.add_argument(
-        "--distil",
-        type=float,
-        default=6.0,
-        metavar="MINUTES",
-        help="before a run with --trunk: its encoders learn to give what --from's give (6)",
+        help="put a pretrained trunk (efficientnet-lite0) beside the encoders of --from, a checkpoint without one",
     )
     parser.add_argument(
         "--encoders-first",
@@ -94,24 +88,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
-    from calico.checkpoints.files import read_config
+    from calico.checkpoints.files import TOKENIZER, read_config
     from calico.checkpoints.fingerprint import EMBEDDED
     from calico.drawings import VERSION
-    from calico.language.tokenizer import CalicoTokenizer, tokenizer_corpus
+    from calico.language.growth import grown
+    from calico.language.tokenizer import CalicoTokenizer
     from calico.mixedparts.index import MixedParts
     from calico.model.config import calico_small, calico_tiny
     from calico.training.batches import MIXED_BATCH
     from calico.training.depth_fit import fit_folder
     from calico.training.loop import Trainer
     from calico.training.mixture import Mixture
-    from calico.training.new_trunk import TrunkStart
     from calico.training.recipe import training_settings
 
     _check(args)
     data = _data(args)
     if isinstance(data, Mixture):
-        names = (*data.classes, *data.parts)
-        tokenizer = CalicoTokenizer.train(tokenizer_corpus(names=names), calico_small().llm["vocab_size"])
+        own = CalicoTokenizer.from_file((args.start or EMBEDDED) / TOKENIZER)
+        tokenizer = grown(own, (*data.classes, *data.parts), calico_small().llm["vocab_size"])
         config = calico_small(len(tokenizer), args.trunk or calico_small().trunk)
     else:
         tokenizer = CalicoTokenizer.train()
@@ -135,13 +129,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     counts = {"num_images": args.num_images, "num_groups": args.num_groups}
     batch = dataclasses.replace(settings.batch, **{name: count for name, count in counts.items() if count})
     version = VERSION if data is None else data.version
-    trunk_start = TrunkStart(args.start or EMBEDDED, args.distil) if args.trunk else None
     with _cli.progress() as bar:
-        task = bar.add_task("distillation" if args.trunk else "training", total=1000)
-
-        def show_distillation(step: int, terms: dict[str, float], progress: float) -> None:
-            note = "  ".join(f"{name} {value:.2f}" for name, value in terms.items())
-            bar.update(task, completed=int(1000 * progress), note=f"step {step}  {note}")
+        task = bar.add_task("training", total=1000)
 
         def show(state: Any, terms: dict[str, float], progress: float) -> None:
             per_second = state.images / max(1e-9, state.seconds)
@@ -159,11 +148,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             None if args.trunk else args.start,
             args.grow,
             data,
-            trunk_start,
-            show_distillation,
+            args.start if args.trunk else None,
             None if args.watch is None else MixedParts(args.watch, "test"),
         )
-        bar.update(task, description="training")
         state = trainer.run(show)
     report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
     if not trainer.accelerator.is_main_process:
@@ -199,6 +186,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--images is for the index that --data names; give it too")
     if args.trunk and args.grow:
         raise InputError("--grow is for the same encoders, --trunk for others; give one of them")
+    if args.trunk and not args.start:
+        raise InputError("--trunk is put beside the encoders of a checkpoint; give it with --from")
     if args.trunk and not args.shares:
         raise InputError("--trunk wants mixed data: --data drawings INDEX --shares 0.3 0.7")
     if (args.shares is not None or len(sources) > 1) and (

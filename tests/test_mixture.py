@@ -24,12 +24,11 @@ from calico.training.batches import BatchSettings
 from calico.training.loop import Phase, RunState, Trainer, TrainingSettings
 from calico.training.mixed_batches import MixedBatches
 from calico.training.mixture import Mixture
-from calico.training.new_trunk import DISTILLED, TrunkStart
 from calico.training.pools import DrawnPool
 from calico.training.step import TrainingStep
 from calico.values import AnnotatedImage
 from scripts import train
-from tests.test_trunk import SIZE, TOKENIZER, micro_small
+from tests.test_trunk import SIZE, TOKENIZER, micro_small, micro_tiny
 
 BATCH = BatchSettings(num_images=4, num_groups=3, num_points=2, num_boxes=2, images_per_class=2)
 COLOURS = np.array([[250, 250, 250], [0, 0, 0], [220, 30, 30], [30, 30, 220]], np.uint8)  # by part map value
@@ -119,11 +118,9 @@ def test_a_step_is_a_function_of_seed_and_number_and_sees_every_source() -> None
     assert set(drawn.vocabulary.parts) == set(PART_NAMES)
 
 
-def test_the_run_starts_from_a_checkpoint_distils_trains_and_goes_on(tmp_path: Path) -> None:
-    from calico.model.config import calico_tiny
-
+def test_the_run_starts_from_a_checkpoint_trains_and_goes_on(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    tiny = calico_tiny(len(TOKENIZER))
+    tiny = micro_tiny()
     teacher = build(tiny)
     save_checkpoint(tmp_path / "tiny", teacher, tiny, TOKENIZER)
     settings = TrainingSettings(
@@ -136,13 +133,10 @@ def test_the_run_starts_from_a_checkpoint_distils_trains_and_goes_on(tmp_path: P
     )
 
     def trainer(steps: int) -> Trainer:
-        start = TrunkStart(tmp_path / "tiny", 1e-4)
-        return Trainer(
-            tmp_path / "run", replace(settings, steps=steps), micro_small(), TOKENIZER, None, False, mixture(), start
-        )
+        length = replace(settings, steps=steps)
+        return Trainer(tmp_path / "run", length, micro_small(), TOKENIZER, None, False, mixture(), tmp_path / "tiny")
 
     first = trainer(2)
-    assert (tmp_path / "run" / DISTILLED).is_dir()
     assert first.model.trunk is not None
     before = [p.clone() for p in first.model.trunk.parameters()]
     torch.testing.assert_close(first.model.qformer.queries, teacher.qformer.queries, atol=1e-3, rtol=1e-2)
@@ -165,7 +159,8 @@ def test_the_run_starts_from_a_checkpoint_distils_trains_and_goes_on(tmp_path: P
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--trunk", "efficientnet-lite0"], "--shares"),
+        (["--trunk", "efficientnet-lite0"], "--from"),
+        (["--trunk", "efficientnet-lite0", "--from", "x"], "--shares"),
         (["--data", "drawings", "x"], "--shares"),
         (["--data", "drawings", "x", "--shares", "1"], "each of 2"),
         (["--data", "drawings", "x", "--shares", "1", "-1"], "above 0"),
@@ -190,7 +185,7 @@ def test_encoders_first_is_a_phase_without_questions(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(loop, "Trainer", trainer)
     common = ["--out", str(tmp_path), "--steps", "1", "--data", "drawings", "--shares", "1"]
-    assert train.main([*common, "--trunk", "efficientnet-lite0"]) == 2
+    assert train.main([*common, "--from", str(EMBEDDED), "--trunk", "efficientnet-lite0"]) == 2
     assert train.main([*common, "--from", str(EMBEDDED), "--encoders-first", "0.25"]) == 2
     assert train.main([*common, "--from", str(EMBEDDED)]) == 2
     shares = [[(phase.share, phase.asks) for phase in settings.phases] for settings in begun]

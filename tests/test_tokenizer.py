@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from calico.drawings import CLASSES, PART_NAMES
 from calico.errors import CheckpointError, InputError
 from calico.language import PAD, SPECIAL_TOKENS
+from calico.language.growth import grown
 from calico.language.questions import canonical_question, render_prompt, varied_question
-from calico.language.tokenizer import CalicoTokenizer, fold_spaces, train_tokenizer
-from calico.language.words import known_names, pseudo_word
+from calico.language.tokenizer import CalicoTokenizer, fold_spaces, train_tokenizer, wordings
+from calico.language.words import DRAWN_OBJECTS, DRAWN_PARTS, known_names, pseudo_word
 from calico.values import SubTask
 
 ANSWER = (
@@ -192,3 +193,16 @@ def test_one_tokenizer_serves_many_threads(tokenizer: CalicoTokenizer) -> None:
     alone = [encode(seed) for seed in range(40)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(encode, range(40))) == alone
+
+
+def test_a_tokenizer_grows_for_names_and_cuts_what_it_knew_as_before() -> None:
+    own = CalicoTokenizer.train()
+    names = ("fruit bowl", "taillight", "trash can", "mop")
+    larger = grown(own, names, len(own) + 40)
+    assert len(own) < len(larger) <= len(own) + 40
+    assert all(larger.vocabulary[token] == number for token, number in own.vocabulary.items())
+    assert sum(len(larger.ids(f" {name}")) for name in names) < sum(len(own.ids(f" {name}")) for name in names)
+    assert [len(larger.ids(f" {name}")) for name in names] == [2, 1, 2, 1]
+    known = [*wordings(np.random.default_rng(7)), *(f"<p> the {name} </p>" for name in (*DRAWN_OBJECTS, *DRAWN_PARTS))]
+    assert [larger.ids(text) for text in known] == [own.ids(text) for text in known]
+    assert len(grown(own, names, len(own))) == len(own)

@@ -18,29 +18,42 @@ from calico.inference.features import image_features
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import Pixels
-from calico.model.config import CalicoConfig, EncoderConfig, calico_small, calico_tiny
+from calico.model.config import CalicoConfig, EncoderConfig, calico_tiny, on_trunk
 from calico.model.memory import encoder_activation_bytes, num_tokens
-from calico.model.modes import set_mode
-from calico.model.preprocessing import Preprocessor
+from calico.model.modes import set_mode, train_mode
+from calico.model.preprocessing import CLIP_MEAN_STD, IMAGENET_MEAN_STD, SAM_MEAN_STD, Preprocessor
 from calico.model.trunk import TRUNKS, SameConv2d, build_trunk, folded, trunk_channels
-from calico.training.new_trunk import moved_rows
+from calico.training.new_trunk import moved_rows, with_trunk
 
 TOKENIZER = CalicoTokenizer.train()
 SIZE = 64
+VIEWS = (CLIP_MEAN_STD, IMAGENET_MEAN_STD, SAM_MEAN_STD)
+
+
+def micro_tiny(vocab_size: int = len(TOKENIZER)) -> CalicoConfig:
+    """`calico-tiny` on convolutions of next to no weights: 32 px in."""
+    config = calico_tiny(vocab_size)
+    return replace(
+        config,
+        global_encoder=EncoderConfig("conv", SIZE // 2, 192, {"widths": [4, 8], "num_blocks": [0, 1]}),
+        semantic_encoder=EncoderConfig("conv", SIZE // 2, 96, {"widths": [8], "num_blocks": [0]}),
+        grounding_encoder=EncoderConfig(
+            "conv", SIZE // 2, 64, {"widths": [4, 4, 8], "num_blocks": [0, 1, 1], "context_width": 4}
+        ),
+        num_mask_grid=32,
+    )
 
 
 def micro_small(vocab_size: int = len(TOKENIZER)) -> CalicoConfig:
-    """`calico-small` on a trunk of next to no weights: 64 px in, tokens and grids as those of `calico-tiny`."""
-    config = calico_small(vocab_size, "micro")
-    tokens = EncoderConfig("trunk", SIZE, 192, {"level": 3, "width": 8})
+    """`calico-small` on a trunk of next to no weights beside `micro_tiny`: 64 px in."""
+    own = micro_tiny(vocab_size)
     return replace(
-        config,
-        global_encoder=tokens,
-        semantic_encoder=replace(tokens, hidden_size=96, options={"level": 2, "width": 8}),
-        grounding_encoder=EncoderConfig(
-            "trunk", SIZE, 64, {"level": 3, "width": 8, "num_blocks": 1, "context_width": 8}
-        ),
-        num_mask_grid=32,
+        own,
+        preset="calico-small",
+        trunk="micro",
+        global_encoder=on_trunk(own.global_encoder, level=3, width=8),
+        semantic_encoder=on_trunk(own.semantic_encoder, level=2, width=8),
+        grounding_encoder=on_trunk(own.grounding_encoder, level=3, width=8, num_blocks=1, context_width=8),
     )
 
 
@@ -133,12 +146,17 @@ def test_one_pass_over_one_view_feeds_all_three_encoders(tmp_path: Path) -> None
         torch.testing.assert_close(again.encode(pixels).image_tokens, features.image_tokens)
 
 
-def test_the_trunk_stays_frozen_in_every_mode() -> None:
+def test_the_trunk_and_the_encoders_beside_it_stay_frozen_in_every_mode() -> None:
     model, config = build(micro_small()), micro_small()
     assert model.trunk is not None
     set_mode(model, "all")
     assert not any(p.requires_grad for p in model.trunk.parameters())
-    assert all(p.requires_grad for p in model.grounding_encoder.parameters())
+    added = {n: p.requires_grad for n, p in model.grounding_encoder.named_parameters()}
+    assert {name.startswith("own.") for name, trains in added.items() if not trains} == {True}
+    assert any(added.values())
+    train_mode(model, "all")
+    assert model.grounding_encoder.blocks.training
+    assert not model.grounding_encoder.own.training
     attach(model, choose_spec(model, config))
     assert not any(name.startswith("trunk.") for name in trained(model))
     assert any(name.startswith("grounding_encoder.") for name in trained(model))
@@ -152,6 +170,30 @@ def test_rows_move_to_another_vocabulary() -> None:
     torch.testing.assert_close(moved[new.seg_id], rows[TOKENIZER.seg_id])
     (number,) = new.ids(" taillight")
     torch.testing.assert_close(moved[number], rows[TOKENIZER.ids(" taillight")].mean(0))
+
+
+def test_a_trunk_beside_a_checkpoint_changes_nothing_at_first(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    own = build(micro_tiny()).eval()
+    for module in own.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.fill_(0.5)
+    save_checkpoint(tmp_path, own, micro_tiny(), TOKENIZER, torch.float32)
+    model = with_trunk(micro_small(), TOKENIZER, tmp_path).eval()
+    frame = torch.rand(2, 3, SIZE, SIZE)
+    half = F.avg_pool2d(frame, 2)
+    plain = [(half - torch.tensor(m)[:, None, None]) / torch.tensor(s)[:, None, None] for m, s in VIEWS]
+    mean, std = (torch.tensor(values)[:, None, None] for values in TRUNKS["micro"].mean_std)
+    with torch.no_grad():
+        expected = own.encode(Pixels(*plain))
+        found = model.encode(Pixels(*[(frame - mean) / std] * 3))
+        torch.testing.assert_close(found.image_tokens, expected.image_tokens, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.refined_tokens, expected.refined_tokens, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.grounding.embedding, expected.grounding.embedding, atol=1e-4, rtol=1e-4)
+        for ours, theirs in zip(found.grounding.fine, expected.grounding.fine, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="wants"):
+        with_trunk(replace(micro_small(), num_queries=4), TOKENIZER, tmp_path)
 
 
 def test_the_known_trunk_has_its_known_size() -> None:

@@ -60,12 +60,7 @@ def tokenizer_corpus(seed: int = 0, names: Iterable[str] = ()) -> Iterator[str]:
     syllables for names never seen.
     """
     rng = np.random.default_rng(seed)
-    for sub_task in SubTask:
-        answers = [lead for pair in LEADS[sub_task] + OBJECTS_LEADS for lead in pair] + list(NONES[sub_task])
-        for _ in range(300):
-            yield canonical_question(sub_task, 2, ["leg"]).text
-            yield varied_question(sub_task, int(rng.integers(2, 9)), rng).text
-            yield f"USER: x ASSISTANT: {rng.choice(answers)}"
+    yield from wordings(rng)
     for name in dict.fromkeys((*DRAWN_OBJECTS, *DRAWN_PARTS, *names)):
         yield from [f"{PHRASE_OPEN} the {name} {PHRASE_CLOSE}"] * 24
         yield from [f"{PHRASE_OPEN} a {name} {PHRASE_CLOSE}", f"{name}, {name}"] * 2
@@ -73,6 +68,16 @@ def tokenizer_corpus(seed: int = 0, names: Iterable[str] = ()) -> Iterator[str]:
         yield from [f"{PHRASE_OPEN} the {name} {PHRASE_CLOSE}"] * 3
     for _ in range(3000):
         yield f"{PHRASE_OPEN} the {pseudo_word(rng)} {PHRASE_CLOSE}"
+
+
+def wordings(rng: np.random.Generator) -> Iterator[str]:
+    """Questions and what answers open with, without the names."""
+    for sub_task in SubTask:
+        answers = [lead for pair in LEADS[sub_task] + OBJECTS_LEADS for lead in pair] + list(NONES[sub_task])
+        for _ in range(300):
+            yield canonical_question(sub_task, 2, ["leg"]).text
+            yield varied_question(sub_task, int(rng.integers(2, 9)), rng).text
+            yield f"USER: x ASSISTANT: {rng.choice(answers)}"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
@@ -184,6 +189,14 @@ class CalicoTokenizer:
 
     def save(self, path: str | Path) -> None:
         self._tokenizer.save(str(path))
+
+    def to_json(self) -> str:
+        """What `save` writes."""
+        return self._tokenizer.to_str()
+
+    def tokens(self, text: str) -> list[str]:
+        """As the file spells them, without beginning and end of sequence."""
+        return self._tokenizer.encode(text, add_special_tokens=False).tokens
 
     def __len__(self) -> int:
         """Size of the vocabulary, special tokens included."""

@@ -25,10 +25,12 @@ from calico.model.cam import CorrespondenceAdaptation
 from calico.model.cem import CorrespondenceExtraction, NoExtraction
 from calico.model.config import CalicoConfig, EncoderConfig
 from calico.model.encoders import ConvGrounding, ConvTokens, Dinov2Tokens, SamGrounding, TransformerTokens
+from calico.model.preprocessing import CLIP_MEAN_STD, IMAGENET_MEAN_STD, SAM_MEAN_STD
 from calico.model.qformer import QFormer
 from calico.model.segmentation import PixelDecoder, SegmentationProjection
+from calico.model.sizes import TRUNKS
 from calico.model.trunk import build_trunk, trunk_channels
-from calico.model.trunk_encoders import TrunkGrounding, TrunkTokens
+from calico.model.trunk_encoders import MeanStd, OwnView, TrunkGrounding, TrunkTokens
 
 
 def build(config: CalicoConfig) -> CalicoModel:
@@ -41,11 +43,11 @@ def build(config: CalicoConfig) -> CalicoModel:
     cam_layers = () if "cam" in config.without else config.cam_layers
     return CalicoModel(
         trunk=build_trunk(config.trunk) if config.trunk else None,
-        global_encoder=_token_encoder(config.global_encoder, config.trunk),
+        global_encoder=_token_encoder(config.global_encoder, config.trunk, CLIP_MEAN_STD),
         qformer=QFormer(InstructBlipQFormerModel(qformer_config), queries),
         image_projection=nn.Linear(qformer_config.hidden_size, llm_size),
         llm=llm,
-        semantic_encoder=_token_encoder(config.semantic_encoder, config.trunk),
+        semantic_encoder=_token_encoder(config.semantic_encoder, config.trunk, IMAGENET_MEAN_STD),
         cem=NoExtraction()
         if "cem" in config.without
         else CorrespondenceExtraction(
@@ -59,9 +61,12 @@ def build(config: CalicoConfig) -> CalicoModel:
     )
 
 
-def _token_encoder(config: EncoderConfig, trunk: str) -> nn.Module:
+def _token_encoder(config: EncoderConfig, trunk: str, mean_std: MeanStd) -> nn.Module:
     if config.kind == "trunk":
-        return TrunkTokens(config.hidden_size, trunk_channels(trunk), **config.options)
+        options = dict(config.options)
+        own = ConvTokens(config.hidden_size, **options.pop("own"))
+        view = OwnView(options.pop("own_stride"), TRUNKS[trunk].mean_std, mean_std)
+        return TrunkTokens(own, view, config.hidden_size, trunk_channels(trunk)[options["level"]], **options)
     if config.kind == "conv":
         return ConvTokens(config.hidden_size, **config.options)
     if config.kind == "eva_clip":
@@ -74,7 +79,10 @@ def _token_encoder(config: EncoderConfig, trunk: str) -> nn.Module:
 
 def _grounding_encoder(config: EncoderConfig, trunk: str) -> nn.Module:
     if config.kind == "trunk":
-        return TrunkGrounding(config.hidden_size, trunk_channels(trunk), **config.options)
+        options = dict(config.options)
+        own = ConvGrounding(config.hidden_size, **options.pop("own"))
+        view = OwnView(options.pop("own_stride"), TRUNKS[trunk].mean_std, SAM_MEAN_STD)
+        return TrunkGrounding(own, view, config.hidden_size, trunk_channels(trunk), **options)
     if config.kind == "conv":
         return ConvGrounding(config.hidden_size, **config.options)
     if config.kind == "sam":

@@ -1,7 +1,7 @@
 """Sizes of a CALICO model. Only the builder reads this; modules take numbers and modules.
 
 Presets: `calico-7b` has the paper's sizes; `calico-tiny` and `calico-small` are the same architecture with compact
-encoders, small enough to be trained and served on two CPU cores: convolutions of their own, or one pretrained trunk.
+encoders, small enough to be trained and served on two CPU cores: convolutions of their own; with one pretrained trunk.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ ABLATABLE = ("cem", "cam", "auxiliary")  # what `CalicoConfig.without` may name
 class EncoderConfig:
     """One image encoder.
 
-    kind: `conv` (tiny), `trunk` (reads the maps of `CalicoConfig.trunk`), or the library's own: `eva_clip`, `dinov2`,
-    `sam`.
+    kind: `conv` (tiny), `trunk` (conv, to which the maps of `CalicoConfig.trunk` add), or the library's own:
+    `eva_clip`, `dinov2`, `sam`.
     image_size: pixels of the square input. hidden_size: channels of what it gives.
     options: keyword arguments of the library's config, or of the convolutional network.
     """
@@ -53,7 +53,7 @@ class CalicoConfig:
     num_mask_grid: int  # side of the mask logits in pixels, four times the grounding embedding's
     mask_prompt: bool = False  # whether each click after the first also sees the mask before it, as SAM's do
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05})
-    trunk: str = ""  # of `calico.model.trunk.TRUNKS`, which the encoders then share; "": each sees pixels of its own
+    trunk: str = ""  # of `calico.model.sizes.TRUNKS`, which the encoders then share; "": none
     system_prompt: str = ""  # before the first turn, for a language model that was trained with one
     data_version: str = ""  # what the weights were trained on
     without: tuple[str, ...] = ()  # of `ABLATABLE`: modules left out, or the auxiliary losses, for an ablation
@@ -228,18 +228,21 @@ def calico_tiny(vocab_size: int = 768) -> CalicoConfig:
 
 
 def calico_small(vocab_size: int = 1280, trunk: str = "efficientnet-lite0") -> CalicoConfig:
-    """One pretrained trunk under all three encoders: 256 px in, masks on a 128 x 128 grid; `calico-tiny` above it."""
+    """`calico-tiny` with one pretrained trunk beside its three encoders: 256 px in, masks on a 128 x 128 grid."""
     tiny = calico_tiny(vocab_size)
     return replace(
         tiny,
         preset="calico-small",
         trunk=trunk,
-        global_encoder=EncoderConfig("trunk", 256, 192, {"level": 5, "width": 256}),
-        semantic_encoder=EncoderConfig("trunk", 256, 96, {"level": 4, "width": 128}),
-        grounding_encoder=EncoderConfig(
-            "trunk", 256, 64, {"level": 3, "width": 96, "num_blocks": 1, "context_width": 32}
-        ),
+        global_encoder=on_trunk(tiny.global_encoder, level=5, width=128),
+        semantic_encoder=on_trunk(tiny.semantic_encoder, level=4, width=96),
+        grounding_encoder=on_trunk(tiny.grounding_encoder, level=3, width=64, num_blocks=1, context_width=32),
     )
+
+
+def on_trunk(own: EncoderConfig, **options: int) -> EncoderConfig:
+    """`own` on an image of half the trunk's side, with what the trunk adds to it."""
+    return EncoderConfig("trunk", 2 * own.image_size, own.hidden_size, {"own": own.options, "own_stride": 2, **options})
 
 
 PRESETS = {"calico-7b": calico_7b, "calico-tiny": calico_tiny, "calico-small": calico_small}

@@ -15,7 +15,7 @@ from torch import nn
 from calico.model.calico import CalicoModel
 
 MODES = ("paper", "all")
-FROZEN = "trunk."
+FROZEN = ("trunk.", "global_encoder.own.", "semantic_encoder.own.", "grounding_encoder.own.")
 PAPER_MODULES = ("cem.", "cams.", "cam_queries", "pixel_decoder.mask_decoder.")
 
 
@@ -64,6 +64,9 @@ def train_mode(model: CalicoModel, mode: str) -> None:
     if mode == "paper":
         for module in (model.llm, model.cem, model.cams, model.pixel_decoder.mask_decoder):
             module.train()
+    for name, module in model.named_children():
+        if name.endswith("_encoder") and isinstance(own := getattr(module, "own", None), nn.Module):
+            own.eval()
 
 
 def trained_share(model: nn.Module) -> tuple[int, int]:

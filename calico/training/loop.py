@@ -35,12 +35,11 @@ from calico.model.precision import uses_bf16
 from calico.training.auxiliary import AuxiliaryHeads
 from calico.training.batches import DRAWN, BatchSettings, DrawingBatches, TrainingBatch, Vocabulary
 from calico.training.curves import plot_curves
-from calico.training.distillation import Told
 from calico.training.index_batches import IndexBatches
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
 from calico.training.mixed_batches import MixedBatches
 from calico.training.mixture import Mixture
-from calico.training.new_trunk import TrunkStart
+from calico.training.new_trunk import with_trunk
 from calico.training.prefetch import usable_workers
 from calico.training.run_folder import (
     LOG,
@@ -128,15 +127,14 @@ class Trainer:
         start: Path | None = None,
         grow: bool = False,
         data: MixedParts | Mixture | None = None,
-        trunk_start: TrunkStart | None = None,
-        on_distillation: Told | None = None,
+        trunk_start: Path | None = None,
         watch: MixedParts | None = None,
     ) -> None:
         """start: a checkpoint folder to begin from, with its own sizes; or, with `grow`, inside those of `config`.
 
         data: an index to train on instead of drawings, for which there are no auxiliary heads; or a mixture of sources.
         watch: pictures never trained on, whose clicks and boxes are measured at each save, into the log.
-        trunk_start: how a model of `config` with a new trunk begins, instead of `start`; wants a mixture.
+        trunk_start: a checkpoint that `config` puts a trunk beside, instead of `start`.
         """
         self.folder = folder
         self.settings = settings
@@ -152,9 +150,7 @@ class Trainer:
         if trunk_start is not None and (folder / STATE).exists():
             model = build(config)
         elif trunk_start is not None:
-            tokenizer.save(folder / TOKENIZER)
-            batches = self._mixed(settings.phases[0])
-            model = trunk_start(folder, config, tokenizer, batches, on_distillation)
+            model = with_trunk(config, tokenizer, trunk_start)
         elif start is None:
             model = build(config)
         elif grow:
@@ -180,7 +176,7 @@ class Trainer:
             trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
         )
         self.step_module, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
-        run = self._noted(start if trunk_start is None else trunk_start.checkpoint, grow)
+        run = self._noted(start or trunk_start, grow)
         has_note, has_state = is_noted(folder, run), (folder / STATE).exists()
         if has_state:
             self.tokenizer = CalicoTokenizer.from_file(folder / TOKENIZER)  # the one that its weights were trained with
@@ -303,18 +299,12 @@ class Trainer:
         if self.data is None:
             data = DrawingBatches(*common)
         elif isinstance(self.data, Mixture):
-            data = self._mixed(phase)
+            data = MixedBatches(self.data, *common)
         else:
             data = IndexBatches(self.data, *common)
         steps = range(self.state.step * self._num_parts * world + rank, 2**40, world)
         loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=usable_workers(self.settings.num_workers))
         return iter(loader)
-
-    def _mixed(self, phase: Phase) -> MixedBatches:
-        if not isinstance(self.data, Mixture):
-            raise ValueError("a new trunk is distilled on a mixture of data")
-        inputs, file = ModelInputs.from_config(self.config, phase.size), str(self.folder / TOKENIZER)
-        return MixedBatches(self.data, file, phase.of(self.settings.batch), inputs, self.settings.seed)
 
     def _log(self, window: list[dict[str, float]], phase: Phase) -> None:
         if not self.accelerator.is_main_process:

@@ -1,37 +1,34 @@
-"""A small model's start: a pretrained trunk under what a checkpoint has from the Q-Former on.
+"""A small model's start: a checkpoint with a pretrained trunk beside its encoders, which adds nothing at first.
 
-Its own encoders are left behind; `Distillation` then brings the new ones to give what they gave. The tokenizer may be
-another: rows of tokens that both know are kept, a new token starts as the mean of those that spelled it before.
+So it gives what the checkpoint gave. Its tokenizer may know more: rows of tokens that both know are kept, a new token
+starts as the mean of those that spelled it before.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from calico.checkpoints.files import load_checkpoint, save_checkpoint
+from calico.checkpoints.files import load_checkpoint
 from calico.conversion.efficientnet_lite import load_pretrained, pretrained_file
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
-from calico.training.distillation import Told, distil
-from calico.training.mixed_batches import MixedBatches
 
 logger = logging.getLogger(__name__)
-DISTILLED = "distilled"
-ENCODERS = ("trunk.", "global_encoder.", "semantic_encoder.", "grounding_encoder.")
+ADDED = ("trunk.", "global_encoder.", "semantic_encoder.", "grounding_encoder.")  # but for what is below `OWN`
+OWN = ".own."
 TOKEN_ROWS = ("llm.model.embed_tokens.weight", "llm.lm_head.weight")
 
 
 def with_trunk(config: CalicoConfig, tokenizer: CalicoTokenizer, start: Path | None) -> CalicoModel:
-    """A model of `config`, its trunk pretrained. start: a checkpoint whose sizes from the Q-Former on are the same;
-    None: fresh weights. Raises `InputError` where a size is another or the trunk's weights are not installed."""
+    """A model of `config`, its trunk pretrained. start: a checkpoint of the same sizes without a trunk; None: fresh
+    weights. Raises `InputError` where a size is another or the trunk's weights are not installed."""
     model = build(config)
     if config.trunk != "micro":
         load_pretrained(model.trunk, pretrained_file(config.trunk))  # type: ignore[arg-type]
@@ -46,9 +43,10 @@ def _take_over(
 ) -> None:
     weights = {}
     for key, own in model.state_dict().items():
-        if key.startswith(ENCODERS):
+        if key.startswith(ADDED) and OWN not in key:
             continue
-        value = moved_rows(found[key], own, old, new) if key in TOKEN_ROWS else found.get(key)
+        source = key.replace(OWN, ".", 1)
+        value = moved_rows(found[key], own, old, new) if key in TOKEN_ROWS else found.get(source)
         if value is None or value.shape != own.shape:
             shape = "missing" if value is None else f"{tuple(value.shape)}"
             raise InputError(f"{start}: {key} is {shape}, a model with this trunk wants {tuple(own.shape)}")
@@ -56,38 +54,6 @@ def _take_over(
     model.load_state_dict(weights, strict=False)
     model.llm.tie_weights()
     logger.info("%s: %d tensors taken over", start, len(weights))
-
-
-@dataclass(frozen=True)
-class TrunkStart:
-    """How a run with a new trunk begins. checkpoint: what to take over and to distil from; None: fresh weights.
-
-    minutes: of distillation. The result is kept in the run's folder, so that it is done once.
-    """
-
-    checkpoint: Path | None
-    minutes: float
-
-    def __call__(
-        self,
-        folder: Path,
-        config: CalicoConfig,
-        tokenizer: CalicoTokenizer,
-        batches: MixedBatches,
-        on_step: Told | None = None,
-    ) -> CalicoModel:
-        place = folder / DISTILLED
-        if place.is_dir():
-            model = load_checkpoint(place)[0]
-            return model.requires_grad_(True)
-        model = with_trunk(config, tokenizer, self.checkpoint)
-        if self.checkpoint is not None and self.minutes > 0:
-            distil(
-                model, config, self.checkpoint, batches, self.minutes, folder / "distillation.jsonl", on_step=on_step
-            )
-            save_checkpoint(folder / (DISTILLED + ".new"), model, config, tokenizer)
-            (folder / (DISTILLED + ".new")).rename(place)
-        return model
 
 
 @torch.no_grad()
