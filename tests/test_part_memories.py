@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,16 @@ def asked(team: SimpleNamespace, project: str = "7.1", model: str = "m1") -> tup
         project, model, group, CoSegmentation(group.sizes_hw), ()
     )
     return found
+
+
+def test_a_memory_does_not_hold_the_model_that_it_was_fitted_on(team: SimpleNamespace) -> None:
+    torch.manual_seed(0)
+    team.segmenter = CoSegmenter(build(micro()), micro(), TOKENIZER, version="m2")
+    team.memories.fit(7)
+    assert team.memories.version(7, "m2") == "m2+6 groups"
+    model = weakref.ref(team.segmenter.model)
+    team.segmenter = None
+    assert model() is None
 
 
 def test_the_next_prediction_after_a_submit_shows_what_was_taught(team: SimpleNamespace) -> None:

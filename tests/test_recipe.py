@@ -11,6 +11,7 @@ import torch
 from micro import TOKENIZER, micro
 from real_kinds import real_kinds
 from test_finetune import group_of
+from test_trunk import micro_small
 
 from calico.checkpoints.adapter import attach, choose_spec, trained
 from calico.correspondence import truth_of
@@ -52,7 +53,7 @@ def test_the_small_model_trains_as_before_and_what_is_asked_for_counts() -> None
     assert training_settings(micro(), steps=2).phases[0].size == 64
 
 
-@pytest.mark.parametrize("config", [real_kinds(), micro()], ids=lambda config: config.preset)
+@pytest.mark.parametrize("config", [real_kinds(), micro(), micro_small()], ids=lambda config: config.preset)
 def test_gradients_reach_every_weight_that_trains_and_no_other(config: CalicoConfig) -> None:
     torch.manual_seed(0)
     model = build(config)
@@ -75,6 +76,7 @@ def test_gradients_reach_every_weight_that_trains_and_no_other(config: CalicoCon
         assert lora == {"q_proj", "v_proj"}
     else:
         assert any(name.startswith("llm.lm_head") or "embed_tokens" in name for name in names)
+        assert not any(name.startswith("trunk.") for name in names)
 
 
 def test_the_papers_share_of_the_weights_trains() -> None:

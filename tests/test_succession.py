@@ -5,18 +5,23 @@ from __future__ import annotations
 import gc
 import re
 import threading
+import time
 import weakref
 
 import pytest
 from backend_fakes import Named, pair_task, picture
+from micro import save_micro, shorten_answers
 from test_app import make, predict, wait_for  # noqa: F401  make is a fixture
 
 from backend.prediction.champion import Champion
 from backend.prediction.engine import Engine
 from backend.telemetry.prometheus import Metrics
+from calico.checkpoints import files
 from calico.checkpoints.fingerprint import EMBEDDED
 from calico.checkpoints.registry import POINTER, Registry
 from calico.errors import InputError
+from calico.inference.segmenter import CoSegmenter
+from calico.model.builder import build
 from calico.values import ImageGroup
 
 
@@ -106,6 +111,59 @@ def test_the_old_ones_memory_is_free(registry):
     registry.rollback()
     assert engine.version(10) == "v1"
     wait_for(lambda: (gc.collect(), [ref() is None for ref in loads.made] == [True, True, True, False])[1])
+
+
+def test_a_version_waits_until_the_one_before_last_is_gone(registry, monkeypatch):
+    """Two are in memory while one takes over, never three; what the old one held then goes back to the system."""
+    given_back = []
+    monkeypatch.setattr("calico.model.out_of_memory.give_back_memory", lambda: given_back.append(alive()))
+    loads = Loads(hold_after=0)
+
+    def alive():
+        return sum(ref() is not None for ref in loads.made)
+
+    engine = engine_on(registry, loads)
+    call = engine.segment(group())  # of the first, which does not end
+    publish(registry, "v1")
+    wait_for(lambda: engine.version() == "v1")
+    publish(registry, "v2")
+    time.sleep(0.3)
+    assert (engine.version(), len(loads.made), alive()) == ("v1", 2, 2)
+    loads.made[0]().gate.set()
+    call.result(10)
+    wait_for(lambda: engine.version() == "v2")
+    wait_for(lambda: alive() == 1)
+    wait_for(lambda: given_back == [1, 1])
+
+
+def test_real_models_at_a_switch_are_two_at_most(registry, tmp_path, monkeypatch):
+    made, at_build = [], []
+
+    def counted(config):
+        at_build.append(sum(ref() is not None for ref in made))
+        model = build(config)
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(files, "build", counted)
+    shorten_answers(monkeypatch)
+    for seed in range(3):
+        save_micro(tmp_path / f"model-{seed}", seed)
+    champion = Champion(
+        registry.folder, tmp_path / "model-0", lambda folder: CoSegmenter.from_checkpoint(folder, "cpu")
+    )
+    engine = Engine(champion.load, Metrics(), follow=champion.follow)
+    for seed in (1, 2):
+        before = engine.version(60)
+        engine.segment(group(seed)).result(60)
+        version = registry.add(tmp_path / f"model-{seed}", kind="checkpoint", preset="calico-tiny")
+        registry.publish(version.id, force_reason="a test")
+        wait_for(lambda before=before: engine.version() != before, 60)
+    registry.rollback()
+    assert engine.version(60) == champion.version_of_files()
+    engine.segment(group()).result(60)
+    assert at_build == [0, 1, 1, 1]
+    wait_for(lambda: sum(ref() is not None for ref in made) == 1)
 
 
 def test_after_a_rollback_no_request_is_answered_by_the_newer_one(registry):

@@ -213,15 +213,19 @@ class PartMemories:
             own.memory, own.num_groups = None, 0
             raise InputError("no submitted group names an object yet")
         if own.looks is None or own.model != segmenter.version:
-            own.looks = KeptLooks(PyramidReader(segmenter.model, segmenter.config, size))
-        memory = fit_memory(
-            segmenter.model,
-            segmenter.config,
-            lessons,
-            MemorySettings(max_images=MAX_IMAGES),
-            negatives=negatives_of(lessons, size, drawings),
-            looks=own.looks,
-        )
+            own.looks = KeptLooks()
+        own.looks.reader = PyramidReader(segmenter.model, segmenter.config, size)
+        try:
+            memory = fit_memory(
+                segmenter.model,
+                segmenter.config,
+                lessons,
+                MemorySettings(max_images=MAX_IMAGES),
+                negatives=negatives_of(lessons, size, drawings),
+                looks=own.looks,
+            )
+        finally:
+            own.looks.reader = None  # which holds the model, also when another one serves
         with self._lock:
             own.memory, own.model, own.num_groups = memory, segmenter.version, len(groups)
             held = [other for other in self._learnt.values() if other.memory is not None]

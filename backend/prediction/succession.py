@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -16,6 +18,8 @@ from backend.telemetry.prometheus import Metrics
 log = logging.getLogger("calico.backend")
 
 RETRY_S = 60.0  # after a version that did not load: memory may be short only while something is trained
+LEAVE_S = 30.0  # that the next version waits at most for the one before last to answer its last call
+LEAVE_LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -105,19 +109,21 @@ class Succession:
                 self._is_loading = wanted is not None
             if wanted is None:
                 return
-            self._try(wanted)
-            gc.collect()  # a model holds itself by its hooks: nothing else would free the old one soon
+            before = self._try(wanted)
+            _free(before)
 
-    def _try(self, wanted: Wanted) -> None:
+    def _try(self, wanted: Wanted) -> weakref.ref[Segmenter] | None:
+        """Returns the model that it took over from, if it did."""
         log.info("loading %s beside the model that serves", wanted.name)
         try:
             fresh = wanted.load()
         except Exception as error:
             self._keep(wanted, error)
-            return
+            return None
         with self._lock:
             if self._wanted is not wanted:  # meanwhile another one
-                return
+                return None
+            leaving = self._before or self._serving
             if self._before is None:
                 self._serving = Future()
             serving, self._before, self._wanted, self._not_loaded = self._serving, None, None, None
@@ -125,6 +131,7 @@ class Succession:
         log.info("%s serves", fresh.version)
         self._metrics.switches.labels("done").inc()
         serving.set_result(fresh)
+        return weakref.ref(leaving.result()) if leaving.done() and leaving.exception() is None else None
 
     def _keep(self, wanted: Wanted, error: Exception) -> None:
         """The model before goes on, also for calls that wait for another."""
@@ -149,6 +156,19 @@ class Succession:
         self._metrics.model_ready.set(1)
         self._metrics.model_info.clear()
         self._metrics.model_info.labels(version).set(1)
+
+
+def _free(leaving: weakref.ref[Segmenter] | None) -> None:
+    """Waits until its last call let go of a model, so that never three are in memory; what it held goes back to the
+    system, where a training job may want it."""
+    gc.collect()
+    until = time.monotonic() + LEAVE_S
+    while leaving is not None and leaving() is not None and time.monotonic() < until:
+        time.sleep(LEAVE_LOOK_S)
+    if "torch" in sys.modules:  # else nothing that was loaded is of it
+        from calico.model.out_of_memory import give_back_memory
+
+        give_back_memory()
 
 
 def _pass_on(done: Future[Segmenter], to: Future[Segmenter]) -> None:

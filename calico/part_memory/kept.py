@@ -43,18 +43,28 @@ class _Shelf(Generic[T]):
 
 
 class KeptLooks:
-    """Pyramids of images as they are, in half precision, and rows of lessons. Not safe under threads."""
+    """Pyramids of images as they are, in half precision, and rows of lessons. Not safe under threads.
 
-    def __init__(self, reader: Reader, pyramid_bytes: int = PYRAMID_BYTES, row_bytes: int = ROW_BYTES) -> None:
-        self._reader = reader
+    reader: by which images are read that are new; None between two fits, so that no model is held for it.
+    """
+
+    def __init__(
+        self, reader: Reader | None = None, pyramid_bytes: int = PYRAMID_BYTES, row_bytes: int = ROW_BYTES
+    ) -> None:
+        self.reader = reader
         self.pyramids: _Shelf[PyramidFeatures] = _Shelf(pyramid_bytes)
         self.row_shelf: _Shelf[ImageRows] = _Shelf(row_bytes)
 
     def pyramid(self, image: np.ndarray, scale: float = 1.0) -> PyramidFeatures:
         """A `Reader`."""
-        return self.pyramids(f"{image_digest(image)} {scale}", lambda: self._reader(image, scale).half())
+        return self.pyramids(f"{image_digest(image)} {scale}", lambda: self._read(image, scale).half())
 
     def rows(self, item: AnnotatedImage) -> ImageRows:
         """As `read_rows`: an image that was annotated anew is read anew."""
         annotation = hashlib.sha256(item.part_map.tobytes()).hexdigest()
-        return self.row_shelf(f"{image_digest(item.image)} {annotation}", lambda: read_rows(item, self._reader))
+        return self.row_shelf(f"{image_digest(item.image)} {annotation}", lambda: read_rows(item, self._read))
+
+    def _read(self, image: np.ndarray, scale: float = 1.0) -> PyramidFeatures:
+        if self.reader is None:
+            raise ValueError("an image that was not read before, and no reader")
+        return self.reader(image, scale)
