@@ -12,8 +12,8 @@ import numpy as np
 import sqlalchemy as sa
 from PIL import Image
 
+from backend.database.schema import events
 from backend.learning.inbox import Inbox
-from backend.learning.schema import events
 from calico.correspondence import co_segmentation
 from calico.errors import CheckpointError
 from calico.values import CoSegmentation, ImageGroup, NamedMask, Problem
@@ -141,7 +141,7 @@ def picture(seed: int, *, size_hw: tuple[int, int] = (24, 32), first: tuple[int,
 
 def stored_events(inbox: Inbox) -> list[sa.Row]:
     """All of them, oldest first."""
-    with inbox._engine.connect() as connection:
+    with inbox.database.engine.connect() as connection:
         return list(connection.execute(sa.select(events).order_by(events.c.id)))
 
 

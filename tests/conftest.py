@@ -53,6 +53,14 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'inbox.db'}"
+    return str(request.getfixturevalue("postgres").new_database())
+
+
 @pytest.fixture(scope="module")
 def small_reference() -> Iterator[None]:
     """The depth reference that a finetune leaves, out of a few pictures: for tests to which it does not matter."""

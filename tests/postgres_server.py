@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import shutil
@@ -12,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import sqlalchemy as sa
 
 
 def find_programs() -> Path | None:
@@ -31,7 +34,7 @@ def _other_user() -> dict[str, Any]:
 
 
 class PostgresServer:
-    """A context manager; `url` is what DATABASE_URL takes. hang, go_on: SIGSTOP and SIGCONT to all its processes."""
+    """A context manager. hang, go_on: SIGSTOP and SIGCONT to all its processes."""
 
     def __init__(self, programs: Path) -> None:
         self._programs, self._as = programs, _other_user()
@@ -40,7 +43,19 @@ class PostgresServer:
             os.chown(self._folder, self._as["user"], self._as["group"])
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self.url = f"postgresql+psycopg://calico@127.0.0.1:{self.port}/postgres"
+        self._numbers = itertools.count()
+
+    def new_database(self) -> str:
+        """The URL of a database without tables."""
+        name = f"calico_{next(self._numbers)}"
+        engine = sa.create_engine(self._url_of("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return self._url_of(name)
+
+    def _url_of(self, database: str) -> str:
+        return f"postgresql+psycopg://calico@127.0.0.1:{self.port}/{database}"
 
     def __enter__(self) -> PostgresServer:
         data = self._folder / "data"

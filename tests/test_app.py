@@ -555,7 +555,7 @@ def test_events_are_stored_and_counted(make):
 def test_an_event_that_the_database_does_not_take_is_503_and_looked_for_later(make):
     client = make(label_studio_url="http://127.0.0.1:1", label_studio_api_key="t")
     services = client.application.extensions["calico"]
-    with services.inbox._engine.begin() as connection:
+    with services.inbox.database.engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE events"))
     answer = client.post("/webhook", json={"action": "ANNOTATION_CREATED"})
     assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (503, True)

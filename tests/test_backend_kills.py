@@ -24,9 +24,9 @@ import httpx
 import sqlalchemy as sa
 from conftest import ROOT, is_required, require
 
+from backend.database.schema import events
 from backend.demo.processes import free_port
 from backend.learning.inbox import RECONCILED, Inbox
-from backend.learning.schema import events
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version
 from calico.checkpoints.registry import Registry
 
@@ -177,7 +177,7 @@ def check(folder: Path, answered: dict[int, int]) -> None:
         registry.verify(version)
     assert registry.current() in (None, *registry.ids())
     inbox = Inbox(f"sqlite:///{folder / 'state' / 'inbox.db'}")
-    with inbox._engine.connect() as connection:
+    with inbox.database.engine.connect() as connection:
         stored = {row.id: row.annotation for row in connection.execute(sa.select(events.c.id, events.c.annotation))}
     inbox.close()
     assert {event: stored.get(event) for event in answered} == answered

@@ -29,13 +29,21 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def url(tmp_path):
+def inbox(database_url):
+    """Of each kind."""
+    inbox = Inbox(database_url)
+    yield inbox
+    inbox.close()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path):
     return f"sqlite:///{tmp_path / 'inbox.db'}"
 
 
 @pytest.fixture
-def inbox(url):
-    inbox = Inbox(url)
+def sqlite_inbox(sqlite_url):
+    inbox = Inbox(sqlite_url)
     yield inbox
     inbox.close()
 
@@ -49,15 +57,15 @@ def annotation_event(annotation: int = 5, updated_at: str = "2026-01-01T00:00:00
     }
 
 
-def test_an_event_is_kept_by_its_ids_and_times_and_nothing_else(inbox, tmp_path):
+def test_an_event_is_kept_by_its_ids_and_times_and_nothing_else(sqlite_inbox, tmp_path):
     body = annotation_event()
     body["annotation"]["result"] = [{"value": {"rle": [1, 2, 3], "text": ["a secret part"]}}]
-    number = inbox.put(body)
-    (event,) = stored_events(inbox)
+    number = sqlite_inbox.put(body)
+    (event,) = stored_events(sqlite_inbox)
     assert (event.id, event.action, event.project, event.task, event.annotation, event.annotation_updated_at) == (
         number, "ANNOTATION_CREATED", 2, 3, 5, "2026-01-01T00:00:00Z",
     )  # fmt: skip
-    inbox.close()
+    sqlite_inbox.close()
     content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert not [word for word in (b"s3cret", b"a secret part", b"image1") if word in content]
 
@@ -72,9 +80,9 @@ def test_requests_to_train_are_handled_in_order_once(inbox):
     assert inbox.pending("ANNOTATION_CREATED") == []
 
 
-def test_looking_for_requests_to_train_reads_an_index_and_not_every_event(inbox, tmp_path):
-    inbox.put(annotation_event())
-    inbox.close()
+def test_looking_for_requests_to_train_reads_an_index_and_not_every_event(sqlite_inbox, tmp_path):
+    sqlite_inbox.put(annotation_event())
+    sqlite_inbox.close()
     query = "SELECT id FROM events WHERE action = 'START_TRAINING' AND handled_at IS NULL ORDER BY id LIMIT 100"
     connection = sqlite3.connect(tmp_path / "inbox.db")
     [plan] = connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
@@ -169,19 +177,19 @@ def test_every_recorded_request_is_stored(inbox, path):
     assert inbox.counts()["ANNOTATION_CREATED"] == 1
 
 
-def test_it_survives_a_kill(url):
+def test_it_survives_a_kill(database_url):
     """The process dies right after `put`, without closing anything."""
-    put = f"Inbox({url!r}).put({annotation_event()!r})"
+    put = f"Inbox({database_url!r}).put({annotation_event()!r})"
     code = f"import os; from backend.learning.inbox import Inbox; {put}; os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 9
-    inbox = Inbox(url)
+    inbox = Inbox(database_url)
     assert [event.annotation for event in stored_events(inbox)] == [5]
     inbox.close()
 
 
-def test_after_a_clean_stop_the_file_alone_is_the_whole_inbox(url, inbox, tmp_path):
-    inbox.put(annotation_event())
-    inbox.close()
+def test_after_a_clean_stop_the_file_alone_is_the_whole_inbox(sqlite_url, sqlite_inbox, tmp_path):
+    sqlite_inbox.put(annotation_event())
+    sqlite_inbox.close()
     (tmp_path / "copy").mkdir()
     shutil.copy(tmp_path / "inbox.db", tmp_path / "copy")
     copy = Inbox(f"sqlite:///{tmp_path / 'copy' / 'inbox.db'}")
@@ -202,20 +210,20 @@ INSERT INTO events VALUES
 """
 
 
-def test_a_database_of_an_earlier_release_opens_and_loses_what_was_annotated(url, tmp_path):
+def test_a_database_of_an_earlier_release_opens_and_loses_what_was_annotated(sqlite_url, tmp_path):
     connection = sqlite3.connect(tmp_path / "inbox.db")
     connection.executescript(OLD_SCHEMA)
     connection.close()
     for _ in range(2):
-        inbox = Inbox(url)
-        assert inbox.states(2) == {(5, "t1")}
-        assert [event["id"] for event in inbox.pending("START_TRAINING")] == [2]
-        assert inbox.annotated_since(2, 0).num_tasks == 1
-        inbox.close()
+        sqlite_inbox = Inbox(sqlite_url)
+        assert sqlite_inbox.states(2) == {(5, "t1")}
+        assert [event["id"] for event in sqlite_inbox.pending("START_TRAINING")] == [2]
+        assert sqlite_inbox.annotated_since(2, 0).num_tasks == 1
+        sqlite_inbox.close()
         assert b"was annotated" not in (tmp_path / "inbox.db").read_bytes()
-    inbox = Inbox(url)
-    assert inbox.put(annotation_event(6)) == 3
-    inbox.close()
+    sqlite_inbox = Inbox(sqlite_url)
+    assert sqlite_inbox.put(annotation_event(6)) == 3
+    sqlite_inbox.close()
 
 
 def test_old_events_are_pruned_but_for_the_last_state_of_each_annotation(inbox):
@@ -231,52 +239,52 @@ def test_old_events_are_pruned_but_for_the_last_state_of_each_annotation(inbox):
     assert inbox.states(2) == {(5, "t2"), (6, "t1")}
 
 
-def test_an_event_that_the_database_does_not_take_is_refused_and_said(inbox, tmp_path):
-    inbox.put(annotation_event(1))
-    with inbox._engine.begin() as connection:
+def test_an_event_that_the_database_does_not_take_is_refused_and_said(sqlite_inbox, tmp_path):
+    sqlite_inbox.put(annotation_event(1))
+    with sqlite_inbox.database.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE events RENAME TO away"))
     with pytest.raises(InboxUnavailable, match="no such table"):
-        inbox.put(annotation_event(2))
-    assert "does not store events" in inbox.problem
-    with inbox._engine.begin() as connection:
+        sqlite_inbox.put(annotation_event(2))
+    assert "does not store events" in sqlite_inbox.problem
+    with sqlite_inbox.database.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE away RENAME TO events"))
-    inbox.put(annotation_event(2))
-    assert inbox.problem is None
+    sqlite_inbox.put(annotation_event(2))
+    assert sqlite_inbox.problem is None
     (tmp_path / "inbox.db").unlink()
     with pytest.raises(InboxUnavailable, match=r"inbox\.db was removed; start the backend again"):
-        inbox.put(annotation_event(3))
+        sqlite_inbox.put(annotation_event(3))
 
 
-def test_a_database_that_hangs_holds_a_few_threads_only(inbox, monkeypatch):
+def test_a_database_that_hangs_holds_a_few_threads_only(sqlite_inbox, monkeypatch):
     monkeypatch.setattr("backend.learning.inbox.ROOM_WAIT_S", 0.01)
-    inbox._write.acquire()
-    threads = [threading.Thread(target=inbox.put, args=(annotation_event(n),)) for n in range(NUM_WRITERS)]
+    sqlite_inbox.database._write.acquire()
+    threads = [threading.Thread(target=sqlite_inbox.put, args=(annotation_event(n),)) for n in range(NUM_WRITERS)]
     for thread in threads:
         thread.start()
-    while inbox._room.acquire(blocking=False):  # until all of them wait
-        inbox._room.release()
+    while sqlite_inbox._room.acquire(blocking=False):  # until all of them wait
+        sqlite_inbox._room.release()
         time.sleep(0.01)
     with pytest.raises(InboxUnavailable, match="busy"):
-        inbox.put(annotation_event(99))
-    inbox._write.release()
+        sqlite_inbox.put(annotation_event(99))
+    sqlite_inbox.database._write.release()
     for thread in threads:
         thread.join()
-    assert inbox.counts() == {"ANNOTATION_CREATED": NUM_WRITERS}
+    assert sqlite_inbox.counts() == {"ANNOTATION_CREATED": NUM_WRITERS}
 
 
-def test_sqlite_is_in_wal_mode_and_takes_writers_side_by_side(inbox, tmp_path):
+def test_sqlite_is_in_wal_mode_and_takes_writers_side_by_side(sqlite_inbox, tmp_path):
     with sqlite3.connect(tmp_path / "inbox.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
     threads = [
-        threading.Thread(target=lambda: [inbox.put({"action": "A", "project": {"id": 1}}) for _ in range(10)])
+        threading.Thread(target=lambda: [sqlite_inbox.put({"action": "A", "project": {"id": 1}}) for _ in range(10)])
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert inbox.counts() == {"A": 40}
+    assert sqlite_inbox.counts() == {"A": 40}
 
 
 def test_a_large_event_is_stored_within_the_hosts_second(inbox):
@@ -422,16 +430,16 @@ def test_a_data_folder_that_cannot_be_written_ends_the_start_with_a_line(tmp_pat
         open_inbox(Settings(data_dir=tmp_path))
 
 
-def test_a_folder_that_is_deleted_while_an_event_is_stored_is_noticed(inbox, tmp_path, monkeypatch):
-    inbox.put({"action": "A"})
-    begin = inbox._engine.begin
-    monkeypatch.setattr(inbox._engine, "begin", lambda: shutil.rmtree(tmp_path) or begin())
+def test_a_folder_that_is_deleted_while_an_event_is_stored_is_noticed(sqlite_inbox, tmp_path, monkeypatch):
+    sqlite_inbox.put({"action": "A"})
+    begin = sqlite_inbox.database.engine.begin
+    monkeypatch.setattr(sqlite_inbox.database.engine, "begin", lambda: shutil.rmtree(tmp_path) or begin())
     with pytest.raises(InboxUnavailable):
-        inbox.put({"action": "B"})
+        sqlite_inbox.put({"action": "B"})
     monkeypatch.undo()
     with pytest.raises(InboxUnavailable, match="was removed"):
-        inbox.put({"action": "C"})
-    assert "was removed" in inbox.problem or "gone" in inbox.problem
+        sqlite_inbox.put({"action": "C"})
+    assert "was removed" in sqlite_inbox.problem or "gone" in sqlite_inbox.problem
 
 
 def test_few_threads_leave_most_to_others_when_the_database_hangs(tmp_path):

@@ -8,14 +8,12 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-import sqlalchemy as sa
 from backend_fakes import PAIR_XML, FakeSegmenter, pair_task, stored_events
 from test_inbox import annotation_event, listed_event
 
 from backend.http.app import create_app
 from backend.http.listener import listen
 from backend.learning.inbox import Inbox
-from backend.learning.schema import metadata
 from backend.settings import Settings
 
 pytestmark = pytest.mark.postgres
@@ -24,10 +22,7 @@ pytestmark = pytest.mark.postgres
 @pytest.fixture
 def url(postgres):
     """A database without tables."""
-    engine = sa.create_engine(postgres.url)
-    metadata.drop_all(engine)
-    engine.dispose()
-    return postgres.url
+    return postgres.new_database()
 
 
 @pytest.fixture

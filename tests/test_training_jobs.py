@@ -19,12 +19,12 @@ from test_app import make, wait_for  # noqa: F401  make is a fixture
 from test_inbox import annotation_event
 from test_succession import publish, registry  # noqa: F401  registry is a fixture
 
+from backend.database.schema import events
 from backend.demo.processes import started_at
 from backend.learning import job
 from backend.learning.inbox import Inbox
 from backend.learning.job_folders import NO_TOKEN, TrainingJob, TrainingState, TrainingStore
 from backend.learning.scheduler import Training, visible_devices
-from backend.learning.schema import events
 from backend.settings import Settings
 from calico.checkpoints.registry import Registry
 from calico.errors import CalicoError, InputError
@@ -298,7 +298,7 @@ def correct(inbox, clock, task, project=2):
     event = annotation_event(annotation=task)
     event["task"]["id"], event["project"]["id"] = task, project
     number = inbox.put(event)
-    with inbox._engine.begin() as connection:
+    with inbox.database.engine.begin() as connection:
         at = datetime.fromtimestamp(clock.now, UTC)
         connection.execute(sa.update(events).where(events.c.id == number).values(received_at=at))
 
@@ -524,7 +524,7 @@ def test_kill_9_of_the_backend_during_a_switch(registry, tmp_path):  # noqa: F81
     for version in found.versions():
         found.verify(version)
     inbox = Inbox(f"sqlite:///{tmp_path / 'state' / 'inbox.db'}")
-    with inbox._engine.connect() as connection:
+    with inbox.database.engine.connect() as connection:
         assert sorted(connection.execute(sa.select(events.c.id)).scalars()) == sorted(stored)
     inbox.close()
     with killed_in_the_end(tmp_path) as http:

@@ -13,12 +13,12 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from backend.database.schema import START
 from backend.host.client import LabelStudioClient
 from backend.http.dashboard import add_dashboard
 from backend.http.security import check_same_origin, guard
 from backend.learning.inbox import KNOWN_ACTIONS
 from backend.learning.scheduler import COMMAND
-from backend.learning.schema import START
 from backend.prediction.champion import Load
 from backend.prediction.engine import NotReady
 from backend.prediction.lane import LaneFull

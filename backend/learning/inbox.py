@@ -1,26 +1,24 @@
 """A log of what the host told us: which annotation changed, and when. What was annotated stays with the host.
 
 The host sends an event once, within the annotator's Submit, and never again: it is stored before it is answered, and
-what never came is found by asking (`backend/learning/reconcile.py`). SQLAlchemy Core and one URL: SQLite by default,
-PostgreSQL likewise.
+what never came is found by asking (`backend/learning/reconcile.py`).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from backend.learning.schema import START, events, prepare
+from backend.database.database import Database, inode_of, reason_of
+from backend.database.schema import START, events
 from calico.errors import CalicoError, InputError
 
 log = logging.getLogger("calico.backend")
@@ -35,15 +33,6 @@ RECONCILED = "RECONCILED"  # our own: an annotation whose event never came
 
 NUM_WRITERS = 8  # requests that may wait for a database that hangs; the threads beyond them stay free
 ROOM_WAIT_S = 0.5  # the host gives an event a second
-SQLITE_LIMITS = {"timeout": 30}
-POSTGRES_LIMITS = {
-    "connect_timeout": 10,
-    "options": "-c statement_timeout=30000",
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
 
 Json = Mapping[str, Any]
 
@@ -81,35 +70,12 @@ class Inbox:
         self._num_writers = num_writers
         self._room = threading.BoundedSemaphore(num_writers)
         self.problem: str | None = None
-        try:
-            address = sa.make_url(url)
-            is_sqlite = address.get_backend_name() == "sqlite"
-            if is_sqlite and _is_in_memory(address):
-                raise InputError("DATABASE_URL: SQLite in memory would lose every event with the process; name a file")
-            # SQLite lets writers try their luck; here they queue.
-            self._write: Any = threading.Lock() if is_sqlite else nullcontext()
-            # The host gives up after a second, but an event that is stored later than that is still stored.
-            waiting = SQLITE_LIMITS if is_sqlite else POSTGRES_LIMITS
-            self._engine = sa.create_engine(address, connect_args=waiting, pool_pre_ping=not is_sqlite)
-            if is_sqlite:
-                sa.event.listen(self._engine, "connect", _use_wal)
-            prepare(self._engine)
-            self._file = Path(address.database) if is_sqlite and address.database else None
-            self._inode = _inode(self._file)
-        except (sa.exc.SQLAlchemyError, sqlite3.Error, ImportError, ValueError, OSError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"DATABASE_URL: cannot open the database ({_reason(error)}); expected for example "
-                "sqlite:////var/lib/calico/inbox.db in a folder that can be written, or postgresql+psycopg://…"
-            ) from None
+        self.database = Database(url)
+        self._inode = inode_of(self.database.file)
 
     def close(self) -> None:
         """With all of it in the database's own file, so that a copy of that file is whole."""
-        if self._file is not None:
-            with suppress(sa.exc.SQLAlchemyError), self._engine.connect() as connection:
-                connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
-        self._engine.dispose()
+        self.database.close()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -141,7 +107,7 @@ class Inbox:
             return [connection.execute(insert.values(row)).scalar_one() for row in rows][-1]
 
     def mark_handled(self, event: int) -> None:
-        with self._write, self._engine.begin() as connection:
+        with self.database.writing() as connection:
             connection.execute(sa.update(events).where(events.c.id == event).values(handled_at=datetime.now(UTC)))
 
     def prune(self, before: datetime) -> int:
@@ -160,7 +126,7 @@ class Inbox:
             events.c.id < newest,
             sa.or_(events.c.annotation.is_(None), is_superseded),
         )
-        with self._write, self._engine.begin() as connection:
+        with self.database.writing() as connection:
             return connection.execute(old).rowcount
 
     @contextmanager
@@ -171,13 +137,13 @@ class Inbox:
                 raise InboxUnavailable(f"the inbox is busy: {self._num_writers} events wait for the database")
             try:
                 self._check_file()
-                with self._write, self._engine.begin() as connection:
+                with self.database.writing() as connection:
                     yield connection
                 self._check_file()  # it may have gone meanwhile, and what was written with it
             finally:
                 self._room.release()
         except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
-            self.problem = f"the inbox does not store events ({_reason(error)})"
+            self.problem = f"the inbox does not store events ({reason_of(error)})"
             raise InboxUnavailable(self.problem) from None
         except InboxUnavailable as error:
             self.problem = str(error)
@@ -185,8 +151,9 @@ class Inbox:
         self.problem = None
 
     def _check_file(self) -> None:
-        if _inode(self._file) != self._inode:
-            raise InboxUnavailable(f"the inbox is gone: {self._file} was removed; start the backend again")
+        file = self.database.file
+        if inode_of(file) != self._inode:
+            raise InboxUnavailable(f"the inbox is gone: {file} was removed; start the backend again")
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -198,18 +165,18 @@ class Inbox:
             .order_by(events.c.id)
             .limit(limit)
         )
-        with self._engine.connect() as connection:
+        with self.database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def counts(self) -> dict[str, int]:
         """How many events of each action are stored."""
         query = sa.select(events.c.action, sa.func.count()).group_by(events.c.action)
-        with self._engine.connect() as connection:
+        with self.database.reading() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
     def last(self) -> int:
         """The id of the newest event, 0 where there is none."""
-        with self._engine.connect() as connection:
+        with self.database.reading() as connection:
             return connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
 
     def annotated_since(self, project: int, event: int) -> Corrections:
@@ -218,14 +185,14 @@ class Inbox:
         query = sa.select(
             sa.func.count(columns.task.distinct()), sa.func.min(columns.received_at), sa.func.max(columns.received_at)
         ).where(columns.project == project, columns.id > event, columns.annotation.is_not(None))
-        with self._engine.connect() as connection:
+        with self.database.reading() as connection:
             num_tasks, first, last = connection.execute(query).one()
         return Corrections(num_tasks, _seconds(first), _seconds(last))
 
     def projects(self) -> list[int]:
         """Projects that have ever sent an event."""
         query = sa.select(events.c.project).where(events.c.project.is_not(None)).distinct()
-        with self._engine.connect() as connection:
+        with self.database.reading() as connection:
             return [project for (project,) in connection.execute(query)]
 
     def states(self, project: int) -> set[tuple[int, str | None]]:
@@ -234,7 +201,7 @@ class Inbox:
         query = sa.select(columns.annotation, columns.annotation_updated_at).where(
             columns.project == project, columns.annotation.is_not(None)
         )
-        with self._engine.connect() as connection:
+        with self.database.reading() as connection:
             return {(annotation, updated_at) for annotation, updated_at in connection.execute(query)}
 
 
@@ -307,35 +274,6 @@ def _id_of(value: Any) -> int | None:
 
 def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else None
-
-
-# -- the database ----------------------------------------------------------------------------------------------------
-
-
-def _use_wal(connection: Any, _: Any) -> None:
-    """Readers do not block the writer; a commit is safe against a crash of the process."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-def _inode(file: Path | None) -> int | None:
-    """Another one, or none, once the file was removed under us: SQLite would go on writing into nothing."""
-    if file is None:
-        return None
-    with suppress(OSError):
-        return os.stat(file).st_ino
-    return None
-
-
-def _is_in_memory(address: sa.URL) -> bool:
-    name = address.database or ""
-    return not name or ":memory:" in name or "mode=memory" in name or address.query.get("mode") == "memory"
-
-
-def _reason(error: Exception) -> str:
-    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _seconds(at: datetime | None) -> float:

@@ -15,10 +15,10 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+from backend.database.schema import START
 from backend.demo.processes import started_at
 from backend.learning.inbox import Inbox
 from backend.learning.job_folders import LOG, OPEN, OUTCOME, PROGRESS, TrainingJob, TrainingState, TrainingStore
-from backend.learning.schema import START
 from backend.settings import Settings
 from calico.checkpoints.registry import Registry
 from calico.errors import CalicoError, InputError

@@ -1,0 +1,1 @@
+"""Steps from any earlier database to the one of `backend/database/schema.py`, for Alembic."""
