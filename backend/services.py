@@ -200,6 +200,7 @@ def build_services(
         time_budget_s=settings.time_budget_s,
         groups_at_once=settings.batch_groups,
         remembered=None if memories is None else memories.remembered,
+        min_score=settings.min_score,
     )
 
     def version_of_files() -> str:

@@ -254,6 +254,9 @@ class Settings:
         "CALICO_TRAINING_CPU_MINUTES", 0.0, _number(float, 0, 10_000),
         "CPU minutes that replace CALICO_TRAINING_MINUTES, 0 for none, e.g. 16",
     )  # fmt: skip
+    min_score: float = _setting(
+        "CALICO_MIN_SCORE", 0.5, _number(float, 0, 1), "a mean score from 0 (show everything) to 1, e.g. 0.5"
+    )
     part_memory: str = _setting("CALICO_PART_MEMORY", "1", _one_of("0", "1"), "1 to learn from each submitted group, 0")
     train_after_groups: int = _setting(
         "CALICO_TRAIN_AFTER_GROUPS", 0, _number(int, 0, 10**6), "corrected groups, 0 for never, e.g. 40"

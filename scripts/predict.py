@@ -88,7 +88,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             version = champion_of(settings).version_of_files()
             workers = RayWorkers(address, make_stages, version, num_gpus=settings.worker_gpus)
         output = Output(args.out)
-        output.open(note_of(plan, config_xml, version, args.shard_size))
+        output.open(note_of(plan, config_xml, version, args.shard_size, settings.min_score))
         output.drop_unfinished()
         task = bar.add_task(version, total=plan.num_tasks)
 

@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.images import load_group
+    from calico.inference.belief import warnings_of
     from calico.inference.segmenter import CoSegmenter
     from calico.pictures.group_page import write_group_page
     from calico.pictures.regions_json import regions_to_json
@@ -36,11 +37,14 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     report = regions_to_json(found, [str(path) for path in args.images])
     _cli.write_json(args.out / "regions.json", report)
     write_group_page(args.out, group, found, title=f"CALICO {segmenter.version}")
+    warnings = warnings_of(found)
+    for line in warnings:
+        print(f"likely wrong: {line}")
     for region in found.regions:
         shown_on = ", ".join(str(image + 1) for image in region.correspondence)
         what = region.object_name if region.part_name is None else f"{region.object_name}: {region.part_name}"
         print(f"image {region.image + 1}  {what:<28}{region.occurrence:<8} on {shown_on:<8} score {region.score:.2f}")
-    for problem in found.problems:
+    for problem in (problem for problem in found.problems if problem.message not in warnings):
         print(f"problem {problem.code}: {problem.message}")
     print(f"look at {args.out / 'index.html'}")
     return report

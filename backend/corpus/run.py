@@ -17,6 +17,7 @@ from backend.media.media import Media
 from backend.services import champion_of
 from backend.settings import Settings
 from backend.telemetry.prometheus import Metrics
+from calico.inference.belief import MIN_IMAGE_SCORE
 
 MAX_REASONS = 20
 MAX_REASONS_COUNTED = 10_000  # memory is bounded, whatever the failures say
@@ -65,10 +66,13 @@ def open_stages(settings: Settings, config_xml: str, *, batch_size: int, threads
     client = LabelStudioClient(settings.label_studio_url, token) if settings.label_studio_url and token else None
     segmenter = champion_of(settings).load()
     media = Media(settings, Metrics(), client)
-    return Stages(segmenter, media, read_config(config_xml), batch_size=batch_size, threads=threads)
+    config, least = read_config(config_xml), settings.min_score
+    return Stages(segmenter, media, config, batch_size=batch_size, threads=threads, min_score=least)
 
 
-def note_of(plan: Plan, config_xml: str, version: str, shard_size: int) -> dict[str, Any]:
+def note_of(
+    plan: Plan, config_xml: str, version: str, shard_size: int, min_score: float = MIN_IMAGE_SCORE
+) -> dict[str, Any]:
     """What must be equal for a run to go on where another stopped."""
     return {
         "tasks_sha256": plan.sha256,
@@ -76,6 +80,7 @@ def note_of(plan: Plan, config_xml: str, version: str, shard_size: int) -> dict[
         "shard_size": shard_size,
         "config_sha256": hashlib.sha256(config_xml.encode()).hexdigest(),
         "model_version": version,
+        "min_score": min_score,
     }
 
 

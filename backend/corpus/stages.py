@@ -22,6 +22,7 @@ from backend.codecs.prediction import encode_prediction
 from backend.prediction.predictor import describe
 from backend.prediction.protocol import Segmenter
 from calico.errors import InputError
+from calico.inference.belief import MIN_IMAGE_SCORE, worth_showing
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, CoSegmentation, ImageGroup
 
 log = logging.getLogger(__name__)
@@ -101,12 +102,13 @@ def segment(segmenter: Segmenter, batch: Sequence[Fetched]) -> list[CoSegmentati
 
 
 def encode(
-    item: Fetched, answer: CoSegmentation | Exception, config: LabelingConfig, version: str
+    item: Fetched, answer: CoSegmentation | Exception, config: LabelingConfig, version: str, min_score: float
 ) -> Prediction | Failure:
     task_id = item.task.get("id")
     try:
         if isinstance(answer, Exception):
             raise answer
+        answer = worth_showing(answer, min_score)
         data = item.task["data"]
         if brings_parts(config):
             data = with_parts(data, answer, config, Vocabulary())
@@ -123,13 +125,21 @@ def encode(
 class Stages:
     """All four, over any number of lines: images are fetched ahead by threads, in memory for two batches.
 
-    batch_size: groups that the model takes together.
+    batch_size: groups that the model takes together. min_score: what is less sure is left out, see `worth_showing`.
     """
 
     def __init__(
-        self, segmenter: Segmenter, media: ImageLoader, config: LabelingConfig, *, batch_size: int = 4, threads: int = 4
+        self,
+        segmenter: Segmenter,
+        media: ImageLoader,
+        config: LabelingConfig,
+        *,
+        batch_size: int = 4,
+        threads: int = 4,
+        min_score: float = MIN_IMAGE_SCORE,
     ) -> None:
-        self._segmenter, self._media, self._config, self._batch_size = segmenter, media, config, batch_size
+        self._segmenter, self._media, self._config = segmenter, media, config
+        self._batch_size, self._min_score = batch_size, min_score
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
 
     @property
@@ -162,4 +172,4 @@ class Stages:
     def _predictions(self, batch: Sequence[Fetched]) -> Iterator[Prediction | Failure]:
         if batch:
             for item, answer in zip(batch, segment(self._segmenter, batch), strict=True):
-                yield encode(item, answer, self._config, self._segmenter.version)
+                yield encode(item, answer, self._config, self._segmenter.version, self._min_score)

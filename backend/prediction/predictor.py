@@ -25,6 +25,7 @@ from backend.prediction.smart_tools import SmartTools
 from backend.telemetry.log_lines import one_line
 from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, InputError
+from calico.inference.belief import MIN_IMAGE_SCORE, worth_showing
 from calico.pictures.overlay import strip_of_overlays
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, CoSegmentation, ImageGroup, Problem
 
@@ -69,6 +70,7 @@ class Predictor:
     groups_at_once: that the model takes together; twice as many of a project are fetched side by side, so that a batch
     waits ready, and as many of others: no project and no image host has more than half of the threads.
     remembered: sees a prediction in the light of what the project has taught; gives the version to say too.
+    min_score: what is less sure is not shown, see `worth_showing`.
     """
 
     def __init__(
@@ -83,10 +85,11 @@ class Predictor:
         time_budget_s: float = 50.0,
         groups_at_once: int = 1,
         remembered: Remembered | None = None,
+        min_score: float = MIN_IMAGE_SCORE,
     ) -> None:
         self._engine, self._media, self._jobs, self._metrics, self._client = engine, media, jobs, metrics, client
-        self._time_budget_s, self._remembered = time_budget_s, remembered
-        self._smart_tools = SmartTools(engine, media, metrics)
+        self._time_budget_s, self._remembered, self._min_score = time_budget_s, remembered, min_score
+        self._smart_tools = SmartTools(engine, media, metrics, min_score=min_score)
         share = max(GROUPS_AT_ONCE, 2 * groups_at_once)
         self._groups = Lane("groups", num_threads=2 * share, capacity=queue_size, share=share)
         self._posts = Lane("posts", num_threads=1, capacity=queue_size)
@@ -201,6 +204,7 @@ class Predictor:
             result, version = call.result(), call.version
             if self._remembered is not None:
                 result, version = self._remembered(work.job.project, version, group, result, candidates)
+            result = worth_showing(result, self._min_score)
             del images, group
             data = self._with_labels(work, data, result, config)
             with self._metrics.span("encode"):
@@ -235,7 +239,7 @@ class Predictor:
                 raise InputError(
                     "the result is not kept any more; open the task again, or raise CALICO_RESULT_CACHE_MB"
                 )
-            return strip_of_overlays(images, result)
+            return strip_of_overlays(images, worth_showing(result, self._min_score))
 
     def _fail(self, job: Job, error: Exception) -> None:
         reason = describe(error)

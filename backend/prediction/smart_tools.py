@@ -25,6 +25,7 @@ from backend.prediction.lane import LaneFull, Priority
 from backend.prediction.proposals import Proposal, missing_images, objects_of, proposal_rows, proposals
 from backend.telemetry.prometheus import Metrics
 from calico.errors import InputError
+from calico.inference.belief import MIN_IMAGE_SCORE, worth_showing
 from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, CoSegmentation, ImageGroup, normalize_name
 
 log = logging.getLogger("calico.backend")
@@ -35,10 +36,10 @@ Prediction = dict[str, Any]
 
 
 class SmartTools:
-    """Safe to share between threads."""
+    """Safe to share between threads. min_score: as `worth_showing` takes it: what is not shown can be asked for."""
 
-    def __init__(self, engine: Engine, media: Media, metrics: Metrics) -> None:
-        self._engine, self._media, self._metrics = engine, media, metrics
+    def __init__(self, engine: Engine, media: Media, metrics: Metrics, *, min_score: float = MIN_IMAGE_SCORE) -> None:
+        self._engine, self._media, self._metrics, self._min_score = engine, media, metrics, min_score
         self._memory = ClickMemory()
 
     def answer(
@@ -124,7 +125,7 @@ class SmartTools:
         """What is predicted for the group; None where it is not known in time: the click is answered without it."""
         try:
             call = self._engine.segment(group, config.candidates(data), Priority.WAITED_FOR)
-            return call.result(max(0.0, deadline - time.monotonic()))
+            return worth_showing(call.result(max(0.0, deadline - time.monotonic())), self._min_score)
         except (TimeoutError, LaneFull) as error:
             log.warning("a click is answered without the rest of its group: %s", error or "not predicted in time")
             return None

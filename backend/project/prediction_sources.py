@@ -89,7 +89,9 @@ class LocalSource:
         self._jobs = Jobs()
         engine = Engine(load or champion_of(settings).load, metrics)
         media = Media(settings, metrics, client)
-        self._predictor = Predictor(engine, media, self._jobs, metrics, client=client, time_budget_s=1e6)
+        self._predictor = Predictor(
+            engine, media, self._jobs, metrics, client=client, time_budget_s=1e6, min_score=settings.min_score
+        )
         self.version = engine.version()  # waits for the weights; raises what loading raised
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], label_config: str, project: int) -> list[Outcome]:

@@ -22,6 +22,7 @@ import torch
 
 from calico.checkpoints.files import made_for, read_safetensors, write_safetensors
 from calico.checkpoints.fingerprint import DEPTH, weights_print
+from calico.depth import OUT_OF_DEPTH
 from calico.depth.dead_leaves import dead_leaves
 from calico.errors import CheckpointError, InputError
 from calico.model.calico import CalicoModel, ImageFeatures, Pixels, mean_and_maximum
@@ -30,7 +31,6 @@ from calico.model.preprocessing import Preprocessor
 from calico.values import Problem
 
 logger = logging.getLogger(__name__)
-OUT_OF_DEPTH = "out_of_depth"
 SCORE_CAP = 0.25  # scores of an image that is out of depth are scaled into 0 to this, so that their order stays
 FALSE_ALARMS = 0.005  # share of the known images beyond distance 1
 NUM_STRANGE = 300

@@ -1,17 +1,26 @@
-"""When a part that was asked for by its name is believed to be there."""
+"""What of a prediction is worth showing to people, and when a part asked for by its name is believed to be there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 
+from calico.correspondence import co_segmentation
+from calico.depth import OUT_OF_DEPTH
 from calico.masks import iou
-from calico.values import PartRegion
+from calico.values import CoSegmentation, NamedMask, PartRegion, Problem
 
 # Fitted on held-out drawings, see docs/benchmarks.md ("Smart tools").
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.3
+# Measured on held-out drawings and on photographs that the checkpoint does not know, see docs/benchmarks.md ("What is
+# not shown").
+MIN_IMAGE_SCORE = 0.5
+REGION_SHARE = 0.8
+UNSURE_IMAGE, UNSURE_REGION = "unsure_image", "unsure_region"
 
 
 def is_believed(mask: np.ndarray, score: float, others: Sequence[PartRegion]) -> bool:
@@ -23,3 +32,48 @@ def is_believed(mask: np.ndarray, score: float, others: Sequence[PartRegion]) ->
     if score < MIN_SCORE or not mask.any():
         return False
     return all(iou(mask, other.mask) < MAX_OVERLAP for other in others if other.part_name is not None)
+
+
+def unsure_images(found: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> list[Problem]:
+    """Images of whose regions half or more is likely wrong: their mean score, an estimate of the mean IoU with the
+    truth, does not reach `least`."""
+    problems = []
+    for image in range(len(found.sizes_hw)):
+        scores = [region.score for region in found.regions if region.image == image]
+        if scores and (mean := fmean(scores)) < least:
+            told = f"the model is not sure of what it found (mean score {mean:.2f}, below {least:g})"
+            problems.append(Problem(UNSURE_IMAGE, f"image {image + 1}: {told}", image))
+    return problems
+
+
+def warnings_of(found: CoSegmentation) -> list[str]:
+    """What a reader must know before looking at a result: images that are unlike all that the checkpoint knows, and
+    those of which it is not sure. One line each."""
+    strange = [problem for problem in found.problems if problem.code == OUT_OF_DEPTH]
+    images = {problem.image for problem in strange}
+    return [p.message for p in (*strange, *(p for p in unsure_images(found) if p.image not in images))]
+
+
+def worth_showing(found: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> CoSegmentation:
+    """Without the regions that an annotator would only have to delete: all of an image that the model is not sure of
+    (`unsure_images`), and those below `REGION_SHARE` of `least`. Common and unique are told of what stays; what was
+    left out is a problem. least 0: everything.
+    """
+    if least <= 0:
+        return found
+    problems = unsure_images(found, least)
+    unsure = {problem.image for problem in problems}
+    kept: list[PartRegion] = []
+    for image in range(len(found.sizes_hw)):
+        own = [region for region in found.regions if region.image == image and image not in unsure]
+        low = [region for region in own if region.score < REGION_SHARE * least]
+        kept += [region for region in own if region.score >= REGION_SHARE * least]
+        if low:
+            names = ", ".join(f"{region.name!r} ({region.score:.2f})" for region in low)
+            message = f"image {image + 1}: {names} not shown, the score is below {REGION_SHARE * least:g}"
+            problems.append(Problem(UNSURE_REGION, message, image))
+    if not problems:
+        return found
+    masks = [NamedMask(r.image, r.object_name, r.part_name, r.mask, r.score) for r in kept]
+    shown = co_segmentation(found.sizes_hw, masks)
+    return replace(shown, answers=found.answers, problems=(*found.problems, *problems))

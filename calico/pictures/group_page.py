@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from calico.inference.belief import warnings_of
 from calico.pictures.overlay import Colour, colours_of, draw_overlay
 from calico.pictures.pages import NOTHING, page, save_page, table
 from calico.values import CoSegmentation, ImageGroup, Occurrence, PartRegion
@@ -20,6 +21,8 @@ _STYLE = """
   vertical-align: -.08em; margin-right: .5em; }
 .mark.common { background: var(--c); }
 .mark.object { border-radius: 2px; }
+.warning { margin: 0 0 1.2rem; padding: .7rem 1rem; border-radius: 10px; border: 1px solid #d9822b;
+  background: light-dark(#fff3e0, #3a2a14); overflow-wrap: anywhere; }
 meter { width: 5rem; height: .7rem; vertical-align: middle; margin-left: .5em; }
 """
 
@@ -48,7 +51,7 @@ def _page(names: Sequence[str], cosegmentation: CoSegmentation, title: str) -> s
         "</figcaption></figure>"
         for i, (name, (height, width)) in enumerate(zip(names, cosegmentation.sizes_hw, strict=True))
     )
-    body = f"""<h1>{escape(_heading(cosegmentation))}</h1>
+    body = f"""{_warning(cosegmentation)}<h1>{escape(_heading(cosegmentation))}</h1>
 <div class="soft">{escape(_summary(cosegmentation, title))}</div>
 <div class="images">
 {figures}
@@ -57,6 +60,12 @@ def _page(names: Sequence[str], cosegmentation: CoSegmentation, title: str) -> s
 {_answers(cosegmentation)}
 {_problems(cosegmentation)}"""
     return page(" · ".join(filter(None, (_heading(cosegmentation), title))), body, style=_STYLE)
+
+
+def _warning(cosegmentation: CoSegmentation) -> str:
+    """At the very top: what is on a page is believed before its small print is read."""
+    lines = "<br>".join(map(escape, warnings_of(cosegmentation)))
+    return f'<div class="warning" role="alert"><strong>Likely wrong.</strong> {lines}</div>\n' if lines else ""
 
 
 def _heading(cosegmentation: CoSegmentation) -> str:
