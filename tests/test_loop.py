@@ -145,7 +145,7 @@ def test_corrections_become_a_version_that_predicts(
     groups = [pool_group("umbrella", 5, number) for number in range(2 * NUM_IN_BROWSER + NUM_GROUPS + NUM_AFTERWARDS)]
     with LiveBackend(
         label_studio, tmp_path / "state", None, versions=registry.folder, device="cpu",
-        training_minutes=MINUTES, training_base_groups=60 if IS_WHOLE else 1, part_memory="0",
+        training_minutes=MINUTES, training_base_groups=60 if IS_WHOLE else 1, part_memory="0", min_score=0.0,
     ) as backend:  # fmt: skip
         before = backend.services.engine.version(120)
         pictures = [[item.image for item in group.images] for group in groups]
