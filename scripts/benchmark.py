@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from calico.inference.options import ServingOptions
 
 ROOT = Path(__file__).resolve().parent.parent
+PRESET_NAMES = ("calico-tiny", "calico-1b", "calico-7b", "micro")
 SDK_PYTHON = ROOT / ".demo" / "label-studio-venv" / "bin" / "python"
 
 
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_served(model)
     model.set_defaults(measure=measure_model)
     train = what.add_parser("train", help="training steps a second, memory", parents=[_cli.shared_options()])
-    train.add_argument("--preset", choices=("calico-tiny", "calico-7b"), default="calico-tiny", help="random weights")
+    train.add_argument("--preset", choices=PRESET_NAMES, default="calico-tiny", help="random weights")
     train.add_argument(
         "--mode",
         choices=("paper", "all", "adapter"),
@@ -114,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_served(parser: argparse.ArgumentParser) -> None:
     """Which model, on what, in which numbers."""
-    parser.add_argument("--preset", choices=("calico-tiny", "calico-7b"), help="random weights of this size")
+    parser.add_argument("--preset", choices=PRESET_NAMES, help="random weights of this size")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
     parser.add_argument("--device", help="default: a GPU where there is one")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, if stored so")

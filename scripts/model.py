@@ -19,7 +19,7 @@ from scripts import _cli
 
 def build_parser() -> argparse.ArgumentParser:
     parser = _cli.parser(__doc__)
-    parser.add_argument("--preset", choices=["calico-7b", "calico-tiny"], default="calico-7b")
+    parser.add_argument("--preset", choices=["calico-7b", "calico-1b", "calico-tiny"], default="calico-7b")
     parser.add_argument("--mode", choices=["paper", "all"], default="paper")
     parser.add_argument("--memory", action="store_true", help="estimate the memory of serving and finetuning")
     parser.add_argument(
@@ -41,9 +41,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     with torch.device("meta"):
         model = build(config)
         if args.mode == "paper":
-            add_lora(model, config.lora)
-    set_mode(model, args.mode)
-    blocks = {name: trained_share(block) for name, block in model.named_children()}
+            add_lora(model, config.lora, new_tokens=config.new_tokens)
+    set_mode(model, args.mode, config.fresh)
+    blocks = {name: trained_share(block) for name, block in model.named_children() if block is not None}
     blocks["cam_queries"] = (model.cam_queries.numel() * model.cam_queries.requires_grad, model.cam_queries.numel())
     trained, total = trained_share(model)
     print(f"{'block':<20}{'weights':>16}{'trained':>14}")

@@ -1,12 +1,16 @@
 """Make a full-size checkpoint from published weights, or say what is in a file of weights.
 
     calico weights assemble --out DIR --instructblip SOURCE --glamm SOURCE --dinov2 SOURCE
+    calico weights assemble --out DIR --preset calico-1b --instructblip SOURCE --llama SOURCE --sam SOURCE --dinov2 ...
     calico weights convert SOURCE --out DIR
     calico weights inspect SOURCE
+    calico weights doctor DIR
 
 SOURCE is a folder, a file, or a model of the Hugging Face hub pinned to a commit: owner/name@COMMIT. What `assemble`
 makes is a starting point for training, not a usable model: its parts were never trained together. A run that was
-stopped goes on when started again. docs/full_size.md tells the whole way.
+stopped goes on when started again. `doctor` is the first thing to run where it will train or serve: it loads the
+checkpoint there, answers one group, takes one training step and says what of it is wrong. docs/full_size.md tells the
+whole way.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calico.errors import InputError
+from calico.model.config import FULL_SIZE
 from scripts import _cli
 
 if TYPE_CHECKING:
@@ -34,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     def add(name: str, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text, parents=shared)
         sub.add_argument("--offline", action="store_true", help="take the hub's files from its cache alone")
-        sub.add_argument("--config", type=Path, metavar="FILE", help="sizes of the model (config.json); calico-7b's")
+        sub.add_argument("--preset", choices=FULL_SIZE, default=FULL_SIZE[0], help=f"its sizes ({FULL_SIZE[0]})")
+        sub.add_argument("--config", type=Path, metavar="FILE", help="sizes of the model (config.json), not a preset's")
         sub.add_argument("--map", type=Path, metavar="FILE", help='more rules: JSON of {"our name": "its key"}')
         return sub
 
@@ -47,8 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--tokenizer", type=Path, metavar="FILE", help="a Llama tokenizer.json, if SOURCE has none")
 
     assemble = add("assemble", "join published bases: a starting point for training, not a usable model")
-    assemble.add_argument("--instructblip", required=True, metavar="SOURCE", help="EVA-CLIP, Q-Former, projection")
-    assemble.add_argument("--glamm", required=True, metavar="SOURCE", help="language model, [SEG] projection, SAM")
+    assemble.add_argument(
+        "--instructblip", required=True, metavar="SOURCE", help="EVA-CLIP, Q-Former, projection; BLIP-2's do too"
+    )
+    llm = assemble.add_mutually_exclusive_group(required=True)
+    llm.add_argument("--glamm", metavar="SOURCE", help="language model, [SEG] projection, SAM")
+    llm.add_argument("--llama", metavar="SOURCE", help="a plain Llama, whose [SEG] projection starts anew; wants --sam")
     assemble.add_argument("--dinov2", required=True, metavar="SOURCE", help="semantic encoder")
     assemble.add_argument("--eva-clip", metavar="SOURCE", help="EVA-CLIP from here (LAVIS keeps it in its own file)")
     assemble.add_argument("--sam", metavar="SOURCE", help="SAM from here, not from GLaMM")
@@ -69,6 +79,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         FROM_DINOV2,
         FROM_EVA_CLIP,
         FROM_GLAMM,
+        FROM_GLAMM_ALONE,
         FROM_INSTRUCTBLIP,
         FROM_SAM,
         STARTING_POINT,
@@ -80,27 +91,32 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.conversion.coverage import Wanted
     from calico.conversion.sources import open_source
     from calico.conversion.vocabulary import read_vocabulary
-    from calico.model.config import CalicoConfig, calico_7b
+    from calico.model.config import PRESETS, CalicoConfig
 
-    config = calico_7b() if args.config is None else CalicoConfig.from_file(args.config)
+    config = PRESETS[args.preset]() if args.config is None else CalicoConfig.from_file(args.config)
     rules = _rules(args.map)
     if args.what == "inspect":
         return inspect(args, config, rules)
     if args.what == "assemble":
-        bases = args.instructblip, args.glamm, args.dinov2
-        blip, glamm, dinov2 = (open_source(where, offline=args.offline) for where in bases)
-        from_glamm = set(FROM_GLAMM) - set(FROM_SAM if args.sam else ())
+        if args.llama and not args.sam:
+            raise InputError("--llama: a plain Llama has no SAM beside it; give --sam SOURCE")
+        fresh = FROM_GLAMM_ALONE if args.llama else ()
+        bases = args.instructblip, args.llama or args.glamm, args.dinov2
+        blip, llama, dinov2 = (open_source(where, offline=args.offline) for where in bases)
+        taken = {name.partition(".")[0] for name in (*config.fresh, *fresh)}
+        from_blip = set(FROM_INSTRUCTBLIP) - taken
+        from_llama = set(FROM_GLAMM) - taken - set(FROM_SAM if args.sam else ())
         wanted = [
-            Wanted(blip, FROM_INSTRUCTBLIP, (*rules, CAM_QUERIES_RULE, ("cam_queries", "model.query_tokens"))),
-            Wanted(glamm, from_glamm, rules),
+            Wanted(blip, from_blip, (*rules, CAM_QUERIES_RULE, ("cam_queries", "model.query_tokens"))),
+            Wanted(llama, from_llama, rules),
             Wanted(dinov2, FROM_DINOV2, rules),
         ]
         if args.eva_clip:
             wanted.append(Wanted(open_source(args.eva_clip, offline=args.offline), FROM_EVA_CLIP, rules))
         if args.sam:
             wanted.append(Wanted(open_source(args.sam, offline=args.offline), FROM_SAM, rules))
-        vocabulary = read_vocabulary(glamm, args.tokenizer or blip.locate("tokenizer.json"))
-        config = fitted_config(config, wanted, vocabulary)
+        vocabulary = read_vocabulary(llama, args.tokenizer or (None if args.llama else blip.locate("tokenizer.json")))
+        config = fitted_config(config, wanted, vocabulary, fresh)
         coverage, status = plan_assembly(config, wanted, vocabulary), STARTING_POINT
     else:
         source = open_source(args.source, offline=args.offline)
@@ -129,6 +145,10 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         )
     print(f"{args.out}: {report['num_weights']:,} weights, {report['num_bytes'] / 2**30:.2f} GiB")
     print(f"This is {report['status']}.")
+    if config.new_tokens or config.fresh:
+        lacking = [f"{len(config.new_tokens)} new tokens"] if config.new_tokens else []
+        lacking += [name.rstrip(".") for name in config.fresh]
+        print(f"No base has trained {', '.join(lacking)}: a finetune does.")
     return {"command": args.command, "out": args.out, **report}
 
 

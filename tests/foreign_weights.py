@@ -6,12 +6,17 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
     SamConfig,
     SamMaskDecoderConfig,
     SamModel,
@@ -102,6 +107,21 @@ def instructblip() -> InstructBlipForConditionalGeneration:
     with torch.no_grad():  # keys have no bias in EVA-CLIP
         for layer in model.vision_model.encoder.layers:
             layer.self_attn.qkv.bias[32:64] = 0
+    return model
+
+
+def blip2() -> Blip2ForConditionalGeneration:
+    """Its own language model is an OPT, its Q-Former reads no text."""
+    text = OPTConfig(vocab_size=40, hidden_size=24, ffn_dim=24, num_hidden_layers=1, num_attention_heads=2,
+                     word_embed_proj_dim=24, max_position_embeddings=16, pad_token_id=1)  # fmt: skip
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(**VISION).to_dict(),
+        qformer_config=Blip2QFormerConfig(**QFORMER).to_dict(),
+        text_config=text.to_dict(),
+        num_query_tokens=6,
+    )
+    model = Blip2ForConditionalGeneration(config).eval()
+    randomise(model, 6)
     return model
 
 

@@ -36,12 +36,14 @@ class AdapterSpec:
     """What changes. lora: r, lora_alpha and lora_dropout. targets: linears of the language model that have LoRA.
 
     whole: prefixes of the names of parameters that are held as a whole. encoders: blocks with LoRA on all they have.
+    tokens: those whose rows of the embedding and the output are held (`TokenRows`).
     """
 
     lora: Mapping[str, Any]
     targets: tuple[str, ...]
     whole: tuple[str, ...]
     encoders: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,26 @@ class AdapterCard:
         try:
             spec = raw["spec"]
             encoders = tuple(spec.get("encoders", ()))  # adapters of before have none
-            raw["spec"] = AdapterSpec(dict(spec["lora"]), tuple(spec["targets"]), tuple(spec["whole"]), encoders)
+            tokens = tuple(int(i) for i in spec.get("tokens", ()))
+            raw["spec"] = AdapterSpec(
+                dict(spec["lora"]), tuple(spec["targets"]), tuple(spec["whole"]), encoders, tokens
+            )
             for names, known in ((spec["lora"], LORA_OPTIONS), (spec["targets"], ALL_LINEARS), (encoders, ENCODERS)):
                 if odd := sorted(set(names) - set(known)):
                     raise KeyError(f"{odd[0]}, expected some of {', '.join(known)}")
             return cls(**raw)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: not an adapter's card ({error!r}); copy the version again") from None
 
 
 def choose_spec(model: CalicoModel, config: CalicoConfig) -> AdapterSpec:
-    """The paper's (LoRA on q and v, CEM, CAM, mask decoder). For a model of no full-size preset, and so small that all
-    this stays under `MAX_SMALL_BYTES`, also LoRA on every linear of the language model and its output rows, and on
-    compact encoders, which know no look but that of their training; a pretrained trunk under them stays as it is."""
-    paper = AdapterSpec(config.lora, PAPER_TARGETS, PAPER_MODULES)
+    """The paper's (LoRA on q and v, CEM, CAM, mask decoder), and what no base of it has trained.
+
+    For a model of no full-size preset, and so small that all this stays under `MAX_SMALL_BYTES`, also LoRA on every
+    linear of the language model and its output rows, and on compact encoders, which know no look but that of their
+    training; a pretrained trunk under them stays as it is.
+    """
+    paper = AdapterSpec(config.lora, PAPER_TARGETS, (*PAPER_MODULES, *config.fresh), tokens=config.new_tokens)
     if config.is_full_size:
         return paper
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -99,10 +107,8 @@ def choose_spec(model: CalicoModel, config: CalicoConfig) -> AdapterSpec:
 
 def attach(model: CalicoModel, spec: AdapterSpec, tensors: Mapping[str, Tensor] | None = None) -> None:
     """Makes what the spec names trainable and all else not. tensors: an adapter's weights to start from."""
-    add_lora(model, dict(spec.lora), spec.targets, spec.encoders)
-    set_mode(model, "paper")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad |= name.startswith(spec.whole)
+    add_lora(model, dict(spec.lora), spec.targets, spec.encoders, spec.tokens)
+    set_mode(model, "paper", spec.whole)
     if tensors is not None:
         load_trained(model, tensors)
 

@@ -30,6 +30,7 @@ KEPT_IN_FLOAT32 = ("pixel_decoder.",)  # small, and masks suffer first
 
 FROM_INSTRUCTBLIP = ("global_encoder", "qformer", "image_projection", "cam_queries")
 FROM_GLAMM = ("llm", "seg_projection", "grounding_encoder", "pixel_decoder")
+FROM_GLAMM_ALONE = ("seg_projection",)  # which a plain Llama and a SAM lack
 FROM_SAM = ("grounding_encoder", "pixel_decoder")
 FROM_DINOV2 = ("semantic_encoder",)
 FROM_EVA_CLIP = ("global_encoder",)
@@ -38,8 +39,12 @@ CAM_QUERIES_RULE = ("cam_queries", "query_tokens")
 """CAM's queries start as a copy of the Q-Former's."""
 
 
-def fitted_config(config: CalicoConfig, wanted: Sequence[Wanted], vocabulary: Vocabulary) -> CalicoConfig:
+def fitted_config(
+    config: CalicoConfig, wanted: Sequence[Wanted], vocabulary: Vocabulary, fresh: Sequence[str] = ()
+) -> CalicoConfig:
     """The config with as many token rows as are needed, and the settings of the language model that is taken.
+
+    fresh: blocks that no source has, beside those that the config names; they and the rows of new tokens train.
 
     Raises `CheckpointError` where the source says a setting that would make other numbers of equal shapes.
     """
@@ -63,7 +68,12 @@ def fitted_config(config: CalicoConfig, wanted: Sequence[Wanted], vocabulary: Vo
     for want in wanted:
         keys = [key for key in want.source.keys if key.endswith("embed_tokens.weight")] if "llm" in want.blocks else []
         rows += [want.source.spec(key).shape[0] for key in keys]
-    return dataclasses.replace(config, llm={**llm, "vocab_size": max(rows)})
+    return dataclasses.replace(
+        config,
+        llm={**llm, "vocab_size": max(rows)},
+        fresh=tuple(dict.fromkeys((*config.fresh, *(f"{block}." for block in fresh)))),
+        new_tokens=tuple(range(vocabulary.num_known, vocabulary.size)),
+    )
 
 
 def places_of(config: CalicoConfig) -> dict[str, Tensor]:
@@ -75,9 +85,10 @@ def places_of(config: CalicoConfig) -> dict[str, Tensor]:
 
 
 def plan_assembly(config: CalicoConfig, wanted: Sequence[Wanted], vocabulary: Vocabulary) -> Coverage:
-    """Bases -> coverage; CEM and CAM start as a new model's do."""
+    """Bases -> coverage; CEM, CAM and what is `fresh` in the config start as a new model's do."""
     places = places_of(config)
-    starts = {name: "new: no base has it" for name in places if name.partition(".")[0] in NEW_BLOCKS}
+    new = tuple(f"{block}." for block in NEW_BLOCKS) + config.fresh
+    starts = {name: "new: no base has it" for name in places if name.startswith(new)}
     return cover(places, wanted, starts, vocabulary)
 
 

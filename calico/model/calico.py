@@ -19,6 +19,7 @@ from calico.model.cem import CorrespondenceExtraction, NoExtraction
 from calico.model.encoders import GroundingFeatures
 from calico.model.qformer import QFormer
 from calico.model.segmentation import MaskLogits, PixelDecoder, SegmentationProjection, seg_state_positions
+from calico.model.token_rows import TokenRows
 
 MIN_LOT_ROWS = 8  # fewer are not worth a pass of their own
 
@@ -165,6 +166,7 @@ class CalicoModel(nn.Module):
         self.grounding_encoder = grounding_encoder
         self.seg_projection = seg_projection
         self.pixel_decoder = pixel_decoder
+        self.token_rows: TokenRows | None = None  # while new tokens train: `calico.model.modes.add_lora`
         hook_layers(llm.model)
 
     def cam_batch(self, features: ImageFeatures, slots: ImageSlots) -> CamBatch:
@@ -215,10 +217,16 @@ class CalicoModel(nn.Module):
         query_states = self.qformer(queries, global_tokens)  # I x Q x D_q
         features = ImageFeatures(
             refined_tokens=self.cem(global_tokens, semantic_tokens),
-            image_tokens=self.image_projection(query_states),  # I x Q x D
+            image_tokens=self._projected(query_states),  # I x Q x D
             grounding=grounding,
         )
         return features, EncoderStates(global_tokens, semantic_tokens, query_states)
+
+    def _projected(self, query_states: Tensor) -> Tensor:
+        """By a projection that may be wider than the states, where it trains."""
+        wide = query_states.to(self.image_projection.weight.dtype)
+        projected: Tensor = self.image_projection(wide)
+        return projected.to(query_states.dtype)
 
     def views(self, pixels: Pixels) -> Views:
         """What each encoder reads: pixels of its own, or the maps of the one trunk, computed once."""

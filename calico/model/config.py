@@ -1,7 +1,8 @@
 """Sizes of a CALICO model. Only the builder reads this; modules take numbers and modules.
 
-Presets: `calico-7b` has the paper's sizes; `calico-tiny` and `calico-small` are the same architecture with compact
-encoders, small enough to be trained and served on two CPU cores: convolutions of their own; with one pretrained trunk.
+Presets: `calico-7b` has the paper's sizes, `calico-1b` the same kinds of blocks smaller; `calico-tiny` and
+`calico-small` are the same architecture with compact encoders, small enough to be trained and served on two CPU cores:
+convolutions of their own; with one pretrained trunk.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from calico.errors import CheckpointError
 from calico.language.questions import VICUNA_SYSTEM
 
 FORMAT_VERSION = 1
-FULL_SIZE = ("calico-7b",)  # presets that are joined from published weights and trained as the paper says
+FULL_SIZE = ("calico-7b", "calico-1b")  # presets that are joined from published weights and trained as the paper says
 ABLATABLE = ("cem", "cam", "auxiliary")  # what `CalicoConfig.without` may name
 
 
@@ -55,6 +56,8 @@ class CalicoConfig:
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05})
     trunk: str = ""  # of `calico.model.sizes.TRUNKS`, which the encoders then share; "": none
     system_prompt: str = ""  # before the first turn, for a language model that was trained with one
+    fresh: tuple[str, ...] = ()  # beginnings of names of weights that no base has trained, beside CEM and CAM
+    new_tokens: tuple[int, ...] = ()  # of the tokenizer, that no base has rows for
     data_version: str = ""  # what the weights were trained on
     without: tuple[str, ...] = ()  # of `ABLATABLE`: modules left out, or the auxiliary losses, for an ablation
     format_version: int = FORMAT_VERSION
@@ -101,7 +104,8 @@ class CalicoConfig:
             for name in ("global_encoder", "semantic_encoder", "grounding_encoder"):
                 raw[name] = EncoderConfig(**raw[name])
             raw["cam_layers"] = tuple(raw["cam_layers"])
-            raw["without"] = tuple(raw.get("without", ()))
+            for name in ("without", "fresh", "new_tokens"):
+                raw[name] = tuple(raw.get(name, ()))
             return cls(**raw)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a CALICO config ({error})") from None
@@ -182,6 +186,40 @@ def calico_7b() -> CalicoConfig:
     )
 
 
+def calico_1b() -> CalicoConfig:
+    """`calico-7b` in smaller sizes, of bases whose licences allow commercial use: BLIP-2's EVA-CLIP-g and Q-Former,
+    TinyLlama-1.1B, DINOv2 ViT-S/14 with registers, SAM ViT-B. What joins them was never trained."""
+    full = calico_7b()
+    semantic, grounding = full.semantic_encoder, full.grounding_encoder
+    smaller: dict[str, Any] = {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+        "vocab_size": 32005,
+    }
+    vit_b: dict[str, Any] = {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "global_attn_indexes": [2, 5, 8, 11],
+        "mlp_dim": 3072,
+    }
+    return replace(
+        full,
+        preset="calico-1b",
+        semantic_encoder=replace(
+            semantic, hidden_size=384, options={**semantic.options, "hidden_size": 384, "num_attention_heads": 6}
+        ),
+        grounding_encoder=replace(grounding, options={**grounding.options, **vit_b}),
+        llm={**full.llm, **smaller},
+        cam_layers=(8, 15),
+        fresh=("image_projection.", "seg_projection."),
+        new_tokens=tuple(range(32000, 32005)),
+    )
+
+
 def calico_tiny(vocab_size: int = 768) -> CalicoConfig:
     """The embedded default's sizes: 128 px in, masks on a 128 x 128 grid."""
     return CalicoConfig(
@@ -245,4 +283,4 @@ def on_trunk(own: EncoderConfig, **options: int) -> EncoderConfig:
     return EncoderConfig("trunk", 2 * own.image_size, own.hidden_size, {"own": own.options, "own_stride": 2, **options})
 
 
-PRESETS = {"calico-7b": calico_7b, "calico-tiny": calico_tiny, "calico-small": calico_small}
+PRESETS = {"calico-7b": calico_7b, "calico-1b": calico_1b, "calico-tiny": calico_tiny, "calico-small": calico_small}

@@ -6,8 +6,8 @@ One rule for all devices, which holds outside of autocast too:
    the device computes in it. The language model's linears may be in 8 or 4 bits instead.
 2. The mask decoder, its prompts and the [SEG] projection are float32 (`FULL_PRECISION`), under autocast too.
 3. What trains is float32 (`widen_trained`).
-4. A module whose weights may be of another dtype than its inputs (CEM, CAM, the Q-Former, the mask decoder) casts what
-   it is given to its weights' dtype and gives back that of the stream it adds to.
+4. A module whose weights may be of another dtype than its inputs (CEM, CAM, the Q-Former, the projection, new tokens'
+   rows, the mask decoder) casts what it is given to its weights' dtype and gives back that of the stream it adds to.
 """
 
 from __future__ import annotations

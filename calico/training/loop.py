@@ -160,8 +160,8 @@ class Trainer:
         if data is not None:
             self.config = replace(self.config, data_version=config.data_version)
         if settings.mode == "paper":
-            add_lora(model, self.config.lora)
-        set_mode(model, settings.mode)
+            add_lora(model, self.config.lora, new_tokens=self.config.new_tokens)
+        set_mode(model, settings.mode, self.config.fresh)
         if settings.gradient_checkpointing:
             model.llm.gradient_checkpointing_enable({"use_reentrant": False})
             model.llm.enable_input_require_grads()

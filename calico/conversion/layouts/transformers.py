@@ -1,4 +1,4 @@
-"""transformers: InstructBLIP, Llama, Dinov2WithRegisters and SamModel, as `save_pretrained` writes them.
+"""transformers: InstructBLIP, BLIP-2, Llama, Dinov2WithRegisters and SamModel, as `save_pretrained` writes them.
 
 Files from the hub and files written by newer versions differ in a prefix `model.`, which is found by the anchor, and in
 the names of DINOv2's projections, which have two rules.
@@ -18,7 +18,10 @@ VISION = Family(
 QFORMER = Family(
     "InstructBLIP's Q-Former (transformers)",
     anchor="qformer.encoder.layer.0.intermediate_query.dense.weight",
-    rules=(("qformer.model.{rest}", "qformer.{rest}"),),
+    rules=(
+        ("qformer.model.{rest}", "qformer.{rest}"),
+        ("qformer.model.embeddings.layernorm.{rest}", "qformer.layernorm.{rest}"),  # BLIP-2's, which reads no text
+    ),
     left_out={
         "qformer.embeddings.word_embeddings.": TEXT_BRANCH,
         "qformer.embeddings.position_embeddings.": TEXT_BRANCH,
@@ -32,6 +35,7 @@ PROJECTION = Family(
     "InstructBLIP's projection (transformers)",
     anchor="language_projection.weight",
     rules=(("image_projection.{rest}", "language_projection.{rest}"),),
+    left_out={"language_model.": "its own language model"},
 )
 LLAMA = Family(
     "Llama",
