@@ -33,7 +33,7 @@ SHOWN = 12
 
 def build_parser() -> argparse.ArgumentParser:
     parser = _cli.parser(__doc__, shared=False)
-    verbs = parser.add_subparsers(dest="what", required=True, metavar="{assemble,convert,inspect}")
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="{assemble,convert,inspect,doctor}")
     shared = [_cli.shared_options()]
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -68,10 +68,19 @@ def build_parser() -> argparse.ArgumentParser:
     add_output(convert)
     inspect = add("inspect", "what a file of weights holds, and which places of CALICO it would fill")
     inspect.add_argument("source", metavar="SOURCE")
+    text = "whether a checkpoint serves and trains on the device that is here: a table"
+    doctor = verbs.add_parser("doctor", help=text, description=text, parents=shared)
+    doctor.add_argument("checkpoint", type=Path, metavar="DIR", help="a checkpoint's folder, or a version's")
+    doctor.add_argument("--base", type=Path, metavar="DIR", help="the checkpoint under a version, if it is elsewhere")
+    doctor.add_argument("--device", help="default: a GPU where there is one")
+    doctor.add_argument("--bits", type=int, choices=(8, 4), help="of the language model's linears")
+    doctor.add_argument("--no-training", action="store_true", help="look at serving alone")
     return parser
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
+    if args.what == "doctor":
+        return examined(args)
     import torch
 
     from calico.conversion.assemble import (
@@ -173,6 +182,19 @@ def inspect(args: argparse.Namespace, config: CalicoConfig, rules: tuple[tuple[s
         "tensors": {key: {"shape": list(spec.shape), "dtype": spec.dtype_name} for key, spec in specs.items()},
         "coverage": coverage.report(),
     }
+
+
+def examined(args: argparse.Namespace) -> dict[str, Any]:
+    from calico.training.weights_doctor import examine
+
+    checks = []
+    for check in examine(args.checkpoint, args.device, args.bits, args.base, trains=not args.no_training):
+        print(check.line, flush=True)
+        checks.append(check)
+    report = {"command": args.command, "checkpoint": args.checkpoint, "checks": [check.as_json() for check in checks]}
+    if wrong := [check.name for check in checks if check.ok is False]:
+        raise _cli.Failed(f"{args.checkpoint}: {', '.join(wrong)}: the lines above say what is wrong", report)
+    return report
 
 
 def show(coverage: Coverage) -> None:
