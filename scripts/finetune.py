@@ -132,7 +132,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": args.command,
         "version": found.version,
+        "challenger": found.challenger,
         "decision": found.decision.as_json(),
+        "other": None if found.other is None else found.other.as_json(),
         "published": found.published,
         "figures": found.figures,
         "training": found.training,

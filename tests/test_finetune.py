@@ -33,6 +33,7 @@ from calico.model.generation import generate
 from calico.model.inputs import ModelInputs
 from calico.model.modes import PAPER_MODULES, PAPER_TARGETS
 from calico.model.preprocessing import Preprocessor
+from calico.part_memory.memory import load_memory
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.splits import TEST, Shares
 from calico.snapshots.store import SAMPLES, Snapshot
@@ -585,11 +586,49 @@ def test_test_groups_count_by_the_version_and_the_others_by_folds(tmp_path: Path
     assert report.decision.num_groups == 8
     assert load_reference(registry.path_of(registry.get(report.version))) is not None
     by_version = json.loads((run / "scores" / "test-challenger.json").read_text())["scores"]
-    by_folds = [json.loads(path.read_text())["scores"] for path in sorted(run.glob("scores/fold-*-fold-*.json"))]
+    by_folds = [json.loads(path.read_text())["scores"] for path in sorted(run.glob("scores/fold-*-challenger.json"))]
     scores = Scores.from_json(json.loads((registry.path_of(registry.get(report.version)) / "scores.json").read_text()))
     assert by_version.keys() == test
     assert not any(test & fold.keys() for fold in by_folds)
     assert scores.test_challenger == by_version | {name: score for fold in by_folds for name, score in fold.items()}
+
+
+@pytest.mark.usefixtures("_embedded")
+@pytest.mark.parametrize(
+    ("on_test", "on_base", "winner", "published"),
+    [
+        ({"challenger": 0.7, "memory": 0.6}, {"challenger": 0.5, "memory": 0.5}, "challenger", True),
+        ({"challenger": 0.7, "memory": 0.6}, {"challenger": 0.4, "memory": 0.5}, "memory", True),
+        ({"challenger": 0.5, "memory": 0.6}, {"challenger": 0.5, "memory": 0.5}, "memory", True),
+        ({"challenger": 0.1, "memory": 0.1}, {"challenger": 0.5, "memory": 0.5}, "challenger", False),
+    ],
+)
+def test_the_memory_alone_challenges_too(
+    on_test: dict[str, float],
+    on_base: dict[str, float],
+    winner: str,
+    published: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, registry = write(tmp_path / "s", range(3), Shares(0.0, 0.0)), Registry(tmp_path / "r")
+
+    def scored(_: object, model: Path, name: str, items: object, num_items: int) -> dict[str, Any]:
+        what, _, who = name.partition("-")
+        mean = (on_test if what == "test" else on_base).get(who, 0.2 if what == "test" else 0.5)
+        return {"scores": {f"1/{k}": mean + 0.001 * k for k in range(30)}, "figures": {"n_groups": 30, "of": name}}
+
+    monkeypatch.setattr("calico.training.scoring.KeptScores.scored", scored)
+    settings = replace(QUICK, part_memory=True, steps=1)
+    found = challenge(made, registry, tmp_path / "run", settings, publish=True)
+    assert (found.challenger, found.published) == (winner, published)
+    version = registry.get(found.version)
+    assert load_memory(registry.path_of(version)) is not None
+    assert found.figures["test"]["challenger"]["of"] == f"test-{winner}"
+    assert found.other is not None
+    assert ("the finetune: " in found.decision.reason) == (winner == "memory")
+    assert challenge(made, registry, tmp_path / "run", settings, publish=True) == found
+    assert found.training["step"] == (0 if winner == "memory" else 1)
 
 
 @pytest.mark.usefixtures("_embedded")

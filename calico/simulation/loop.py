@@ -171,7 +171,7 @@ class _Run:
                 on_progress=self._telling(number),
             )
             version, training = made.version, dict(made.training)
-            decision, published = made.decision.as_json(), made.published
+            decision, published = {**made.decision.as_json(), "challenger": made.challenger}, made.published
         else:
             version, training = self._trained(number, snapshot, folder, settings, chosen["start"])
             decision, published = None, True

@@ -1,5 +1,8 @@
 """From a snapshot to a version: finetune, score champion and challenger on what neither has seen, register, decide.
 
+The part memory alone, over the start's own weights, challenges too: it takes seconds, forgets nothing, and a finetune
+that does not beat it is not worth its forgetting.
+
 Everything finished is kept in the run's folder, so the same call goes on after a kill. Of several processes all train,
 and the main one does the rest.
 """
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, read_card
+from calico.checkpoints.fingerprint import MEMORY as MEMORY_FILE
 from calico.checkpoints.gate import MAX_BASE_DROP, NUM_FOLDS, SCORES, Decision, Scores, Verdict, decide, folds
 from calico.checkpoints.registry import Refused, Registry
 from calico.errors import InputError
@@ -32,27 +36,53 @@ from calico.training.starting_model import seen_groups, start_config
 logger = logging.getLogger(__name__)
 FOLD_LENGTH = 0.1  # of a finetune's, for each fold of a cross-validation
 PLAN, RESULT, FIGURES = "plan.json", "result.json", "figures.json"
+FINETUNE, MEMORY = "challenger", "memory"  # as their scores are called
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """What came of a finetune. figures: of champion and challenger on `test` and `base`, each with its n."""
+    """What came of a finetune. figures: of champion and challenger on `test` and `base`, each with its n.
+
+    challenger: which one the version is, of `FINETUNE` and `MEMORY`; decision: about it. other: about the other one.
+    """
 
     version: str
     decision: Decision
     published: bool
     figures: Mapping[str, Any]
     training: Mapping[str, Any]
+    challenger: str = FINETUNE
+    other: Decision | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Challenge:
-        decision = found["decision"]
-        interval = None if decision["interval"] is None else tuple(decision["interval"])
-        decision = Decision(**{**decision, "verdict": Verdict(decision["verdict"]), "interval": interval})
-        return cls(**{**found, "decision": decision})
+        other = found.get("other")  # runs of before have none
+        decisions = {"decision": _decision(found["decision"]), "other": other and _decision(other)}
+        return cls(**{**found, **decisions})
+
+
+def _decision(found: Mapping[str, Any]) -> Decision:
+    interval = None if found["interval"] is None else tuple(found["interval"])
+    return Decision(**{**found, "verdict": Verdict(found["verdict"]), "interval": interval})
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A challenger and how it did. figures: as `Challenge`'s."""
+
+    name: str
+    result: FinetuneResult
+    scores: Scores
+    figures: Mapping[str, Any]
+    decision: Decision
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Whether it may be published, and by how much it is better."""
+        return self.decision.verdict is Verdict.PUBLISH, self.decision.difference or 0.0
 
 
 def challenge(
@@ -102,43 +132,54 @@ def challenge(
             len(test_ids) - len(held),
             len(test_ids),
         )
-    told = _told(tell, "training")
     memory = memory_finishers(settings.part_memory, base_data or DRAWINGS)
     finishing = tuple(_announced(finisher, tell) for finisher in (*finishers, *memory))
-    result = finetune(snapshot, start, out, settings, told, base_data=base_data, finishers=finishing)
-
     kept = KeptScores(out / "scores", registry, tell, processes, bits=settings.bits, accepted=accepted)
-    test, base = {}, {}
-    for side, name, folder in (("champion", champion_id, champion), ("challenger", "challenger", result.folder)):
-        test[side] = kept.scored(folder, f"test-{name}", held_out_items(snapshot, held), len(held))
-        base_groups = (base_data or DRAWINGS).items(num_base_groups)
-        base[side] = kept.scored(folder, f"base-{name}", base_groups, num_base_groups)
-    kept.release()
-    scores = Scores(
-        champion_id,
-        *(found["scores"] for found in test.values()),
-        *(found["scores"] for found in base.values()),
-    )
-    if decide(scores, max_base_drop).verdict is Verdict.CROSS_VALIDATE:
-        left_out = seen.union(test_ids)
-        ours, theirs = _cross_validated(
-            snapshot, out, settings, base_data, champion, start, left_out, kept, tell, champion_id
+
+    def candidate(name: str, own: FinetuneSettings, folder: Path) -> _Candidate:
+        told = _told(tell, "training")
+        result = finetune(snapshot, start, folder, own, told, base_data=base_data, finishers=finishing)
+        test, base = {}, {}
+        for side, known_as, model in (("champion", champion_id, champion), (FINETUNE, name, result.folder)):
+            test[side] = kept.scored(model, f"test-{known_as}", held_out_items(snapshot, held), len(held))
+            base_groups = (base_data or DRAWINGS).items(num_base_groups)
+            base[side] = kept.scored(model, f"base-{known_as}", base_groups, num_base_groups)
+        kept.release()
+        scores = Scores(
+            champion_id,
+            *(found["scores"] for found in test.values()),
+            *(found["scores"] for found in base.values()),
         )
-        scores = replace(
-            scores,
-            test_champion={**theirs, **scores.test_champion},
-            test_challenger={**ours, **scores.test_challenger},
-            is_cross_validated=True,
-        )
-    figures = {
-        what: {side: found["figures"] for side, found in both.items()}
-        for what, both in (("test", test), ("base", base))
-    }
+        if decide(scores, max_base_drop).verdict is Verdict.CROSS_VALIDATE:
+            left_out = seen.union(test_ids)
+            ours, theirs = _cross_validated(
+                snapshot, folder, own, base_data, champion, start, left_out, kept, tell, champion_id, name
+            )
+            scores = replace(
+                scores,
+                test_champion={**theirs, **scores.test_champion},
+                test_challenger={**ours, **scores.test_challenger},
+                is_cross_validated=True,
+            )
+        figures = {
+            what: {side: found["figures"] for side, found in both.items()}
+            for what, both in (("test", test), ("base", base))
+        }
+        return _Candidate(name, result, scores, figures, decide(scores, max_base_drop))
+
+    candidates = [candidate(FINETUNE, settings, out)]
+    if settings.steps != 0 and (candidates[0].result.folder / MEMORY_FILE).is_file():
+        candidates.append(candidate(MEMORY, replace(settings, steps=0), out / MEMORY))
+    best = max(candidates, key=lambda one: one.rank)  # the finetune where both are as good
+    other = next((one.decision for one in candidates if one is not best), None)
+    decision = best.decision
+    if best.name == MEMORY and other is not None:
+        decision = replace(decision, reason=f"the part memory alone: {decision.reason}; the finetune: {other.reason}")
 
     def registered() -> Challenge:
-        decision = decide(scores, max_base_drop)
-        write_text(result.folder / SCORES, as_text(asdict(scores)))
-        write_text(result.folder / FIGURES, as_text(figures))
+        result = best.result
+        write_text(result.folder / SCORES, as_text(asdict(best.scores)))
+        write_text(result.folder / FIGURES, as_text(best.figures))
         training = _training(result)
         version = registry.add(
             result.folder,
@@ -146,11 +187,11 @@ def challenge(
             preset=result.preset,
             parent=checkpoint_version(start),
             snapshot=snapshot.content_sha256,
-            metrics={"figures": figures, "decision": decision.as_json(), "training": training},
+            metrics={"figures": best.figures, "decision": decision.as_json(), "training": training},
             command=command,
         )
         published = publish and _publish(registry, version.id, decision)
-        made = Challenge(version.id, decision, published, figures, training)
+        made = Challenge(version.id, decision, published, best.figures, training, best.name, other)
         write_text(out / RESULT, as_text(made.as_json()))
         return made
 
@@ -282,6 +323,7 @@ def _cross_validated(
     kept: KeptScores,
     tell: OnProgress,
     champion_id: str,
+    candidate: str,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(challenger's, champion's) scores of the groups that share no image with those left out: the test split and what
     champion or start has seen. Each fold is scored by a finetune of a tenth of the length on all other groups."""
@@ -309,7 +351,7 @@ def _cross_validated(
         except InputError as error:
             logger.warning("%s left out: %s", what, error)
             continue
-        for name, folder, scores in ((f"fold-{fold + 1}", result.folder, ours), (champion_id, champion, theirs)):
+        for name, folder, scores in ((candidate, result.folder, ours), (champion_id, champion, theirs)):
             kept_as = f"fold-{fold + 1}-{name}"
             scores.update(kept.scored(folder, kept_as, held_out_items(snapshot, held), len(held))["scores"])
         kept.release()
