@@ -29,7 +29,9 @@ from calico.inference.segmenter import CoSegmenter
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.config import CalicoConfig
-from calico.training.loop import CHECKPOINT, RunState, Trainer, TrainingSettings
+from calico.training.run import OnStep
+from calico.training.run_folder import RunState
+from calico.training.trainer import CHECKPOINT, Trainer, TrainingSettings
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
@@ -141,7 +143,7 @@ def _hold_plan(folder: Path, plan: AblationPlan) -> None:
     write_text(path, json.dumps(asdict(plan), indent=2) + "\n")
 
 
-def _training_reporter(variant: str, on_progress: OnProgress) -> Callable[[RunState, dict[str, float], float], None]:
+def _training_reporter(variant: str, on_progress: OnProgress) -> OnStep:
     def on_step(state: RunState, terms: dict[str, float], progress: float) -> None:
         on_progress(variant, "training", progress)
 

@@ -15,17 +15,17 @@ import torch
 from benchmarks.machine import peak_bytes, processor, reset_peak
 from benchmarks.workload import random_model
 from calico.checkpoints.adapter import attach, choose_spec, trained
-from calico.checkpoints.files import TOKENIZER
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel
 from calico.model.config import PRESETS
 from calico.model.inputs import ModelInputs
 from calico.model.modes import train_mode
 from calico.model.precision import check_bits, quantise_llm, uses_bf16, widen_trained
-from calico.training.batches import BatchSettings, DrawingBatches
+from calico.training.batches import BatchSettings
 from calico.training.finetune_settings import FinetuneSettings
-from calico.training.loop import Phase, Trainer, TrainingSettings
+from calico.training.sources import Batches, DrawnImages
 from calico.training.step import TrainingStep
+from calico.training.trainer import Phase, Trainer, TrainingSettings
 
 WARM_UP = 2
 
@@ -60,12 +60,13 @@ def benchmark_training(
 def _lots_to_whole(trainer: Trainer, num_steps: int) -> float:
     """Time of a step's losses and gradients with its rows read in lots, to that with all rows padded to the longest:
     the median over steps, both on the same batch by turns; processor seconds on a CPU."""
-    device, settings, model = trainer.accelerator.device, trainer.settings, trainer.model
+    device, settings, model = trainer.device, trainer.settings, trainer.model
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    data = DrawingBatches(str(trainer.folder / TOKENIZER), settings.batch, ModelInputs.from_config(trainer.config), 1)
+    inputs = ModelInputs.from_config(trainer.config)
+    data = Batches(DrawnImages(), trainer.tokenizer, settings.batch, inputs, 1)
     ratios = []
     for number in range(num_steps):
-        batch, seconds = data[number].to(device), {}
+        batch, seconds = data.batch(number).to(device), {}
         for max_lots in (CalicoModel.max_lots, 1) if number % 2 else (1, CalicoModel.max_lots):
             model.max_lots = max_lots
             started = clock()
@@ -101,18 +102,16 @@ def benchmark_adapter(
     step = TrainingStep(model, None, settings.weights, size, settings.max_seg_prompts).to(device)
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
     times: list[tuple[float, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        CalicoTokenizer.train().save(Path(folder) / TOKENIZER)
-        data = DrawingBatches(str(Path(folder) / TOKENIZER), batch, ModelInputs.from_config(config), 0)
-        for number in range(num_steps + WARM_UP):
-            train_mode(model, "paper")
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = step(data[number].to(device)).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            float(loss.detach())  # waits for the device
-            times.append((time.perf_counter(), time.process_time()))
+    data = Batches(DrawnImages(), CalicoTokenizer.train(), batch, ModelInputs.from_config(config), 0)
+    for number in range(num_steps + WARM_UP):
+        train_mode(model, "paper")
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = step(data.batch(number).to(device)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        float(loss.detach())  # waits for the device
+        times.append((time.perf_counter(), time.process_time()))
     about = {"preset": f"{preset} with random weights", "mode": "adapter", "llm_bits": bits}
     return about | {"gradient_checkpointing": gradient_checkpointing} | _report(times, batch)
 

@@ -38,7 +38,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.ablation import VARIANTS, AblationPlan, run_ablation, table
     from calico.language.tokenizer import CalicoTokenizer
     from calico.model.config import calico_tiny
-    from calico.training.loop import TrainingSettings
+    from calico.training.trainer import TrainingSettings
 
     if min(args.steps, args.groups, args.num_images) < 1:
         raise InputError("--steps, --groups and --num-images are at least 1")

@@ -21,8 +21,8 @@ from scripts import _cli
 
 if TYPE_CHECKING:
     from calico.mixedparts.index import MixedParts
-    from calico.training.loop import Phase
     from calico.training.mixture import Mixture
+    from calico.training.trainer import Phase
 
 DRAWINGS = "drawings"
 
@@ -97,9 +97,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.model.config import calico_small, calico_tiny
     from calico.training.batches import MIXED_BATCH
     from calico.training.depth_fit import fit_folder
-    from calico.training.loop import Trainer
     from calico.training.mixture import Mixture
     from calico.training.recipe import training_settings
+    from calico.training.trainer import Trainer
 
     _check(args)
     data = _data(args)
@@ -119,7 +119,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
         mode=args.mode,
         precision=args.precision,
-        checkpoint_minutes=args.checkpoint_minutes,
+        save_seconds=60 * args.checkpoint_minutes,
         num_workers=args.workers,
         learning_rate=args.learning_rate,
         # low resolution is for weights that see nothing yet
@@ -153,7 +153,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         )
         state = trainer.run(show)
     report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
-    if not trainer.accelerator.is_main_process:
+    if not trainer.processes.is_main:
         return report
     if trainer.config.data_version == VERSION:
         fit_folder(args.out / "checkpoint")
@@ -164,7 +164,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
 def _phases(args: argparse.Namespace, size: int) -> tuple[Phase, ...]:
     """Of weights that see already: the encoders alone first, where that is asked for or they are new."""
-    from calico.training.loop import Phase
+    from calico.training.trainer import Phase
 
     first = args.encoders_first if args.encoders_first is not None else 0.15 if args.trunk else 0.0
     phases = (Phase(first, size, 2.0, asks=False), Phase(1.0 - first, size))

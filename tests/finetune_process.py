@@ -8,22 +8,19 @@ FOLDER: with `base`, a checkpoint, and `s`, a snapshot. REPORT: a torch file of 
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from micro import leave_out_curves, shorten_answers
 from test_finetune import BATCH, QUICK
-from training_process import watched
+from training_process import watched, with_clock
 
 from calico.checkpoints.registry import Registry
 from calico.snapshots.store import Snapshot
-from calico.training import finetune as module
 from calico.training.finetune import Finetune, FinetuneSettings
 from scripts import finetune as verb
 
@@ -57,17 +54,7 @@ def plain(folder: Path) -> dict[str, Any]:
 def timed(folder: Path) -> dict[str, Any]:
     """A clock that gives the main process two steps beside its looks, and the other one any number."""
     run = opened(folder, folder / "runs" / "timed", TIMED)
-    now, tick = [0.0], 12.0 * 60 if run.processes.is_main else 1.0
-
-    def monotonic() -> float:
-        now[0] += tick
-        return now[0]
-
-    real, module.time = module.time, SimpleNamespace(monotonic=monotonic, process_time=time.process_time)  # type: ignore[assignment]
-    try:
-        run.train()
-    finally:
-        module.time = real
+    with_clock(12 * 60.0 if run.processes.is_main else 1.0, run.train)
     return {"state": asdict(run.state), "size": run.finish().num_bytes}
 
 

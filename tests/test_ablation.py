@@ -19,8 +19,9 @@ from calico.model.builder import build
 from calico.model.calico import CalicoModel, Pixels
 from calico.model.config import CalicoConfig
 from calico.model.inputs import ModelInputs
-from calico.training.batches import BatchSettings, DrawingBatches
-from calico.training.loop import Phase, Trainer, TrainingSettings
+from calico.training.batches import BatchSettings
+from calico.training.sources import Batches, DrawnImages
+from calico.training.trainer import Phase, Trainer, TrainingSettings
 from scripts import ablate, train
 
 CONFIG = micro()
@@ -58,9 +59,8 @@ def built(*without: str) -> CalicoModel:
 @torch.no_grad()
 def answer_states(model: CalicoModel, semantic: float) -> torch.Tensor:
     """What the language model makes of one batch whose semantic view is a constant."""
-    data = DrawingBatches("", BATCH, ModelInputs.from_config(CONFIG, 32), seed=1)
-    data._tokenizer = TOKENIZER
-    batch = data[0]
+    data = Batches(DrawnImages(), TOKENIZER, BATCH, ModelInputs.from_config(CONFIG, 32), seed=1)
+    batch = data.batch(0)
     pixels = batch.pixels._replace(semantic_view=torch.full_like(batch.pixels.semantic_view, semantic))
     return model.hidden_states(model.encode(Pixels(*pixels)), batch.prompts)
 

@@ -11,7 +11,7 @@ from gloo import WORLD, run_together
 from training_process import SETTINGS, trainer
 
 from calico.model.modes import train_mode
-from calico.training.loop import CHECKPOINT, STATE
+from calico.training.trainer import CHECKPOINT, STATE
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +38,20 @@ def test_the_main_process_alone_writes(reports: list[dict[str, Any]]) -> None:
 
 def test_together_they_do_what_one_does_with_both_batches(reports: list[dict[str, Any]], tmp_path: Path) -> None:
     run = trainer(tmp_path)
-    fresh = {name: p.detach().clone() for name, p in run.bare.named_parameters()}
-    batches = run._batches(SETTINGS.phases[0])  # 0 and 1 are the first step's, 2 and 3 the second's
+    fresh = {name: p.detach().clone() for name, p in run.step_module.named_parameters()}
     for step in range(2):
         run.state.step, run.state.seconds = step, step * 1800.0
-        for group in run.optimizer.param_groups:
-            group["lr"] = SETTINGS.learning_rate * run._rate()
-        for _ in range(WORLD):
+        run._set_rate()
+        for rank in range(WORLD):
             torch.manual_seed(SETTINGS.seed * 1_000_003 + step)
             train_mode(run.model, "all")
-            (run.bare(next(batches)).loss / WORLD).backward()
-        torch.nn.utils.clip_grad_norm_(run.bare.parameters(), SETTINGS.clip_norm)
+            batch = run.stages[0].batch(step * WORLD + rank, 0, 1)
+            (run.step_module(batch).loss / WORLD).backward()
+        torch.nn.utils.clip_grad_norm_(run.step_module.parameters(), SETTINGS.clip_norm)
         run.optimizer.step()
         run.optimizer.zero_grad()
     found = reports[0]["parameters"]
-    moved = {name: p.detach() for name, p in run.bare.named_parameters()}
+    moved = {name: p.detach() for name, p in run.step_module.named_parameters()}
     assert found.keys() == moved.keys()
     for name, value in moved.items():
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")

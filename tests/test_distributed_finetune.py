@@ -53,8 +53,7 @@ def test_together_they_do_what_one_does_with_both_batches(
     fresh = weights(run)
     for step in range(2):
         run.state.step = step
-        for group in run.optimizer.param_groups:
-            group["lr"] = PLAIN.learning_rate * run._rate() * group["share"]
+        run._set_rate()
         run.optimizer.zero_grad()
         for rank in range(WORLD):
             torch.manual_seed(PLAIN.seed * 1_000_003 + step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,13 +40,13 @@ from calico.snapshots.splits import TEST, Shares
 from calico.snapshots.store import SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.augmentation import augmented
-from calico.training.batches import BatchSettings
+from calico.training.batches import BatchSettings, size_weights
 from calico.training.challenge import challenge, components
 from calico.training.corrected_groups import annotated, corrected
-from calico.training.corrections import CorrectionBatches, class_weights, drawings, may_flip, size_weights
+from calico.training.corrections import CorrectionBatches, class_weights, drawings, may_flip
 from calico.training.curves import plot_curves
 from calico.training.finetune import LOG, Finetune, FinetuneResult, FinetuneSettings, finetune
-from calico.training.run_folder import RUN, STATE, FinetuneState
+from calico.training.run_folder import RUN, STATE, RunState
 from calico.training.scoring import group_score
 from calico.training.starting_model import seen_groups
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask
@@ -257,11 +258,11 @@ def test_a_short_run_does_not_spend_its_time_on_looking(base: Path, snapshot: Sn
     """Ten looks of three seconds do not fit into a minute beside training; of a second they do."""
     run = Finetune(snapshot, base, tmp_path / "run", replace(QUICK, steps=None, minutes=1.0, num_validations=10))
     for looks_took, is_time in ((9.0, False), (3.0, True)):
-        run.state = FinetuneState(step=9, seconds=20.0, num_looks=3, look_seconds=looks_took)
+        run.state = RunState(step=9, seconds=20.0, num_looks=3, look_seconds=looks_took)
         assert run._is_time_to_look() == is_time
-    run.state = FinetuneState(step=30, seconds=60.0, num_looks=3, look_seconds=30.0)
+    run.state = RunState(step=30, seconds=60.0, num_looks=3, look_seconds=30.0)
     assert run._is_time_to_look(), "the end is always looked at"
-    run.state = FinetuneState(step=9, seconds=20.0, num_looks=4, look_seconds=0.0)
+    run.state = RunState(step=9, seconds=20.0, num_looks=4, look_seconds=0.0)
     assert not run._is_time_to_look()
 
 
@@ -323,6 +324,21 @@ def test_a_killed_finetune_resumes_exactly(
     once_more = finetune(snapshot, base, tmp_path, QUICK)  # of a finished run
     assert once_more.state.step == 4
     assert (result.folder / "curves.png").stat().st_size > 1000
+
+
+def test_a_finetune_of_an_earlier_version_goes_on(
+    base: Path, snapshot: Snapshot, trained: FinetuneResult, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.folder.parent, tmp_path / "run")
+    note, state = json.loads((tmp_path / "run" / RUN).read_text()), torch.load(tmp_path / "run" / STATE)
+    del note["format"], state["run"]["images"]
+    state["run"] |= {"step": 3, "stopped": ""}
+    (tmp_path / "run" / RUN).write_text(json.dumps(note))
+    torch.save(state, tmp_path / "run" / STATE)
+    run = Finetune(snapshot, base, tmp_path / "run", QUICK)
+    assert run.state.step == 3
+    assert run.best.keys() == run.trained.keys()
+    assert run.train().stopped == "length"
 
 
 def test_a_finetune_of_a_finetune_stands_on_the_same_base(
@@ -388,7 +404,7 @@ def test_a_micro_batch_without_a_mask_is_trained_on(base: Path, tmp_path: Path) 
     assert {"llm", "pixel_decoder"} <= {name.split(".")[0] for name in changed}
     idle = {name for name, parameter in run.trained.items() if parameter.grad is None}
     assert not idle & changed
-    run.folder.log(run.state, [terms, {"seg_iou": 0.5, "loss": terms["loss"]}])
+    run.files.log(run.state, [terms, {"seg_iou": 0.5, "loss": terms["loss"]}])
     row = json.loads((tmp_path / "run" / LOG).read_text())
     assert (row["seg_iou"], row["loss"]) == (0.5, round(terms["loss"], 6)), "the mean of what is known"
     assert "mask" not in row

@@ -19,9 +19,10 @@ from calico.model.memory import Workload, finetuning_memory, held_bytes, num_tok
 from calico.model.modes import train_mode
 from calico.model.precision import quantise_llm
 from calico.training import preflight
-from calico.training.batches import BatchSettings, DrawingBatches, TrainingBatch
+from calico.training.batches import BatchSettings, TrainingBatch
 from calico.training.losses import LossWeights
 from calico.training.preflight import tell_memory, workload_of
+from calico.training.sources import Batches, DrawnImages
 from calico.training.step import TrainingStep
 from scripts import model as verb
 
@@ -47,9 +48,7 @@ def test_weights_are_counted_to_the_byte(dtype: torch.dtype, bits: int | None) -
 @pytest.fixture(scope="module")
 def batch() -> TrainingBatch:
     settings = BatchSettings(num_images=2, num_groups=3, num_points=2, num_boxes=2)
-    data = DrawingBatches("", settings, ModelInputs.from_config(CONFIG, 128), seed=5)
-    data._tokenizer = TOKENIZER
-    return data[0]
+    return Batches(DrawnImages(), TOKENIZER, settings, ModelInputs.from_config(CONFIG, 128), seed=5).batch(0)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -42,7 +42,7 @@ from calico.mixedparts.tables import Table, TableWriter
 from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, write_manifest
 from calico.model.inputs import ModelInputs
 from calico.training.batches import BatchSettings
-from calico.training.index_batches import IndexBatches
+from calico.training.sources import Batches, IndexSamples
 from calico.values import AnnotatedImage, SubTask
 from scripts import mixedparts, train
 
@@ -657,10 +657,8 @@ def test_memory_does_not_grow_with_the_samples_read(tmp_path: Path) -> None:
 # Training
 
 
-def batches_of(data: MixedParts, tokenizer: CalicoTokenizer, settings: BatchSettings) -> IndexBatches:
-    found = IndexBatches(data, "", settings, ModelInputs.from_config(CONFIG, 64), seed=3)
-    found._tokenizer = tokenizer
-    return found
+def batches_of(data: MixedParts, tokenizer: CalicoTokenizer, settings: BatchSettings) -> Batches:
+    return Batches(IndexSamples(data), tokenizer, settings, ModelInputs.from_config(CONFIG, 64), seed=3)
 
 
 CONFIG = micro()
@@ -670,11 +668,11 @@ SMALL = BatchSettings(num_images=6, num_groups=4, num_points=3, num_boxes=3, lis
 def test_a_batch_of_an_index_asks_what_its_samples_ask(built: Path) -> None:
     data = MixedParts(built, "train")
     batches = batches_of(data, TOKENIZER, SMALL)
-    rows, plans = batches.plans(np.random.default_rng(0))
+    rows, plans = IndexSamples(data).plans(np.random.default_rng(0), SMALL)
     known = {(frozenset(entry.objects), entry.sub_task) for entry in data.entries()}
     assert {(frozenset(rows[k] for k in plan.indices), plan.sub_task) for plan in plans} <= known
     assert len(rows) <= 6
-    first, again, other = batches[0], batches[0], batches[1]
+    first, again, other = batches.batch(0), batches.batch(0), batches.batch(1)
     assert torch.equal(first.prompts.token_ids, again.prompts.token_ids)
     assert torch.equal(first.part_maps, again.part_maps)
     assert not torch.equal(first.pixels.global_view, other.pixels.global_view)
@@ -685,7 +683,7 @@ def test_pictures_without_a_part_give_a_batch_too(small: tuple[Path, list[Object
     bare = [replace(item, parts=(), object_rle=record(0, "x", []).object_rle) for item in records[:2]]
     if not (folder / "bare").exists():
         write_index(folder / "bare", bare, {Bucket("train", "paco", COMMON_OBJECT): [[0, 1]]})
-    batch = batches_of(MixedParts(folder / "bare", images=folder / "photos"), TOKENIZER, SMALL)[0]
+    batch = batches_of(MixedParts(folder / "bare", images=folder / "photos"), TOKENIZER, SMALL).batch(0)
     assert set(batch.points.value.tolist()) == {1}
     assert torch.isfinite(batch.boxes.boxes).all()
 

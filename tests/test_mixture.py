@@ -19,13 +19,14 @@ from calico.drawings import PART_NAMES
 from calico.errors import InputError
 from calico.model.builder import build
 from calico.model.inputs import ModelInputs
-from calico.training import loop
+from calico.training import trainer as module
 from calico.training.batches import BatchSettings
-from calico.training.loop import Phase, RunState, Trainer, TrainingSettings
-from calico.training.mixed_batches import MixedBatches
 from calico.training.mixture import Mixture
 from calico.training.pools import DrawnPool
+from calico.training.run_folder import RunState
+from calico.training.sources import Batches
 from calico.training.step import TrainingStep
+from calico.training.trainer import Phase, Trainer, TrainingSettings
 from calico.values import AnnotatedImage
 from scripts import train
 from tests.test_trunk import SIZE, TOKENIZER, micro_small, micro_tiny
@@ -65,11 +66,8 @@ def mixture() -> Mixture:
     return Mixture((DrawnPool(SIZE, num_each=2), StoolPool()), (0.5, 0.5))
 
 
-def batches(seed: int, tokenizer_file: str = "") -> MixedBatches:
-    inputs = ModelInputs.from_config(micro_small())
-    found = MixedBatches(mixture(), tokenizer_file, BATCH, inputs, seed)
-    found._tokenizer = TOKENIZER
-    return found
+def batches(seed: int) -> Batches:
+    return Batches(mixture(), TOKENIZER, BATCH, ModelInputs.from_config(micro_small()), seed)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -104,18 +102,19 @@ def test_what_stands_in_front_is_of_no_part() -> None:
 
 
 def test_a_step_is_a_function_of_seed_and_number_and_sees_every_source() -> None:
-    first, again, other = batches(3)[5], batches(3)[5], batches(4)[5]
+    first, again, other = batches(3).batch(5), batches(3).batch(5), batches(4).batch(5)
     assert torch.equal(first.pixels.grounding_view, again.pixels.grounding_view)
     assert torch.equal(first.prompts.token_ids, again.prompts.token_ids)
     assert not torch.equal(first.pixels.grounding_view, other.pixels.grounding_view)
     assert first.pixels.global_view is first.pixels.grounding_view
     assert first.seg_weight is not None
-    drawn = batches(0)
-    names = {item.source.split("/")[0] for k in range(3) for item in drawn.images(np.random.default_rng(k), 8)}
+    mixed, eight = mixture(), replace(BATCH, num_images=8)
+    images = [item for k in range(3) for item in mixed.images(np.random.default_rng(k), eight, SIZE)]
+    names = {item.source.split("/")[0] for item in images}
     assert names == {"drawings-v1", "stools"}
-    assert drawn.mixture.version == "drawings-v1+stools-1"
-    assert "gong" in drawn.vocabulary.classes
-    assert set(drawn.vocabulary.parts) == set(PART_NAMES)
+    assert mixed.version == "drawings-v1+stools-1"
+    assert "gong" in mixed.vocabulary.classes
+    assert set(mixed.vocabulary.parts) == set(PART_NAMES)
 
 
 def test_the_run_starts_from_a_checkpoint_trains_and_goes_on(tmp_path: Path) -> None:
@@ -183,7 +182,7 @@ def test_encoders_first_is_a_phase_without_questions(tmp_path: Path, monkeypatch
         begun.append(settings)
         raise InputError("seen enough")
 
-    monkeypatch.setattr(loop, "Trainer", trainer)
+    monkeypatch.setattr(module, "Trainer", trainer)
     common = ["--out", str(tmp_path), "--steps", "1", "--data", "drawings", "--shares", "1"]
     assert train.main([*common, "--from", str(EMBEDDED), "--trunk", "efficientnet-lite0"]) == 2
     assert train.main([*common, "--from", str(EMBEDDED), "--encoders-first", "0.25"]) == 2

@@ -29,9 +29,10 @@ from calico.model.inputs import ModelInputs
 from calico.model.memory import Workload, finetuning_memory, serving_memory
 from calico.model.modes import merge_lora, trained_share
 from calico.model.token_rows import TokenRows
-from calico.training.batches import BatchSettings, DrawingBatches
+from calico.training.batches import BatchSettings
 from calico.training.losses import PAPER_WEIGHTS
 from calico.training.recipe import finetune_settings
+from calico.training.sources import Batches, DrawnImages
 from calico.training.step import TrainingStep
 from scripts import weights
 
@@ -90,13 +91,13 @@ def test_new_rows_and_projections_train_are_saved_and_folded(base: Path, tmp_pat
     names = set(trained(model))
     assert {"token_rows.input", "token_rows.output", "image_projection.weight", "seg_projection.2.bias"} <= names
     assert finetune_settings(config).learning_rate == 4e-4
-    batches = DrawingBatches("", BatchSettings(2, 3, 2, 2, dropout_share=0.0), ModelInputs.from_config(config), 0)
-    batches._tokenizer = tokenizer
+    settings = BatchSettings(2, 3, 2, 2, dropout_share=0.0)
+    batches = Batches(DrawnImages(), tokenizer, settings, ModelInputs.from_config(config), 0)
     step = TrainingStep(model, None, PAPER_WEIGHTS, config.grounding_encoder.image_size, 8)
     optimizer = torch.optim.AdamW(list(trained(model).values()), lr=0.02)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for number in range(3):  # what starts as zero passes no gradient back before it has moved
-        step(batches[number]).loss.backward()
+        step(batches.batch(number)).loss.backward()
         optimizer.step()
         if number < 2:
             optimizer.zero_grad()

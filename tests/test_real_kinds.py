@@ -30,12 +30,13 @@ from calico.model.inputs import ModelInputs
 from calico.model.preprocessing import Preprocessor
 from calico.snapshots.splits import Shares
 from calico.snapshots.store import Snapshot
-from calico.training.batches import DrawingBatches
+from calico.training.batches import TrainingBatch
 from calico.training.challenge import challenge
 from calico.training.finetune import Finetune
-from calico.training.loop import Phase, Trainer, TrainingSettings
 from calico.training.losses import LossWeights
+from calico.training.sources import Batches, DrawnImages
 from calico.training.step import TrainingStep
+from calico.training.trainer import Phase, Trainer, TrainingSettings
 from calico.values import ImageGroup
 from scripts import train as train_verb
 
@@ -72,10 +73,9 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     return write(tmp_path_factory.mktemp("feedback") / "s", range(6))
 
 
-def batches() -> DrawingBatches:
-    data = DrawingBatches("", SHORT.batch, ModelInputs.from_config(real_kinds()), seed=1)
-    data._tokenizer = TOKENIZER
-    return data
+def one_batch() -> TrainingBatch:
+    inputs = ModelInputs.from_config(real_kinds())
+    return Batches(DrawnImages(), TOKENIZER, SHORT.batch, inputs, seed=1).batch(0)
 
 
 def group(seed: int = 5) -> ImageGroup:
@@ -83,7 +83,7 @@ def group(seed: int = 5) -> ImageGroup:
 
 
 def test_each_branch_gets_its_own_size() -> None:
-    batch = batches()[0]
+    batch = one_batch()
     assert [view.shape[-1] for view in batch.pixels] == [28, 42, 64]
     assert batch.part_maps.shape[1:] == (64, 64)
     with pytest.raises(InputError, match=r"32 px: encoders of kind dinov2, eva_clip, sam take their own size only"):
@@ -96,7 +96,7 @@ def test_every_click_lies_on_what_it_means() -> None:
     decoder, seen = step.model.pixel_decoder, []
     real = decoder.prompts
     decoder.prompts = lambda points, labels: seen.append((points, labels)) or real(points, labels)  # type: ignore
-    batch = batches()[0]
+    batch = one_batch()
     maps = torch.zeros_like(batch.part_maps)
     maps[:, 32:, 32:] = 2
     clicks = replace(batch.points, points=torch.full_like(batch.points.points, 40.0), num_clicks=2)

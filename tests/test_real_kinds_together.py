@@ -29,6 +29,7 @@ from calico.model.builder import build
 from calico.model.config import calico_7b
 from calico.model.preprocessing import Preprocessor
 from calico.training import finetune as module
+from calico.training.run_folder import RunState
 
 
 def require_kinds() -> None:
@@ -56,7 +57,7 @@ def test_a_finetune_of_real_kinds_after_kill_minus_nine_ends_as_an_unbroken_one(
     settings = replace(QUICK, steps=4, precision="bf16", save_seconds=0.0)
 
     def run(name: str, killed_at: int | None = None) -> int | None:
-        def kill(state: module.FinetuneState, *_: object) -> None:
+        def kill(state: RunState, *_: object) -> None:
             if state.step == killed_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 

@@ -73,7 +73,9 @@ def test_batches_made_ahead_are_those_made_in_place(snapshot: Snapshot) -> None:
     ahead = Prefetcher(batches.batch, num_workers=1, stride=2)
     places = [(1, 0, 2), (1, 1, 2), (3, 0, 2), (3, 0, 1)]  # then with other parts, as where memory ran out
     for place in places:
+        random_state = torch.get_rng_state()
         found, expected = ahead(*place), batches.batch(*place)
+        assert torch.equal(torch.get_rng_state(), random_state), "a resumed run begins anew here"
         assert torch.equal(found.pixels.grounding_view, expected.pixels.grounding_view)
         assert torch.equal(found.prompts.token_ids, expected.prompts.token_ids)
     ahead.stop()

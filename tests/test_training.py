@@ -29,17 +29,17 @@ from calico.training.auxiliary import MAX_IMAGES, AnswerStates, AuxiliaryHeads, 
 from calico.training.batches import (
     PADDING,
     BatchSettings,
-    DrawingBatches,
     TrainingBatch,
     build_batch,
     candidate_names,
     region_mask,
     with_invented_name,
 )
-from calico.training.loop import LOG, STATE, Phase, Trainer, TrainingSettings
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights, dice_loss, mask_iou, mask_loss, text_loss
-from calico.training.run_folder import RUN
-from calico.training.step import TrainingStep, next_clicks
+from calico.training.run_folder import RUN, RunState
+from calico.training.sources import Batches, DrawnImages
+from calico.training.step import StepResult, TrainingStep, next_clicks
+from calico.training.trainer import LOG, STATE, Phase, Trainer, TrainingSettings
 from calico.values import SubTask
 
 CONFIG = micro()
@@ -86,9 +86,7 @@ def test_image_tokens_stand_where_the_pictures_are_listed() -> None:
 
 
 def batch_at(step: int) -> TrainingBatch:
-    data = DrawingBatches("", SMALL, ModelInputs.from_config(CONFIG, SIZE), seed=5)
-    data._tokenizer = TOKENIZER
-    return data[step]
+    return Batches(DrawnImages(), TOKENIZER, SMALL, ModelInputs.from_config(CONFIG, SIZE), seed=5).batch(step)
 
 
 def test_a_step_has_one_batch_and_steps_differ() -> None:
@@ -328,6 +326,25 @@ def test_a_killed_run_resumes_exactly(tmp_path: Path) -> None:
     assert (tmp_path / "broken" / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_memory_that_runs_out_halves_the_micro_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = Trainer(tmp_path, settings(2), CONFIG, TOKENIZER)
+    whole, sizes = trainer._loss, []
+
+    def cramped(batch: TrainingBatch) -> StepResult:
+        sizes.append(len(batch.part_maps))
+        if len(batch.part_maps) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return whole(batch)
+
+    trainer._loss = cramped  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        state = trainer.run()
+    assert (state.num_parts, state.images, sizes) == (2, 12, [6, 3, 3, 3, 3])
+    assert "micro-batch is halved to 3 images" in caplog.text
+    assert Trainer(tmp_path, settings(3), CONFIG, TOKENIZER).state.num_parts == 2
+
+
 def test_paper_mode_trains_adapters_and_exports_them_merged(tmp_path: Path) -> None:
     Trainer(tmp_path / "base", settings(1), CONFIG, TOKENIZER).run()
     paper = settings(2, mode="paper", weights=LossWeights(), gradient_checkpointing=True)
@@ -397,7 +414,7 @@ def test_a_folder_of_another_run_is_refused(used: Path) -> None:
 
 
 def test_a_run_may_be_lengthened(used: Path) -> None:
-    by_minutes = replace(settings(1), steps=None, minutes=60.0, checkpoint_minutes=9.0)
+    by_minutes = replace(settings(1), steps=None, minutes=60.0, save_seconds=9.0)
     assert Trainer(used, by_minutes, CONFIG, TOKENIZER).state.step == 1
     longer = Trainer(used, settings(2), CONFIG, TOKENIZER)
     assert longer.progress == 0.5
@@ -431,6 +448,23 @@ def test_a_folder_that_does_not_say_which_run_it_holds_resumes_and_then_does(
     (used / RUN).write_text('{"snapshot": "of a finetune"}')
     with pytest.raises(InputError, match="another kind of run; use another --out"):
         Trainer(used, settings(1), CONFIG, TOKENIZER)
+
+
+def test_a_run_of_an_earlier_version_goes_on(used: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its note has no format, its settings had another name for `save_seconds`, its state no micro-batches."""
+    note, state = json.loads((used / RUN).read_text()), torch.load(used / STATE, weights_only=True)
+    del note["format"], note["settings"]["num_validations"], note["settings"]["patience"], state["best"]
+    state["run"] = {name: state["run"][name] for name in ("step", "seconds", "images")}
+    (used / RUN).write_text(json.dumps(note))
+    torch.save(state, used / STATE)
+    with pytest.raises(InputError, match=r"a run of another version of calico with other settings\.seed;"):
+        Trainer(used, settings(2, seed=7), CONFIG, TOKENIZER)
+    with caplog.at_level(logging.INFO):
+        longer = Trainer(used, settings(2), CONFIG, TOKENIZER)
+    assert "a run of an earlier version goes on" in caplog.text
+    assert longer.state == RunState(step=1, seconds=state["run"]["seconds"], images=6, num_parts=1)
+    assert longer.run().step == 2
+    assert json.loads((used / RUN).read_text())["format"] == 2
 
 
 class Attack:

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TypeVar
 
 import pytest
 import torch
 from micro import TOKENIZER, leave_out_curves, micro
 from test_finetune import BATCH
 
-from calico.training.loop import Phase, Trainer, TrainingSettings
+from calico.training import run as module
+from calico.training.trainer import Phase, Trainer, TrainingSettings
 
+T = TypeVar("T")
 SETTINGS = TrainingSettings(
     minutes=60.0,  # of a clock that gives two steps
     phases=(Phase(1.0, 32),),
@@ -34,7 +41,7 @@ SETTINGS = TrainingSettings(
 def trainer(folder: Path) -> Trainer:
     """With plain gradient descent: AdamW's first steps turn rounding of small gradients into steps of full length."""
     run = Trainer(folder, SETTINGS, micro(), TOKENIZER)
-    run.optimizer = run.accelerator.prepare(torch.optim.SGD(run.bare.parameters(), lr=0.0))
+    run.optimizer = torch.optim.SGD(run.step_module.parameters(), lr=0.0)
     return run
 
 
@@ -53,22 +60,30 @@ def watched(folder: Path) -> list[str]:
     return written
 
 
+def with_clock(tick: float, work: Callable[[], T]) -> T:
+    """The clock of runs moves by so many seconds each time that it is read."""
+    ticks = count()
+    clock = SimpleNamespace(monotonic=lambda: tick * next(ticks), process_time=time.process_time)
+    real, module.time = module.time, clock  # type: ignore[assignment]
+    try:
+        return work()
+    finally:
+        module.time = real
+
+
 def main(folder: Path, report: Path) -> None:
     written = watched(folder)
     torch.set_num_threads(1)
     leave_out_curves(pytest.MonkeyPatch())
     run = trainer(folder)
-    clock = iter([30.0 * 60, 60.0 * 60] if run.accelerator.is_main_process else [1.0, 2.0])  # a slow and a quick one
-    agreed = run._agreed
-    run._agreed = lambda seconds: agreed(next(clock))  # type: ignore[method-assign]
-    state = run.run()
+    state = with_clock(30 * 60.0 if run.processes.is_main else 1.0, run.run)  # a slow and a quick one
     torch.save(
         {
-            "parameters": {name: p.detach() for name, p in run.bare.named_parameters()},
+            "parameters": {name: p.detach() for name, p in run.step_module.named_parameters()},
             "written": written,
             "steps": state.step,
             "seconds": state.seconds,
-            "world": run.accelerator.num_processes,
+            "world": run.processes.num,
         },
         report,
     )

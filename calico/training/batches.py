@@ -1,6 +1,6 @@
 """One training step's data: images encoded once, many groups and clicks over them.
 
-A batch is a function of (seed, step, size) alone, so training resumes exactly and workers need no state.
+Which images and groups these are: `calico.training.sources`, and of a finetune `calico.training.corrections`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from calico.correspondence import truth_of
-from calico.data.groups import GroupPlan, choose_groups, draw_batch
+from calico.data.groups import GroupPlan, choose_groups
 from calico.drawings import CLASSES, PART_NAMES
 from calico.language.answers import render_answer
 from calico.language.questions import canonical_question, render_prompt, varied_question
@@ -25,7 +25,6 @@ from calico.model.calico import Pixels, PromptBatch
 from calico.model.generation import Prompt, collate_prompts
 from calico.model.inputs import ModelInputs
 from calico.model.preprocessing import BranchPixels, fitted_part_map
-from calico.training.augmentation import distorted
 from calico.values import AnnotatedImage, Question, SubTask
 
 PADDING = 255  # in part maps: outside the image
@@ -118,52 +117,6 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value
 
 
-class DrawingBatches(torch.utils.data.Dataset[TrainingBatch]):
-    """`self[step]` is the batch of that step."""
-
-    def __init__(
-        self,
-        tokenizer_file: str,
-        settings: BatchSettings,
-        inputs: ModelInputs,
-        seed: int,
-    ) -> None:
-        self.tokenizer_file = tokenizer_file
-        self.settings = settings
-        self.inputs = inputs
-        self.seed = seed
-        self._tokenizer: CalicoTokenizer | None = None
-
-    @property
-    def tokenizer(self) -> CalicoTokenizer:
-        if self._tokenizer is None:  # once per worker
-            self._tokenizer = CalicoTokenizer.from_file(self.tokenizer_file)
-        return self._tokenizer
-
-    def __getitem__(self, step: int) -> TrainingBatch:
-        rng = np.random.default_rng(np.random.SeedSequence([self.seed, step]))
-        images = draw_batch(
-            int(rng.integers(2**62)),
-            num_images=self.settings.num_images,
-            size=self.inputs.preprocess.grounding_size,
-            images_per_class=self.settings.images_per_class,
-            difficulty_weights=self.settings.difficulty_weights,
-        )
-        share = self.settings.distorted_share
-        images = [distorted(image, rng) if rng.random() < share else image for image in images]
-        plans = choose_groups(
-            images,
-            rng,
-            num_groups=self.settings.num_groups,
-            size_weights=self.settings.size_weights,
-            common_object_share=self.settings.common_object_share,
-            same_class_shares=self.settings.same_class_shares,
-            mixed_share=self.settings.mixed_share,
-            none_shares=self.settings.none_shares,
-        )
-        return build_batch(images, plans, self.settings, self.tokenizer, self.inputs, rng)
-
-
 @dataclass(frozen=True)
 class Vocabulary:
     """Names that a question may list beside those of its group, and that the auxiliary heads know."""
@@ -210,6 +163,37 @@ def build_batch(
         points=points,
         boxes=boxes,
     )
+
+
+def mixed_plans(
+    images: Sequence[AnnotatedImage],
+    settings: BatchSettings,
+    rng: np.random.Generator,
+    num_groups: int | None = None,
+) -> list[GroupPlan]:
+    """Groups chosen among the images by the settings' shares. num_groups: None for the settings' own."""
+    return choose_groups(
+        images,
+        rng,
+        num_groups=settings.num_groups if num_groups is None else num_groups,
+        size_weights=settings.size_weights,
+        common_object_share=settings.common_object_share,
+        same_class_shares=settings.same_class_shares,
+        mixed_share=settings.mixed_share,
+        none_shares=settings.none_shares,
+    )
+
+
+def size_weights(batch: TrainingBatch) -> Tensor:
+    """K: small regions' masks are trained more often, by the fourth root of their area; at most eight times."""
+    counts = [np.bincount(part_map.ravel(), minlength=256) for part_map in batch.part_maps.numpy()]
+    images = [] if batch.prompts.seg_image is None else batch.prompts.seg_image.tolist()
+    areas = [
+        float(counts[image][1:PADDING].sum() if value == 1 else counts[image][value])
+        for image, value in zip(images, batch.seg_value.tolist(), strict=True)
+    ]
+    weights = np.maximum(np.array(areas), 4.0) ** -0.25
+    return torch.from_numpy(np.maximum(weights, weights.max(initial=0) / 8))
 
 
 def stacked(images: Sequence[BranchPixels]) -> Pixels:

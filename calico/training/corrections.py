@@ -1,6 +1,6 @@
 """Batches of a finetune: corrected groups, with base data against forgetting.
 
-A batch is a function of (seed, step) alone, as in `calico.training.batches`, so a finetune resumes exactly.
+A batch is a function of (seed, step) alone, as in `calico.training.sources`, so a finetune resumes exactly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from calico.data.groups import GroupPlan, choose_groups, draw_batch
+from calico.data.groups import GroupPlan, draw_batch
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.language.words import mirrored_name
@@ -22,7 +22,15 @@ from calico.model.inputs import ModelInputs
 from calico.snapshots.splits import TRAIN, VALIDATION
 from calico.snapshots.store import Snapshot
 from calico.training.augmentation import augmented
-from calico.training.batches import DRAWN, BatchSettings, TrainingBatch, Vocabulary, build_batch
+from calico.training.batches import (
+    DRAWN,
+    BatchSettings,
+    TrainingBatch,
+    Vocabulary,
+    build_batch,
+    mixed_plans,
+    size_weights,
+)
 from calico.training.corrected_groups import CorrectedGroup
 from calico.training.snapshot_groups import Outline, SnapshotGroups, outlines_of, read_groups
 from calico.values import AnnotatedImage, CoSegmentation
@@ -182,16 +190,8 @@ class CorrectionBatches:
         plans = self._own_plans(groups, rng, max(1, round(self.settings.num_groups * share * (1 - self.replay_share))))
         partial = [k in group.partial_images for group in groups for k in range(len(group.images))]
         loose = [k for k, image in enumerate(images) if image.object_name and not (k < num_own and partial[k])]
-        mixed = choose_groups(
-            [images[k] for k in loose],
-            rng,
-            num_groups=max(1, round(self.settings.num_groups * share) - len(plans)),
-            size_weights=settings.size_weights,
-            common_object_share=settings.common_object_share,
-            same_class_shares=settings.same_class_shares,
-            mixed_share=settings.mixed_share,
-            none_shares=settings.none_shares,
-        )
+        num_mixed = max(1, round(self.settings.num_groups * share) - len(plans))
+        mixed = mixed_plans([images[k] for k in loose], settings, rng, num_mixed)
         plans += [replace(plan, indices=tuple(loose[k] for k in plan.indices)) for plan in mixed]
         batch = build_batch(images, plans, settings, self.tokenizer, self.inputs, rng, self.vocabulary)
         is_base = torch.tensor([min(plan.indices) >= num_own for plan in plans])
@@ -209,16 +209,3 @@ class CorrectionBatches:
                 indices, truth = tuple(indices[k] for k in order), None if truth is None else reordered(truth, order)
             plans += [GroupPlan(indices, task, truth) for task in group.sub_tasks]
         return [plans[k] for k in rng.permutation(len(plans))[:limit]]
-
-
-def size_weights(batch: TrainingBatch) -> torch.Tensor:
-    """K: small regions' masks are trained more often, by the fourth root of their area; at most eight times."""
-    maps = batch.part_maps.numpy()
-    areas = [np.bincount(part_map.ravel(), minlength=256) for part_map in maps]
-    images = [] if batch.prompts.seg_image is None else batch.prompts.seg_image.tolist()
-    found = [
-        float(areas[image][1:255].sum() if value == 1 else areas[image][value])
-        for image, value in zip(images, batch.seg_value.tolist(), strict=True)
-    ]
-    weights = np.maximum(np.array(found), 4.0) ** -0.25
-    return torch.from_numpy(np.maximum(weights, weights.max(initial=0) / 8))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from calico.training.batches import BatchSettings
 from calico.training.losses import SMALL_MODEL_WEIGHTS, LossWeights
+from calico.training.run_settings import RunSettings
 
 BATCH = BatchSettings(
     num_images=18,
@@ -22,35 +23,27 @@ BATCH = BatchSettings(
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
-    """One finetune. Its length is `minutes` of training time, `cpu_minutes` of this process's own, which a busy machine
-    does not shorten, or `steps`, of which 0 leave the weights as they are and fit the part memory alone.
+class FinetuneSettings(RunSettings):
+    """One finetune. Of `steps`, 0 leave the weights as they are and fit the part memory alone.
 
     learning_rate: of LoRA. whole_share: of it, for what is held as a whole: it starts trained, LoRA starts at zero.
-    bits, gradient_checkpointing: less memory, more time. On a GPU bits bring bfloat16 along.
+    bits: of the frozen language model's linears, 8, or 4 with bitsandbytes; on a GPU they bring bfloat16 along.
     replay_share: of the images and questions of a batch, those of base data, against forgetting.
     anchored: on base data alone, hold it to what its start would answer (`calico.training.retention`), not to the
     truth.
-    accepted_as_is: weight of predictions that were submitted untouched. num_validations: how often in the run the
-    validation split is looked at. patience: stop after so many looks without a better one. part_memory: fit one at the
-    end (`calico.part_memory`).
+    accepted_as_is: weight of predictions that were submitted untouched. part_memory: fit one at the end
+    (`calico.part_memory`).
     """
 
     minutes: float = 8.0
-    steps: int | None = None
-    cpu_minutes: float | None = None
-    seed: int = 0
     learning_rate: float = 6e-4
     whole_share: float = 0.25
     warmup_steps: int = 10
-    linear: bool = False  # the rate falls linearly to 0, else by half a cosine
     clip_norm: float = 1.0
-    precision: str = "auto"  # `bf16` where the device is faster in it; or `bf16` or `no` in any case
-    bits: int | None = None  # of the frozen language model's linears: 8, or 4 with bitsandbytes
-    gradient_checkpointing: bool = False
+    precision: str = "auto"
+    bits: int | None = None
     batch: BatchSettings = BATCH
-    num_workers: int = 0  # processes that make batches ahead; 0: they are made when they are needed
-    num_parts: int = 0  # micro-batches of a step at its start; 0: one
+    num_workers: int = 0
     max_seg_prompts: int = 28
     weights: LossWeights = field(default_factory=lambda: replace(SMALL_MODEL_WEIGHTS, auxiliary=0.0))
     replay_share: float = 0.75

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from itertools import count
+from multiprocessing import get_all_start_methods
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,9 @@ class Prefetcher:
 
     def __init__(self, make: Callable[[int, int, int], TrainingBatch], num_workers: int, stride: int = 1) -> None:
         """num_workers: processes; 0: batches are made when they are asked for, in this one."""
-        self._make, self._num_workers, self._stride = make, usable_workers(num_workers), stride
+        can_fork = "fork" in get_all_start_methods()  # elsewhere a worker would need everything sent to it
+        self._make, self._stride = make, stride
+        self._num_workers = usable_workers(num_workers) if can_fork else 0
         self._next: Place | None = None
         self._batches: Iterator[TrainingBatch] = iter(())
 
@@ -56,7 +59,8 @@ class Prefetcher:
             sampler=_Places(place, self._stride),
             num_workers=self._num_workers,
             pin_memory=torch.cuda.is_available(),
-            multiprocessing_context="fork",  # groups and tokenizer are there already
+            multiprocessing_context="fork",  # data and tokenizer are there already
+            generator=torch.Generator(),  # leaves the run's own as it was
         )
         return iter(loader)
 

@@ -1,8 +1,8 @@
-"""Several processes that finetune one model: `accelerate launch` starts them, each takes batches of its own.
+"""Several processes that train one model: `accelerate launch` starts them, each takes batches of its own.
 
-Gradients are averaged here rather than by a wrapper around the model: an adapter's are few, the frozen weights need no
-syncing, and a process that runs out of memory can say so before the others wait for it. The main process alone writes,
-and what it decides the others are told. Alone, a process does all of this by doing nothing.
+Gradients are averaged here rather than by a wrapper around the model: frozen weights need no syncing, and a process
+that runs out of memory can say so before the others wait for it. The main process alone writes, and what it decides
+the others are told. Alone, a process does all of this by doing nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from calico.errors import CalicoError, CheckpointError, InputError
 from calico.model.out_of_memory import is_out_of_memory
 
 WAIT = timedelta(days=1)  # for the main process, while it scores; the launcher ends all when one dies
+SMALL = 4096  # weights of a tensor that is not worth a message of its own
 T = TypeVar("T")
 
 
@@ -35,9 +36,9 @@ class Processes:
 
     def __init__(self) -> None:
         self.num, self.index = 1, 0
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        is_cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+        self.device = torch.device("cpu" if is_cpu else "cuda")
         if "LOCAL_RANK" in os.environ:  # set by the launcher
-            is_cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
             state = PartialState(cpu=is_cpu, timeout=WAIT)
             self.num, self.index = int(state.num_processes), int(state.process_index)
             self.device = torch.device("cpu") if is_cpu else state.device  # which says cpu:0
@@ -112,10 +113,20 @@ class Processes:
 
     @torch.no_grad()
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Each tensor becomes the main process's."""
-        if self.num > 1:
-            for tensor in tensors:
+        """Each tensor becomes the main process's. Small ones go together, by type."""
+        if self.num == 1:
+            return
+        small: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            if tensor.numel() > SMALL:
                 distributed.broadcast(tensor.data, 0)
+            else:
+                small.setdefault(tensor.dtype, []).append(tensor)
+        for together in small.values():
+            flat = torch.cat([tensor.reshape(-1) for tensor in together])
+            distributed.broadcast(flat, 0)
+            for tensor, values in zip(together, flat.split([t.numel() for t in together]), strict=True):
+                tensor.copy_(values.view_as(tensor))
 
 
 _ERRORS: tuple[type[CalicoError], ...] = (InputError, CheckpointError)

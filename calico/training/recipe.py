@@ -13,8 +13,8 @@ from typing import Any
 from calico.model.config import CalicoConfig
 from calico.training.batches import BatchSettings
 from calico.training.finetune_settings import FinetuneSettings
-from calico.training.loop import Phase, TrainingSettings
 from calico.training.losses import PAPER_WEIGHTS
+from calico.training.trainer import Phase, TrainingSettings
 
 PAPER_STEPS = 5_000
 PAPER_BATCH = BatchSettings(
@@ -60,7 +60,7 @@ def training_settings(config: CalicoConfig, **given: Any) -> TrainingSettings:
             weight_decay=0.0,
             gradient_checkpointing=True,
             phases=(Phase(1.0, config.grounding_encoder.image_size),),
-            batch=PAPER_BATCH.scaled(1 / PAPER_PARTS),
+            batch=PAPER_BATCH,
             num_parts=PAPER_PARTS,
             max_seg_prompts=40,
             weights=PAPER_WEIGHTS,

@@ -1,4 +1,4 @@
-"""A run's folder: what run it holds, where that stands, and its log."""
+"""A run's folder: which run it holds, where that stands, and its log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,17 @@ from calico.files import write_text, written_whole
 
 logger = logging.getLogger(__name__)
 STATE, LOG, RUN = "state.pt", "log.jsonl", "run.json"
-Trained = Mapping[str, torch.nn.Parameter]  # what the adapter holds, by name
+FORMAT = 2  # 1, which the note does not say: finetunes and whole models each had one of their own
 
 
 @dataclass
-class FinetuneState:
+class RunState:
     """Where a run stands: what the next step needs beside weights and optimizer."""
 
     step: int = 0
     seconds: float = 0.0  # of training and validation, over all starts
     cpu_seconds: float = 0.0  # of it, of this process's own
+    images: int = 0
     num_parts: int = 1  # micro-batches a step; doubled when memory ran out
     num_looks: int = 0
     look_seconds: float = 0.0  # of `seconds`
@@ -51,79 +52,110 @@ class FinetuneState:
 
 
 class RunFolder:
-    """One run's files. Several processes may read it, one writes."""
+    """One run's files. Several processes may read it, one writes. note: which run it is, JSON-ready."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, note: Mapping[str, Any]) -> None:
+        self.path, self.note = Path(path), {"format": FORMAT, **note}
 
-    def claim(self, run: dict[str, Any]) -> None:
-        """A folder holds one run, JSON-ready options and all: another one's is refused with `InputError`."""
+    def check(self) -> None:
+        """Raises `InputError` where the folder holds another run, `CheckpointError` where it cannot be read."""
+        is_noted(self.path, self.note)
+
+    def begin(self, step: int | None) -> None:
+        """Writes down which run this is. step: the one that `resume` gave; None: it starts.
+
+        What a killed run logged after it was saved last is done again.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not is_noted(self.path, run):
-            if any(self.path.glob("*.pt")):
-                raise InputError(f"{self.path}: holds another kind of run; use another --out")
-            note_run(self.path, run)
+        before = _read_note(self.path)
+        if before != json.loads(json.dumps(self.note)):
+            if before is None and step is not None:
+                logger.warning("%s: does not say how its run was started; taken to be with these options", self.path)
+            if before is not None and "format" not in before:
+                logger.info("%s: a run of an earlier version goes on; from now on that version cannot", self.path)
+            note_run(self.path, self.note)
+        keep_log_until(self.path / LOG, step)
 
     def save(
-        self, trained: Trained, best: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: FinetuneState
+        self,
+        weights: Mapping[str, Tensor],
+        best: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        state: RunState,
     ) -> None:
         """What `resume` needs, atomically. best: the weights that validated best, if any did."""
-        weights = {name: parameter.detach() for name, parameter in trained.items()}
-        content = {"weights": weights, "best": best, "optimizer": optimizer.state_dict(), "run": asdict(state)}
+        content = {
+            "weights": {name: tensor.detach() for name, tensor in weights.items()},
+            "best": dict(best),
+            "optimizer": optimizer.state_dict(),
+            "run": asdict(state),
+        }
         with written_whole(self.path / STATE) as temporary:
             torch.save(content, temporary)
 
     def resume(
-        self, trained: Trained, optimizer: torch.optim.Optimizer, device: torch.device
-    ) -> tuple[dict[str, Tensor], FinetuneState] | None:
+        self, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, fresh: RunState
+    ) -> tuple[dict[str, Tensor], RunState] | None:
         """The best weights so far and where the run stands; weights and optimizer are set to what was saved last.
 
-        Raises `CheckpointError` for a state that is damaged or another run's.
+        fresh: the state of a run that starts, for what an earlier version did not save. Raises `CheckpointError` for a
+        state that is damaged or another run's.
         """
         path = self.path / STATE
         if not path.exists():
             return None
         try:
-            saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if lacking := weights.keys() ^ saved["weights"].keys():
+                raise ValueError(f"{len(lacking)} other weights, first {min(lacking)}")
             with torch.no_grad():
-                for name, parameter in trained.items():
-                    parameter.copy_(saved["weights"][name])
+                for name, tensor in weights.items():
+                    if tensor.shape != saved["weights"][name].shape:
+                        raise ValueError(f"{name} has shape {tuple(saved['weights'][name].shape)}")
+                    tensor.copy_(saved["weights"][name])
             optimizer.load_state_dict(saved["optimizer"])
-            best, state = saved["best"], FinetuneState(**saved["run"])
+            best, state = saved.get("best", {}), replace(fresh, **saved["run"])
         except Exception as error:  # torch has many for a file that is cut off or holds more than tensors
             raise unusable_state(path, error) from None
-        logger.info("resumed %s at step %d", self.path, state.step)
+        logger.info("resumed %s at step %d, %.1f minutes", self.path, state.step, state.seconds / 60)
         return best, state
 
-    def log(self, state: FinetuneState, window: Sequence[Mapping[str, float]]) -> None:
+    def log(self, state: RunState, window: Sequence[Mapping[str, float]], **more: float) -> None:
         """A line of the means over some steps' values."""
-        row = {"step": state.step, "seconds": state.seconds, "micro_batches": state.num_parts}
-        add_to_log(self.path / LOG, row, window)
-
-    def keep_log_until(self, step: int | None) -> None:
-        """What a killed run did after it was saved last is done again; None: all of it."""
-        keep_log_until(self.path / LOG, step)
+        row = {"step": state.step, "seconds": state.seconds, "images": state.images, "micro_batches": state.num_parts}
+        add_to_log(self.path / LOG, {**row, **more}, window)
 
 
 def is_noted(folder: Path, run: Mapping[str, Any]) -> bool:
     """Whether the folder says which run it holds. Raises `InputError` where that is another than this one, and
     `CheckpointError` where it cannot be read."""
-    path = folder / RUN
-    if not path.exists():
+    before = _read_note(folder)
+    if before is None:
         return False
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); use another --out") from None
     asked = json.loads(json.dumps(run))
-    if not isinstance(before, dict) or before.keys() != asked.keys():
+    is_old = before.pop("format", 1) != asked.pop("format", 1)
+    by = " of another version of calico" if is_old else ""
+    if before.keys() != asked.keys():
         raise InputError(f"{folder}: holds another kind of run; use another --out")
     if not _is_same(before, asked):
         raise InputError(
-            f"{folder}: holds a run with other {', '.join(_differing(before, asked)) or 'contents'}; use another "
+            f"{folder}: holds a run{by} with other {', '.join(_differing(before, asked)) or 'contents'}; use another "
             "--out, or the same options to resume it"
         )
     return True
+
+
+def _read_note(folder: Path) -> dict[str, Any] | None:
+    path = folder / RUN
+    if not path.exists():
+        return None
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error}); use another --out") from None
+    if not isinstance(note, dict):
+        raise InputError(f"{folder}: holds another kind of run; use another --out")
+    return note
 
 
 def note_run(folder: Path, run: Mapping[str, Any]) -> None:
@@ -146,8 +178,9 @@ def _differing(before: Any, asked: Any, name: str = "") -> list[str]:
         return []
     if not (isinstance(before, dict) and isinstance(asked, dict)):
         return [name]
-    keys = dict.fromkeys([*asked, *before])
-    return [found for k in keys for found in _differing(before.get(k), asked.get(k), f"{name}.{k}" if name else str(k))]
+    prefix = f"{name}." if name else ""
+    keys = [key for key in dict.fromkeys([*asked, *before]) if key in before or asked[key]]
+    return [inner for key in keys for inner in _differing(before.get(key), asked.get(key), f"{prefix}{key}")]
 
 
 def unusable_state(path: Path, error: Exception) -> CheckpointError:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import torch
 
+from calico.language.tokenizer import CalicoTokenizer
 from calico.mixedparts.index import MixedParts
 from calico.model.calico import Pixels
 from calico.model.inputs import ModelInputs
 from calico.training.batches import BatchSettings, TrainingBatch
-from calico.training.index_batches import IndexBatches
 from calico.training.losses import mask_iou
+from calico.training.sources import Batches, IndexSamples
 from calico.training.step import TrainingStep, true_masks
 
 NUM_LOOKS = 4
@@ -23,14 +24,14 @@ SETTINGS = BatchSettings(num_images=8, num_groups=4, num_points=24, num_boxes=24
 class Watch:
     """The same pictures, clicks and boxes each time. data: an index, of any split."""
 
-    def __init__(self, data: MixedParts, tokenizer_file: str, inputs: ModelInputs) -> None:
-        self._batches = IndexBatches(data, tokenizer_file, SETTINGS, inputs, seed=0)
+    def __init__(self, data: MixedParts, tokenizer: CalicoTokenizer, inputs: ModelInputs) -> None:
+        self._batches = Batches(IndexSamples(data), tokenizer, SETTINGS, inputs, seed=0)
         self._kept: list[TrainingBatch] = []
 
     @torch.no_grad()
     def look(self, step: TrainingStep) -> dict[str, float]:
         """Mean IoU of one to three clicks on parts and of boxes on parts and objects, by name; its mode is kept."""
-        self._kept = self._kept or [self._batches[k] for k in range(NUM_LOOKS)]
+        self._kept = self._kept or [self._batches.batch(k) for k in range(NUM_LOOKS)]
         was_training, device = step.training, step.model.device
         step.eval()
         ious: dict[str, list[torch.Tensor]] = {"watch_point_iou": [], "watch_box_iou": []}

@@ -45,9 +45,10 @@ from calico.model.memory import (
 from calico.model.modes import train_mode, trained_share
 from calico.model.out_of_memory import give_back_memory
 from calico.model.precision import check_bits, check_device, uses_bf16
-from calico.training.batches import BatchSettings, DrawingBatches
+from calico.training.batches import BatchSettings
 from calico.training.preflight import workload_of
 from calico.training.recipe import finetune_settings
+from calico.training.sources import Batches, DrawnImages
 from calico.training.starting_model import open_start, start_folder
 from calico.training.step import TrainingStep
 from calico.values import ImageGroup, SubTask
@@ -282,8 +283,8 @@ class _Patient:
         if settings.gradient_checkpointing:
             model.llm.gradient_checkpointing_enable({"use_reentrant": False})
         small = BatchSettings(2, 3, 2, 2, dropout_share=settings.batch.dropout_share, distorted_share=0.0)
-        data = DrawingBatches(str(self.checkpoint / TOKENIZER), small, ModelInputs.from_config(config), SEED)
-        batch = data[0].to(self.device)
+        data = Batches(DrawnImages(), self.tokenizer, small, ModelInputs.from_config(config), SEED)
+        batch = data.batch(0).to(self.device)
         work = workload_of(batch, settings.max_seg_prompts)
         dtype = torch.bfloat16 if is_bf16 else torch.float32
         self.expected = finetuning_memory(
