@@ -40,18 +40,17 @@ def decode(constraint: AnswerConstraint, tokenizer: CalicoTokenizer, rng: np.ran
     raise AssertionError(f"no end after {limit} tokens: {tokenizer.text(ids)}")
 
 
-@given(st.sampled_from(list(SubTask)), st.integers(2, 8), st.integers(0, 2**32 - 1), st.integers(0, 6))
+@given(st.sampled_from(list(SubTask)), st.integers(2, 8), st.integers(0, 2**32 - 1), st.integers(1, 10))
 @settings(max_examples=80, deadline=None)
 def test_with_a_vocabulary_every_answer_parses_without_a_problem(
-    tokenizer: CalicoTokenizer, sub_task: SubTask, num_images: int, seed: int, num_parts: int
+    tokenizer: CalicoTokenizer, sub_task: SubTask, num_images: int, seed: int, num_names: int
 ) -> None:
-    parts = PARTS[:num_parts]
-    constraint = AnswerConstraint(tokenizer, sub_task, num_images, object_names=OBJECTS, part_names=parts)
+    names = [*PARTS, *OBJECTS][:num_names]
+    constraint = AnswerConstraint(tokenizer, sub_task, num_images, names)
     text = tokenizer.text(decode(constraint, tokenizer, np.random.default_rng(seed), 512))
     parsed = parse_answer(text, sub_task, num_images)
     assert not parsed.problems, (text, parsed.problems)
-    for kind, names in (("object", OBJECTS), ("part", parts)):
-        assert {m.name for m in parsed.mentions if m.kind == kind} <= set(names)
+    assert {mention.name for mention in parsed.mentions} <= set(names)
     counts: dict[str, int] = {}
     for mention in parsed.mentions:
         if mention.kind == "part" or sub_task is SubTask.COMMON_OBJECT:
@@ -96,6 +95,12 @@ def test_a_name_outside_the_vocabulary_is_never_allowed(tokenizer: CalicoTokeniz
     assert constraint.allowed(ids) == {tokenizer.ids(" dog")[0]}
     with pytest.raises(ValueError, match="not allowed"):
         constraint.allowed([*ids, tokenizer.ids(" leg")[0]])
+
+
+@pytest.mark.parametrize("sub_task", SubTask)
+def test_with_an_empty_vocabulary_nothing_is_named(tokenizer: CalicoTokenizer, sub_task: SubTask) -> None:
+    ids = decode(AnswerConstraint(tokenizer, sub_task, 2, []), tokenizer, np.random.default_rng(0), 32)
+    assert parse_answer(tokenizer.text(ids), sub_task, 2).says_none
 
 
 def test_asking_again_or_for_another_beginning_gives_the_same(tokenizer: CalicoTokenizer) -> None:

@@ -21,10 +21,7 @@ Steps = Generator[frozenset[int], int]  # yields the ids allowed, is sent the id
 
 
 class AnswerConstraint:
-    """Of one answer that is being decoded: make one per answer. names: None for free naming.
-
-    object_names, part_names: their own vocabularies where the two differ; each defaults to `names`.
-    """
+    """Of one answer that is being decoded: make one per answer. names: of objects and parts; None for free naming."""
 
     def __init__(
         self,
@@ -32,17 +29,11 @@ class AnswerConstraint:
         sub_task: SubTask,
         num_images: int,
         names: Sequence[str] | None = None,
-        *,
-        object_names: Sequence[str] | None = None,
-        part_names: Sequence[str] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._sub_task = sub_task
         self._num_images = num_images
-        own = names if object_names is None else object_names
-        self._object_names = None if own is None else spelled_names(tokenizer, tuple(own))
-        own = names if part_names is None else part_names
-        self._part_names = None if own is None else spelled_names(tokenizer, tuple(own))
+        self._names = None if names is None else spelled_names(tokenizer, tuple(names))
         self._taken: list[int] = []
         self._steps: Steps
         self._allowed: frozenset[int]
@@ -85,24 +76,22 @@ class AnswerConstraint:
         lead, none = LEADS[task][0][0], NONES[task][0]
         if task is SubTask.COMMON_OBJECT:
             branches = [self._ids(f"{lead} {PHRASE_OPEN}"), self._ids(none)]
-            if self._object_names is not None and not self._object_names:
+            if self._names is not None and not self._names:
                 del branches[0]
             if (yield from self._choose(branches)) == self._ids(none):
                 return
-            yield from self._common(self._object_names, covering=True)
+            yield from self._common(self._names, covering=True)
             return
-        if self._object_names is not None and not self._object_names:
-            branches = [self._ids(f"{lead} {PHRASE_OPEN}"), self._ids(none)]
-        else:
-            yield from self._choose([self._ids(f"{OBJECTS_LEADS[0][0]} {PHRASE_OPEN}")])
-            yield from self._objects()
-            branches = [self._after_tag(f". {lead} {PHRASE_OPEN}"), self._after_tag(f". {none}")]
-        if self._part_names is not None and not self._part_names:
-            del branches[0]
+        if self._names is not None and not self._names:
+            yield from self._choose([self._ids(none)])
+            return
+        yield from self._choose([self._ids(f"{OBJECTS_LEADS[0][0]} {PHRASE_OPEN}")])
+        yield from self._objects()
+        branches = [self._after_tag(f". {lead} {PHRASE_OPEN}"), self._after_tag(f". {none}")]
         if (yield from self._choose(branches)) == branches[-1]:
             return
         if task is SubTask.COMMON_PARTS:
-            yield from self._common(self._part_names, covering=False)
+            yield from self._common(self._names, covering=False)
         else:
             yield from self._unique()
 
@@ -115,7 +104,7 @@ class AnswerConstraint:
         uncovered = set(range(self._num_images))
         seg, comma = (self._tokenizer.seg_id,), self._after_tag(f", {PHRASE_OPEN}")
         while True:
-            yield from self._name(self._object_names)
+            yield from self._name(self._names)
             yield from self._choose([seg])
             image = yield from self._image({min(uncovered)})
             uncovered.discard(image)
@@ -158,12 +147,12 @@ class AnswerConstraint:
         image = 0
         comma, stop = self._after_tag(f", {PHRASE_OPEN}"), self._after_tag(".")
         while True:
-            name = yield from self._name(self._part_names, used)
+            name = yield from self._name(self._names, used)
             more = name not in used
             used.add(name)
             yield from self._choose([(self._tokenizer.seg_id,)])
             image = yield from self._image(set(range(image, self._num_images)))
-            more = more and (self._part_names is None or len(used) < len(self._part_names))
+            more = more and (self._names is None or len(used) < len(self._names))
             if (yield from self._choose([stop, comma] if more else [stop])) == stop:
                 return
 

@@ -32,7 +32,3 @@ def drop_text_branch(model: InstructBlipQFormerModel) -> None:
     for layer in model.encoder.layer:
         layer.intermediate = nn.Identity()
         layer.output = nn.Identity()
-
-
-TEXT_BRANCH_KEYS = (".word_embeddings.", ".position_embeddings.", ".intermediate.", ".output.")
-"""Parts of key names, after `encoder.layer.N` or `embeddings`, that a full Q-Former file holds and we leave out."""
