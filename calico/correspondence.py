@@ -101,6 +101,7 @@ def co_segmentation(
             correspondence=shown_by[key].images,
             correspondence_id=shown_by[key].id,
             score=item.score,
+            is_taught=item.is_taught,
         )
         for key, item in united.items()
     )
@@ -122,7 +123,7 @@ def _united(masks: Iterable[NamedMask]) -> dict[RegionKey, NamedMask]:
         key = RegionKey(item.image, "object" if part_name is None else "part", part_name or object_name)
         before = united.get(key)
         if before is None:
-            united[key] = NamedMask(item.image, object_name, part_name, item.mask, item.score)
+            united[key] = item._replace(object_name=object_name, part_name=part_name)
         elif before.mask.shape != item.mask.shape:
             raise InputError(f"{key}: masks of sizes {before.mask.shape} and {item.mask.shape} cannot be united")
         else:

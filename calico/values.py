@@ -154,6 +154,7 @@ class PartRegion:
     correspondence: sorted indices of the images that show it (its own included).
     correspondence_id: equal for regions that correspond, distinct otherwise, within one group.
     score: the estimate of this region's IoU with the truth, 0 to 1 (1.0 for human annotation).
+    is_taught: whether a part memory saw it, which learnt its name from a team's corrections.
     """
 
     image: int
@@ -164,6 +165,7 @@ class PartRegion:
     correspondence: tuple[int, ...]
     correspondence_id: str
     score: float = 1.0
+    is_taught: bool = False
 
     def __post_init__(self) -> None:
         owner = f"region {self.part_name or self.object_name!r} of image {self.image + 1}"
@@ -208,6 +210,7 @@ class NamedMask(NamedTuple):
     part_name: str | None
     mask: np.ndarray  # HxW bool at the image's own size
     score: float = 1.0
+    is_taught: bool = False
 
 
 @dataclass(frozen=True, eq=False)

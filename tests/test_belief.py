@@ -42,6 +42,20 @@ def test_a_region_with_a_low_score_is_left_out_and_said():
     assert "'tail' (0.39)" in problem.message
 
 
+def test_what_a_team_taught_is_shown_however_low_its_score():
+    mask = np.ones((8, 8), bool)
+    masks = [
+        NamedMask(image, "turbine", part, mask, score, is_taught)
+        for image, rows in enumerate(
+            [[(None, 0.4, True), ("blade", 0.2, True), ("lid", 0.2, False)], [(None, 0.4, False)]]
+        )
+        for part, score, is_taught in rows
+    ]
+    shown = worth_showing(co_segmentation(SIZES, masks))
+    assert [(region.image, region.name) for region in shown.regions] == [(0, "turbine"), (0, "blade")]
+    assert {problem.code for problem in shown.problems} == {UNSURE_IMAGE, UNSURE_REGION}
+
+
 def test_what_is_sure_enough_stays_as_it_is():
     sure = found([{None: 0.9}, {None: 0.6, "ear": 0.5}])
     assert worth_showing(sure) is sure

@@ -234,6 +234,7 @@ def test_what_is_seen_is_proposed_and_what_is_not_is_doubted() -> None:
     assert kept[1, "sign", None].score == 0.8
     assert kept[1, "sign", "post"].score == pytest.approx(0.8 * DOUBT)
     assert kept[1, "sign", "bolt"].score == 0.7
+    assert {key for key, region in kept.items() if not region.is_taught} == {(1, "sign", "post"), (1, "sign", "bolt")}
     assert {problem.code for problem in found.problems} == {"memory_object", "memory_doubt"}
 
 

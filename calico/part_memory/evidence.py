@@ -34,7 +34,9 @@ def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_nam
                 problems.append(_doubt(image, said))
             for region in own:
                 score = region.score * DOUBT if doubted else region.score
-                masks.append(NamedMask(image, region.object_name, region.part_name, region.mask, score))
+                masks.append(
+                    NamedMask(image, region.object_name, region.part_name, region.mask, score, region.is_taught)
+                )
             continue
         if said and said != sight.object_name:
             lost = sum(region.part_name is not None and region.part_name not in sight.parts for region in own)
@@ -52,9 +54,10 @@ def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_nam
                 problems.append(_doubt(image, str(region.part_name)))
                 score *= DOUBT
             if seen is None or score > seen.score:
-                masks.append(NamedMask(image, sight.object_name, region.part_name, region.mask, score))
+                is_taught = region.is_taught or seen is not None
+                masks.append(NamedMask(image, sight.object_name, region.part_name, region.mask, score, is_taught))
                 best.pop(region.part_name, None)
-        masks += [NamedMask(image, sight.object_name, part, seen.mask, seen.score) for part, seen in best.items()]
+        masks += [NamedMask(image, sight.object_name, part, seen.mask, seen.score, True) for part, seen in best.items()]
     masks.sort(key=lambda item: (item.part_name is not None, item.part_name or "", item.image))
     result = co_segmentation(found.sizes_hw, masks)
     return replace(result, answers=found.answers, problems=(*found.problems, *problems))
