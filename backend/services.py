@@ -26,6 +26,7 @@ from backend.prediction.predictor import Predictor, describe
 from backend.prediction.protocol import Segmenter
 from backend.settings import Settings
 from backend.telemetry.prometheus import Metrics
+from calico.checkpoints.card import knows
 from calico.errors import CheckpointError, InputError
 from calico.inference.options import ServingOptions
 
@@ -52,6 +53,7 @@ class Services:
     client: LabelStudioClient | None
     version_of_files: Callable[[], str]
     memories: PartMemories | None = None
+    knows: Callable[[], str] = str
 
     def model_version(self, project: str = "") -> str:
         """What predictions for a project carry. At once, even while the weights are loading: the checkpoint's files
@@ -74,6 +76,8 @@ class Services:
         told: dict[str, Any] = {"status": "UP", "model": "ready" if serving.done() else "loading"}
         if serving.done():
             told["version"] = serving.result().version
+            if known := self.knows():
+                told["knows"] = known
         if (wanted := models.wanted) is not None:
             told["loading"] = wanted.name
         if (failed := models.not_loaded) is not None:
@@ -221,6 +225,7 @@ def build_services(
         client,
         version_of_files,
         memories,
+        knows=lambda: "" if load is not None else knows(champion.folder),
     )
 
 

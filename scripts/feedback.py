@@ -59,12 +59,22 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{count:>7} doubtful: {code.replace('_', ' ')}")
     report: dict[str, Any] = {"command": args.command, "num_tasks": num_tasks, "snapshot": manifest}
     if args.report:
-        from calico.snapshots.page import write_page
-        from calico.snapshots.report import feedback_report
+        report["feedback"] = write_report(snapshot)
+    return report
 
-        report["feedback"] = feedback_report(snapshot.records())
-        _cli.write_json(snapshot.folder / "report.json", report["feedback"])
-        write_page(snapshot.folder / "report.html", report["feedback"])
+
+def write_report(snapshot: Any) -> dict[str, Any]:
+    from backend.demo.state import verb_settings
+    from calico.snapshots.before_after import before_and_after
+    from calico.snapshots.page import write_page
+    from calico.snapshots.report import feedback_report
+
+    report = feedback_report(snapshot.records())
+    _cli.write_json(snapshot.folder / "report.json", report)
+    drawn = {group["group"] for kind in ("best_groups", "worst_groups") for group in report[kind]}
+    page = snapshot.folder / "report.html"
+    write_page(page, report, before_and_after(snapshot, drawn), host_url=verb_settings().label_studio_url)
+    print(f"look at {page}")
     return report
 
 

@@ -2,9 +2,10 @@
 
     calico next_groups --project ID --strategy mix --count 50 [--dry-run]
 
-The chosen tasks get `next_place` (0001, 0002, ...) and `next_reason` in their data: sort the data manager by the column
-`next_place`. With `--write score` the place becomes the score of the task's prediction instead, for the host's own
-"uncertainty sampling", and the model's score of that prediction is lost. Annotations are never touched.
+The chosen tasks get `next_place` (0001, 0002, ...) and `next_reason` in their data, and the data manager a tab "Label
+next" that shows them in this order. With `--write score` the place becomes the score of the task's prediction instead,
+for the host's own "uncertainty sampling", and the model's score of that prediction is lost. Annotations are never
+touched.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     from backend.demo.state import verb_settings
     from backend.host.client import client_of
-    from backend.project.next_groups import NextGroups, Options, Summary
+    from backend.project.next_groups import TAB, NextGroups, Options, Summary
 
     options = Options(args.strategy, args.count, args.seed, args.model_version, args.write, args.dry_run)
     settings = verb_settings()
@@ -81,6 +82,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         (summary.annotated_meanwhile, "annotated meanwhile"),
     ]
     print("\n".join([f"{summary.seen} tasks seen", *(f"{count:>7} {what}" for count, what in told if count)]))
+    if not options.dry_run and options.write == "field":
+        print(f"tab {TAB!r} of the data manager: {settings.label_studio_url}/projects/{args.project}/data")
     choices = [choice._asdict() for choice in summary.choices]
     return {"command": args.command, **dataclasses.asdict(summary), "choices": choices}
 

@@ -69,6 +69,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="the host's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT (the folder above FOLDER)",
     )
     groups.add_argument("--checkpoint", type=Path, metavar="DIR", help="for --by similarity (the embedded one)")
+    groups.add_argument(
+        "--min-similarity", type=float, metavar="S", help="for --by similarity: of any two of a group, -1 to 1"
+    )
+    groups.add_argument(
+        "--max-side", type=int, metavar="PX", help="show reduced copies of larger images, e.g. 2048"
+    )
+    groups.add_argument("--copies", type=Path, metavar="DIR", help="of --max-side (FOLDER-PX beside FOLDER)")
+    groups.add_argument("--sheet", type=Path, metavar="FILE", help="also write the groups as a page to look at")
     groups.add_argument("--out", type=Path, metavar="FILE", required=True, help="the tasks, to be imported as JSON")
 
     upgrade = action("upgrade", move_to_new_layout, "Move a project to labels that are its groups' own part names.")
@@ -110,11 +118,16 @@ def write_labeling_config(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
-    from backend.codecs.task_data import task_address, task_of
+    from backend.coco.display_copies import DisplayCopies
+    from backend.codecs.task_data import Original, task_address, task_of
     from calico.data.image_files import is_address, is_file
     from calico.data.loose_images import by_folder, by_key, by_pattern, by_similarity, find_images, read_list
     from calico.values import Problem
 
+    if args.min_similarity is not None and args.by != "similarity":
+        raise InputError("--min-similarity needs --by similarity: the others compare no pictures")
+    if args.copies is not None and args.max_side is None:
+        raise InputError("--copies needs --max-side PX: without it images are shown as they are")
     left_out: list[Any] = []
     if args.source.is_dir():
         if args.by == "column":
@@ -139,15 +152,29 @@ def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
             raise InputError("--by pattern needs --pattern REGEX")
         grouping = by_pattern(sources, args.pattern, args.group_size)
     else:
-        grouping = by_similarity(sources, features_of(sources, args.checkpoint), args.group_size or 2)
+        least = -1.0 if args.min_similarity is None else args.min_similarity
+        features = features_of(sources, args.checkpoint)
+        grouping = by_similarity(sources, features, args.group_size or 2, min_similarity=least)
 
     if args.layout == "A" and len(sizes := {len(group.sources) for group in grouping.groups}) > 1:
         raise InputError(f"groups of {sorted(sizes)} images: layout A has one size; give --group-size or --layout B")
 
-    def address(source: str) -> str:
-        return task_address(source, folder, prefix=args.prefix, document_root=args.document_root)
+    grouped = [source for group in grouping.groups for source in group.sources]
+    copies: dict[str, Any] = {}
+    if args.max_side is not None:
+        shown_in = args.copies or folder.resolve().with_name(f"{folder.resolve().name}-{args.max_side}")
+        reduce = DisplayCopies(folder, shown_in, args.max_side)
+        copies = {source: reduce.copy(source) for source in _cli.track(grouped, "reduced copies")}
+        folder = shown_in
 
-    tasks = [task_of([address(s) for s in group.sources], args.layout, name=group.name) for group in grouping.groups]
+    def task(group: Any) -> dict[str, Any]:
+        own = [copies[source] for source in group.sources] if copies else []
+        shown = [str(copy.path) for copy in own] or group.sources
+        places = [task_address(s, folder, prefix=args.prefix, document_root=args.document_root) for s in shown]
+        originals = [Original(copy.original, copy.size_hw) for copy in own]
+        return task_of(places, args.layout, name=group.name, originals=originals)
+
+    tasks = [task(group) for group in grouping.groups]
     if not tasks:
         problems = [*left_out, *grouping.problems]
         reason = f"; {problems[0].message}" if problems else ""
@@ -155,8 +182,12 @@ def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
     _cli.write_json(args.out, tasks)
     for problem in (*left_out, *grouping.problems):
         logger.warning("%s", problem.message)
+    if args.sheet is not None:
+        write_sheet(args.sheet, grouping, {source: str(copy.path) for source, copy in copies.items()})
     num_left = len(grouping.left_over)
     print(f"{len(tasks)} groups of {len(sources) - num_left} images, {num_left} left over")
+    if copies:
+        print(f"images of up to {args.max_side} pixels in {folder}: add that folder as the project's storage")
     for problem in left_out:
         print(f"{problem.code}: {problem.message}")
     return {
@@ -166,6 +197,22 @@ def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
         "left_over": grouping.left_over,
         "problems": [{"code": problem.code, "message": problem.message} for problem in (*left_out, *grouping.problems)],
     }
+
+
+def write_sheet(path: Path, grouping: Any, copies: dict[str, str]) -> None:
+    from calico.data.image_files import is_address
+    from calico.images import load_image
+    from calico.pictures.contact_sheet import num_shown, write_contact_sheet
+
+    def load(source: str) -> Any:
+        if is_address(source):
+            raise InputError(source[:120])  # shown in the picture's place
+        return load_image(copies.get(source, source))
+
+    with _cli.progress() as bar:
+        line = bar.add_task("contact sheet", total=num_shown(grouping))
+        write_contact_sheet(path, grouping, load, on_image=lambda: bar.advance(line))
+    print(f"look at {path}")
 
 
 def features_of(sources: list[str], checkpoint: Path | None) -> Any:

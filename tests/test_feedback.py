@@ -25,6 +25,8 @@ from backend.learning.feedback import Collector, annotator_hash, sub_tasks_witho
 from backend.learning.feedback_sources import AnnotatedTask, export_tasks, project_tasks
 from calico.correspondence import co_segmentation
 from calico.errors import InputError
+from calico.snapshots.before_after import before_and_after, predicted
+from calico.snapshots.page import write_page
 from calico.snapshots.report import feedback_report
 from calico.snapshots.store import Snapshot
 from calico.snapshots.writer import SnapshotWriter
@@ -121,6 +123,22 @@ def test_an_untouched_prediction_is_marked_and_a_corrected_one_tells_what_was_do
     assert snapshot.manifest["accepted_as_is"] == 1
     report = feedback_report(snapshot.records())
     assert report["by_version"]["v1"]["name_accuracy"] == pytest.approx(7 / 9)
+    assert report["regions"] == {"untouched": 7, "of_untouched_groups": 5, "corrected": 3, "added": 0}
+
+    for task in (1, 2):  # what was predicted can be shown again, whatever was done to it
+        before = predicted(groups[task])
+        assert before is not None
+        masks = {key: region.mask for key, region in coseg().by_key.items()}
+        assert before.by_key.keys() == masks.keys()
+        assert all((region.mask == masks[key]).all() for key, region in before.by_key.items())
+    assert predicted(groups[3]) is None
+    pictures = before_and_after(snapshot, [group.id for group in groups.values()])
+    assert pictures.keys() == {groups[1].id, groups[2].id}
+    write_page(tmp_path / "page.html", report, pictures, host_url="http://studio.test")
+    page = (tmp_path / "page.html").read_text()
+    assert "3 regions corrected, 0 added, 7 left untouched" in page
+    assert f'<a href="http://studio.test/projects/{groups[2].id.replace("/", "/data?task=")}">' in page
+    assert page.count("data:image/jpeg") == 2 * 2 * 2  # two groups, among the best and the worst, before and after
 
 
 def test_a_redrawn_mask_is_edited_with_its_iou_and_a_stale_label_is_counted(tmp_path: Path) -> None:

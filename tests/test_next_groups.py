@@ -43,6 +43,7 @@ class WholeTasks(MemoryHost):
         self.fail_after_pages: int | None = None
         self.fail_after_writes: int | None = None
         self.writes: list[tuple[str, int, Any]] = []
+        self.tabs: list[dict[str, Any]] = []
 
     def predict(self, task: int, *parts: tuple[str, float], version: str = "calico-tiny-1") -> int:
         number = self.add(task, version)
@@ -62,6 +63,14 @@ class WholeTasks(MemoryHost):
         if route.startswith("PATCH") and len(self.writes) == self.fail_after_writes:
             return 500, {"detail": "database is locked"}
         match route:
+            case "GET /api/dm/views/":
+                return 200, self.tabs
+            case "POST /api/dm/views/":
+                self.tabs.append({"id": len(self.tabs) + 1, "data": body["data"]})
+                return 201, self.tabs[-1]
+            case "PATCH /api/dm/views/N/":
+                self.tabs[number - 1] |= body
+                return 200, self.tabs[number - 1]
             case "GET /api/tasks/":
                 if self.num_pages == self.fail_after_pages:
                     return 500, {"detail": "database is locked"}
@@ -119,6 +128,10 @@ def test_places_are_text_that_sorts_and_reasons_stand_beside_them(host: WholeTas
     assert host.data[2][REASON] == "mean score 0.25; least sure of leg 0.20, seat 0.30"
     assert host.data[2]["image1"] == "2a.png"
     assert host.annotations == annotations
+    assert [(tab["data"]["title"], tab["data"].get("ordering")) for tab in host.tabs] == [
+        ("Default", None),
+        ("Label next", ["tasks:data.next_place"]),
+    ]
     assert (summary.seen, summary.open, summary.labelled, summary.skipped) == (6, 4, 1, 1)
     assert (summary.without_prediction, summary.written) == (1, 3)
 
@@ -159,6 +172,7 @@ def test_a_dry_run_writes_nothing(host: WholeTasks, tmp_path: Path) -> None:
     assert len(summary.choices) == 4
     assert (host.data, host.predictions) == before
     assert not host.writes
+    assert not host.tabs
     assert not list(tmp_path.iterdir())
 
 
@@ -326,6 +340,13 @@ def test_the_command_prints_the_table(
     assert host.places() == {2: "0001", 1: "0002"}
 
 
+def shown_in_tab(client: LabelStudioClient, project: int) -> list[int]:
+    """The tasks of the tab, as the data manager asks for them."""
+    tabs = client.decoded(client.request("GET", "api/dm/views/", params={"project": project}))
+    (tab,) = [tab["id"] for tab in tabs if tab["data"]["title"] == "Label next"]
+    return [task["id"] for task in client.request("GET", "api/tasks/", params={"view": tab}).json()["tasks"]]
+
+
 @pytest.mark.host
 def test_a_real_host_sorts_by_the_place_and_keeps_the_rest(label_studio: LabelStudioHost) -> None:
     with LabelStudioClient(label_studio.url, label_studio.account.token) as client:
@@ -341,6 +362,7 @@ def test_a_real_host_sorts_by_the_place_and_keeps_the_rest(label_studio: LabelSt
             query = json.dumps({"ordering": [ordering]})
             found = client.request("GET", "api/tasks/", params={"project": project, "query": query}).json()["tasks"]
             assert [task["id"] for task in found][:2] == [tasks[i] for i in expected]
+        assert shown_in_tab(client, project) == [tasks[1], tasks[2]]
         NextGroups(client, project, Options("least_confidence", 3, write="score")).run()
         for task, then in zip(tasks, before, strict=True):
             now = client.task(task)

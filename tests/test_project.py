@@ -21,6 +21,7 @@ from backend.host.client import LabelStudioClient
 from backend.project.backend_client import BackendClient
 from backend.project.doctor import Check, examine_project
 from backend.settings import Settings
+from calico.checkpoints.card import knows
 from calico.errors import InputError
 from scripts import project
 
@@ -196,10 +197,23 @@ def test_a_healthy_project_passes_every_check() -> None:
     assert [name for name, check in found.items() if not check.ok] == []
     assert list(found) == [
         "host", "token", "project", "labels", "connection", "host > backend", "address block", "webhook", "backend",
-        "versions", "a real task", "GPU",
+        "versions", "it knows", "a real task", "GPU",
     ]  # fmt: skip
     assert found["versions"].detail == "2 predictions of now-1; others: 1 of before-1"
     assert found["a real task"].detail == "task 7: 1 regions predicted"
+
+
+def test_large_images_and_what_the_checkpoint_knows_are_told() -> None:
+    answers = healthy()
+    brush = {"id": "x", "type": "brush", "value": {"rle": [0]}, "original_width": 4000, "original_height": 3000}
+    answers["/predict"] = {"results": [{"result": [{**brush, "id": str(i)} for i in range(10)], "score": 0.5}]}
+    answers["/health"] = {"status": "UP", "model": "ready", "knows": knows(None)}
+    found = examine(answers)
+    assert found["large images"].ok
+    assert found["large images"].line.startswith("!   large images")
+    assert "Submit takes about 31 s" in found["large images"].detail
+    assert found["it knows"].detail.startswith("It knows 14 classes of drawn objects (chair, stool,")
+    assert found["it knows"].detail.endswith("It does not know photographs.")
 
 
 BLOCKED = (403, {"detail": "URL resolves to a reserved network address (block: 127.0.0.0/8)"})

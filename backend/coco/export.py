@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from backend.coco.images import ImageFiles, write_upright
+from backend.coco.display_copies import enlarged
+from backend.coco.images import FolderImages, ImageFiles, write_upright
 from backend.coco.task_files import Chosen, Task, choose, file_name_of
-from backend.codecs.annotation import decode_annotation
+from backend.codecs.annotation import DecodedAnnotation, decode_annotation
 from backend.codecs.config import task_images
 from backend.codecs.controls import LabelingConfig
 from backend.codecs.rows import Size, read_rows
+from backend.codecs.task_data import Original, originals_of
 from calico.coco.dataset import Findings
 from calico.coco.encode import CocoOptions, ImageEntry, encode_group
 from calico.coco.orientation import Header, read_header
@@ -158,11 +160,19 @@ class CocoExporter:
             )
         try:
             addresses = task_images(self._config, task["data"])
-            looked = [self._look(address, number) for address in addresses]
-            sizes = self._sizes(chosen.result, looked)
+            originals = originals_of(task["data"], len(addresses))
+            if originals:
+                addresses = [original.file for original in originals]
+                looked = [self._look_at_original(original, number) for original in originals]
+                sizes = self._sizes(chosen.result, [None] * len(originals))
+            else:
+                looked = [self._look(address, number) for address in addresses]
+                sizes = self._sizes(chosen.result, looked)
             decoded = decode_annotation(
                 chosen.result, self._config, [size or _PLACEHOLDER for size in sizes], task_data=task["data"]
             )
+            if originals:
+                decoded, sizes = _at_size_of(originals, decoded), [original.size_hw for original in originals]
             entries = [
                 self._entry(address, seen, number, image) if sizes[image] is not None else None
                 for image, (address, seen) in enumerate(zip(addresses, looked, strict=True))
@@ -195,6 +205,18 @@ class CocoExporter:
             self._coverage.unread += 1
             self._coverage.problems.add("unread_image", f"task {task}: {error}")
             return None
+
+    def _look_at_original(self, original: Original, task: int) -> tuple[Header, bytes] | None:
+        """In the folder of images only: the host has its copy."""
+        if not isinstance(self._images, FolderImages):
+            if self._options.write_images is not None:
+                raise InputError("its images are reduced copies; name the folder of the originals with --images")
+            return None
+        seen = self._look(original.file, task)
+        if seen is not None and seen[0].size_hw != original.size_hw:
+            raise InputError(f"{original.file}: is {seen[0].size_hw} (height, width), its copy was of an image of "
+                             f"{original.size_hw}; put the one that was copied back")  # fmt: skip
+        return seen
 
     def _sizes(self, rows: Sequence[Any], looked: Sequence[tuple[Header, bytes] | None]) -> list[Size | None]:
         """(height, width) of every image: of its file, else as its rows tell."""
@@ -233,3 +255,11 @@ class CocoExporter:
             known = [scores[row] for row in row_ids.get(region.key, ()) if row in scores]
             regions.append(replace(region, score=max(known)) if known else region)
         return CoSegmentation(coseg.sizes_hw, tuple(regions), coseg.answers, coseg.problems)
+
+
+def _at_size_of(originals: Sequence[Original], decoded: DecodedAnnotation) -> DecodedAnnotation:
+    """An annotation of reduced copies with its masks at the size of the originals."""
+    coseg = decoded.cosegmentation
+    regions = tuple(replace(r, mask=enlarged(r.mask, originals[r.image].size_hw)) for r in coseg.regions)
+    sizes = tuple(original.size_hw for original in originals)
+    return replace(decoded, cosegmentation=CoSegmentation(sizes, regions, coseg.answers, coseg.problems))

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from backend.codecs.config_writer import PARTS
 from backend.codecs.parts import unknown_parts
 from calico.data.image_files import BUCKET_SCHEMES, is_address, relative_names, scheme_of
 from calico.errors import InputError
+from calico.values import whole_number
+
+ORIGINALS = "originals"  # the task's key of the images that it shows reduced copies of
 
 
-def task_of(addresses: Sequence[str], layout: str, *, name: str = "") -> dict[str, Any]:
+class Original(NamedTuple):
+    """file: its path, as `ImageFolder` finds it. size_hw: (height, width), upright."""
+
+    file: str
+    size_hw: tuple[int, int]
+
+
+def task_of(
+    addresses: Sequence[str], layout: str, *, name: str = "", originals: Sequence[Original] = ()
+) -> dict[str, Any]:
     """One task, as the host imports it. layout: A gives the keys image1, image2, ...; B the list `images`.
 
-    name: what the images share, kept under the key `group`, which the data manager shows as a column. The key `parts`
-    holds the labels of its group: before anything is predicted, `object` and `other part`.
+    name: what the images share, kept under the key `group`, which the data manager shows as a column. originals: where
+    the addresses are of reduced copies, one for each. The key `parts` holds the labels of its group: before anything is
+    predicted, `object` and `other part`.
     """
     data: dict[str, Any] = {"group": name} if name else {}
     if layout == "A":
@@ -26,7 +39,31 @@ def task_of(addresses: Sequence[str], layout: str, *, name: str = "") -> dict[st
         data["images"] = list(addresses)
     else:
         raise InputError(f"layout: expected A or B, got {layout!r}")
+    if originals:
+        data[ORIGINALS] = [{"file": o.file, "height": o.size_hw[0], "width": o.size_hw[1]} for o in originals]
     return {"data": data | {PARTS: unknown_parts()}}
+
+
+def originals_of(data: Mapping[str, Any], num_images: int) -> tuple[Original, ...]:
+    """What a task's images are reduced copies of, one for each image; empty where they are the images themselves.
+
+    Raises InputError where the task says it otherwise than `task_of` does: masks would get a wrong size.
+    """
+    given = data.get(ORIGINALS)
+    if given is None:
+        return ()
+    found = []
+    for item in given if isinstance(given, list) else ():
+        row = item if isinstance(item, Mapping) else {}
+        height, width = whole_number(row.get("height")), whole_number(row.get("width"))
+        if isinstance(row.get("file"), str) and height and width and min(height, width) > 0:
+            found.append(Original(row["file"], (height, width)))
+    if len(found) != num_images:
+        raise InputError(
+            f"task data: expected {ORIGINALS!r} with file, height and width of {num_images} images, got {len(found)} "
+            "such; correct them in the task, or make it anew with `calico project groups --max-side`"
+        )
+    return tuple(found)
 
 
 def task_address(source: str, folder: Path, *, prefix: str | None = None, document_root: Path | None = None) -> str:

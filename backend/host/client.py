@@ -104,6 +104,25 @@ class LabelStudioClient(HostConnection):
         """Puts `data` in the place of the task's; its annotations and predictions stay."""
         return self._call("PATCH", f"api/tasks/{task}/", {"data": data})
 
+    # -- the data manager's tabs --------------------------------------------------------------------------------------
+
+    def show_tab(self, project: int, title: str, *, ordering: Sequence[str], filters: Sequence[Json]) -> Json:
+        """A tab of that title with the tasks that all filters take, so ordered: the one that is there, or a new one.
+
+        A project that nobody has opened has no tab; it then gets the usual one too, which the host would not make
+        beside ours.
+        """
+        items: Json = {"conjunction": "and", "items": list(filters)}
+        data: Json = {"title": title, "type": "list", "target": "tasks", "ordering": list(ordering), "filters": items}
+        tabs = self._get("api/dm/views/", project=project)
+        if not tabs:
+            usual = {"title": "Default", "type": "list", "target": "tasks"}
+            self._call("POST", "api/dm/views/", {"project": project, "data": usual})
+        mine = next((tab for tab in tabs if (tab.get("data") or {}).get("title") == title), None)
+        if mine is None:
+            return self._call("POST", "api/dm/views/", {"project": project, "data": data})
+        return self._call("PATCH", f"api/dm/views/{mine['id']}/", {"data": {**mine["data"], **data}})
+
     # -- predictions and annotations --------------------------------------------------------------------------------
 
     def predictions(self, *, task: int | None = None, project: int | None = None) -> list[Json]:

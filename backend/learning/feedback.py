@@ -34,7 +34,7 @@ from backend.media.fetching import shown
 from backend.prediction.predictor import describe
 from backend.project.prelabel import is_held_out
 from calico.errors import InputError
-from calico.masks import boundary_f, iou
+from calico.masks import boundary_f, encode_rle, iou
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.writer import SnapshotWriter
 from calico.values import CoSegmentation, ImageGroup, Occurrence, PartRegion, Problem, RegionKey, SubTask, whole_number
@@ -285,6 +285,7 @@ def region_changes(before: DecodedAnnotation, after: DecodedAnnotation) -> tuple
     """What became of each predicted region, then those that were added, as `calico.snapshots.report` reads them.
 
     A region's successor is the one that holds most of its row ids. iou, boundary_f: None where there is no successor.
+    mask: as it was predicted, where nothing of the target shows it any more; COCO run lengths.
     """
     successor_of_row = {row: key for key, rows in after.row_ids.items() for row in rows}
     predicted, final = before.cosegmentation.by_key, after.cosegmentation.by_key
@@ -296,7 +297,7 @@ def region_changes(before: DecodedAnnotation, after: DecodedAnnotation) -> tuple
             continue  # there still, but nobody knows how
         found = [successor_of_row[row] for row in before.row_ids[key] if row in successor_of_row]
         if not found:
-            changes.append(_change(region, Change.DELETED))
+            changes.append(_change(region, Change.DELETED) | {"mask": encode_rle(region.mask)})
             continue
         successor = final[max(found, key=found.count)]
         succeeded.add(successor.key)
@@ -311,6 +312,7 @@ def region_changes(before: DecodedAnnotation, after: DecodedAnnotation) -> tuple
                 "boundary_f": round(edge, 6),
                 "is_name_right": is_name_right,
                 "is_occurrence_right": region.occurrence is successor.occurrence,
+                "mask": None if change is Change.KEPT else encode_rle(region.mask),
             }
         )
     changes += [_change(region, Change.ADDED) for key, region in final.items() if key not in succeeded]
@@ -327,6 +329,7 @@ def _change(region: PartRegion, change: Change) -> dict[str, Any]:
         "boundary_f": None,
         "is_name_right": None,
         "is_occurrence_right": None,
+        "mask": None,
     }
 
 

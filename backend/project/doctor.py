@@ -24,18 +24,24 @@ BLOCKED = (
 
 Json = dict[str, Any]
 
+# Of CPU in Chromium, for brush masks in Label Studio 1.23.2; measured in docs/benchmarks.md ("Submit").
+SUBMIT_S, SUBMIT_S_PER_MEGAPIXEL = 1.8, 0.245
+SLOW_SUBMIT_S = 10.0
+
 
 @dataclass(frozen=True)
 class Check:
-    """detail: what was found, or what is wrong and what to do about it."""
+    """detail: what was found, or what is wrong and what to do about it. is_warning: it works, and could work better."""
 
     name: str
     ok: bool
     detail: str
+    is_warning: bool = False
 
     @property
     def line(self) -> str:
-        return f"{'ok' if self.ok else 'NO':<4}{self.name:<16}{self.detail}"
+        mark = "NO" if not self.ok else "!" if self.is_warning else "ok"
+        return f"{mark:<4}{self.name:<16}{self.detail}"
 
     def as_json(self) -> Json:
         return asdict(self)
@@ -74,11 +80,15 @@ def examine_project(
         yield health
         if health.ok:
             yield _check("versions", lambda: _versions(client, project, reached))
+            yield _knows(reached)
         else:
             backend = None
     task = next(islice(client.tasks(project, page_size=1), 1), None)
     if task is not None:
-        yield _check("a real task", lambda: _real_task(client, task, known["label_config"], settings, backend))
+        shown: list[Json] = []
+        yield _check("a real task", lambda: _real_task(client, task, known["label_config"], settings, backend, shown))
+        if (slow := _slow_submit(shown)) is not None:
+            yield slow
     yield _check("GPU", lambda: _gpu(settings))
 
 
@@ -160,14 +170,48 @@ def _versions(client: LabelStudioClient, project: int, backend: BackendClient) -
     return f"{stored.get(version, 0)} predictions of {version}" + (f"; others: {others}" if others else "")
 
 
+def _knows(backend: BackendClient) -> Check:
+    said = backend.health().get("knows")
+    detail = str(said) if said else "its model card does not say; on other objects its proposals are guesses"
+    return Check("it knows", True, detail)
+
+
+def _slow_submit(rows: list[Json]) -> Check | None:
+    """The editor encodes every brush mask again when it submits, at the image's own size (docs/benchmarks.md)."""
+    sizes = [(row.get("original_width"), row.get("original_height")) for row in rows if _is_brush(row)]
+    areas = [width * height / 1e6 for width, height in sizes if isinstance(width, int) and isinstance(height, int)]
+    seconds = SUBMIT_S + SUBMIT_S_PER_MEGAPIXEL * sum(areas)
+    if not areas or seconds < SLOW_SUBMIT_S:
+        return None
+    detail = (
+        f"{len(areas)} brush masks of up to {max(areas):.1f} megapixels: Submit takes about {seconds:.0f} s in a "
+        "browser; show reduced copies (`calico project groups --max-side 2048`), or use bitmasks (`calico project "
+        "config --geometry bitmask`)"
+    )
+    return Check("large images", True, detail, is_warning=True)
+
+
+def _is_brush(row: Json) -> bool:
+    return isinstance(row.get("value"), dict) and "rle" in row["value"]
+
+
 def _real_task(
-    client: LabelStudioClient, task: Json, label_config: str, settings: Settings, backend: BackendClient | None
+    client: LabelStudioClient,
+    task: Json,
+    label_config: str,
+    settings: Settings,
+    backend: BackendClient | None,
+    rows: list[Json],
 ) -> str:
-    """The backend's own way through media, model and labels; without a backend, this machine's to the media."""
+    """The backend's own way through media, model and labels; without a backend, this machine's to the media.
+
+    rows: is given those of the prediction.
+    """
     if backend is not None:
         asked = {"id": task["id"], "data": task["data"]}
         [result] = backend.predict([asked], label_config, task["project"])
         if result:
+            rows += result["result"]
             shown = {row["id"] for row in result["result"] if row["type"] != "relation"}
             return f"task {task['id']}: {len(shown)} regions predicted"
         job = backend.job(task["id"])

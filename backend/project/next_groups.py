@@ -1,7 +1,8 @@
 """Which unlabelled groups of a project to label next, written where the host can sort by it.
 
 Every task is looked at once, a page at a time, and only a line of facts is kept of each. The chosen tasks get their
-place as a field of their data, or as a prediction's score; annotations are never written, changed or removed.
+place as a field of their data, by which a tab of the data manager shows them, or as a prediction's score; annotations
+are never written, changed or removed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ FeatureSource = Callable[[Sequence[str], int], np.ndarray]  # addresses and task
 
 PAGE_SIZE = 20  # of whole tasks: brush masks make them large
 PLACE, REASON = "next_place", "next_reason"
+TAB = "Label next"  # of the data manager
 WRITES = ("field", "score")
 #: A place as a prediction's score: below every mean score; the host's uncertainty sampling takes the lowest first.
 SCORE_STEP = 1e-6
@@ -139,6 +141,8 @@ class NextGroups:
         summary.choices = chosen
         if not options.dry_run:
             self._write(rows, chosen, on_progress)
+            if options.write == "field":  # by scores the host sorts for one model version only, that of the project
+                self._show()
             if self._resume_file is not None:
                 self._resume_file.unlink(missing_ok=True)
         return summary
@@ -225,6 +229,13 @@ class NextGroups:
             else:
                 self.summary.failures.append({"task": task, "reason": "no prediction whose score could be written"})
             on_progress(self.summary)
+
+    def _show(self) -> None:
+        """The tab; what has been labelled meanwhile leaves it."""
+        column = f"data.{PLACE}"
+        chosen = {"filter": f"filter:tasks:{column}", "operator": "empty", "type": "String", "value": False}
+        is_open = {"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}
+        self._client.show_tab(self._project, TAB, ordering=[f"tasks:{column}"], filters=[chosen, is_open])
 
     def _put(self, task: int, fields: Mapping[str, str | None]) -> str:
         """Sets (None: removes) fields of a task's data as it is now; the rest of it stays."""

@@ -31,10 +31,14 @@ IMAGE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class SourceGroup:
-    """Sources that belong together, and the name of what they share (folder, pattern, or the first one's)."""
+    """Sources that belong together, and the name of what they share (folder, pattern, or the first one's).
+
+    similarity: of the two that are least alike, -1 to 1; None where nobody compared them.
+    """
 
     name: str
     sources: tuple[str, ...]
+    similarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,11 @@ def by_key(keyed: Iterable[tuple[str, str]], group_size: int | None = None) -> G
     return Grouping(tuple(groups), tuple(left_over), tuple(problems))
 
 
-def by_similarity(sources: Sequence[str], features: np.ndarray, group_size: int) -> Grouping:
-    """Groups of exactly `group_size` nearest neighbours.
+def by_similarity(
+    sources: Sequence[str], features: np.ndarray, group_size: int, *, min_similarity: float = -1.0
+) -> Grouping:
+    """Groups of exactly `group_size` nearest neighbours. min_similarity: what any two of a group reach at least; an
+    image that has not so many neighbours is left over.
 
     features: N x D float, one row per source; compared by cosine once the mean of all, which tells nothing apart, is
     taken out. The image farthest from the mean of those left takes its nearest neighbours, and so on: outliers choose
@@ -198,18 +205,27 @@ def by_similarity(sources: Sequence[str], features: np.ndarray, group_size: int)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = (centred / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
     remaining = np.arange(len(sources))
-    groups = []
+    groups, unlike = [], []
     while len(remaining) >= group_size:
         rows = unit[remaining]
         rim = int(np.argmin(rows @ rows.mean(axis=0)))
         closeness = rows @ rows[rim]
         closeness[rim] = np.inf
         nearest = np.sort(np.argsort(-closeness, kind="stable")[:group_size])
+        least = float((rows[nearest] @ rows[nearest].T).min())
+        if least < min_similarity:
+            unlike.append(sources[int(remaining[rim])])
+            remaining = np.delete(remaining, rim)
+            continue
         members = tuple(sources[i] for i in remaining[nearest].tolist())
-        groups.append((int(remaining[nearest[0]]), SourceGroup(PurePosixPath(members[0]).stem, members)))
+        groups.append((int(remaining[nearest[0]]), SourceGroup(PurePosixPath(members[0]).stem, members, least)))
         remaining = np.delete(remaining, nearest)
-    left_over = tuple(sources[i] for i in remaining.tolist())
-    problems = [Problem("group_size", f"{source}: left over, a group has {group_size} images") for source in left_over]
+    rest = tuple(sources[i] for i in remaining.tolist())
+    lost = {*unlike, *rest}
+    left_over = tuple(source for source in sources if source in lost)
+    reason = f"left over, its nearest are less alike than {min_similarity:g}"
+    problems = [Problem("unlike", f"{source}: {reason}") for source in unlike]
+    problems += [Problem("group_size", f"{source}: left over, a group has {group_size} images") for source in rest]
     return Grouping(tuple(group for _, group in sorted(groups, key=lambda item: item[0])), left_over, tuple(problems))
 
 

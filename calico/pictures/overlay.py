@@ -87,9 +87,14 @@ def draw_overlay(
     return np.asarray(drawn)
 
 
-def strip_of_overlays(images: Sequence[np.ndarray], cosegmentation: CoSegmentation, height: int = 320) -> bytes:
+def strip_of_overlays(
+    images: Sequence[np.ndarray],
+    cosegmentation: CoSegmentation,
+    height: int = 320,
+    colours: dict[str, Colour] | None = None,
+) -> bytes:
     """A JPEG of all images of a group side by side, so high, each with its regions. images: HxWx3 uint8."""
-    colours = colours_of(cosegmentation)
+    colours = colours or colours_of(cosegmentation)
     pictures = []
     for number, image in enumerate(images):
         picture = Image.fromarray(draw_overlay(image, cosegmentation, number, colours))

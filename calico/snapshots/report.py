@@ -58,6 +58,8 @@ def feedback_report(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     iou, boundary_f, name and occurrence accuracy: over predicted regions that are still there in some form. A group's
     score: the mean IoU over its predicted and added regions, 0 for those deleted or added. lead_time: only where groups
     were held out at random, so that nobody chose the arms; held-out groups that had a prediction count in neither.
+    regions: those left untouched, and how many of them are of groups that were submitted as predicted, which a person
+    may or may not have looked at; against those corrected and added.
     """
     overall = _Tally()
     by: dict[str, dict[str, _Tally]] = {"by_version": {}, "by_object": {}, "by_part": {}}
@@ -65,6 +67,7 @@ def feedback_report(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     worst: list[tuple[float, str]] = []
     arms: dict[str, list[float]] = {"with_prediction": [], "without_prediction": []}
     num_groups = num_predicted = num_accepted = 0
+    num_untouched_there = 0  # regions of groups that were submitted as they were
     was_held_out = False
     for record in records:
         num_groups += 1
@@ -77,6 +80,8 @@ def feedback_report(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if rows is None:
             continue
         num_predicted += 1
+        if source["accepted_as_is"]:
+            num_untouched_there += len(rows)
         for row in rows:
             overall.add(row)
             for name, key in (
@@ -93,6 +98,12 @@ def feedback_report(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "num_groups": num_groups,
         "num_groups_with_prediction": num_predicted,
         "num_accepted_as_is": num_accepted,
+        "regions": {
+            "untouched": overall.changes["kept"],
+            "of_untouched_groups": num_untouched_there,
+            "corrected": sum(overall.changes[change] for change in ("edited", "relabelled", "deleted")),
+            "added": overall.changes["added"],
+        },
         "overall": overall.as_dict(),
         **{name: {key: tallies[key].as_dict() for key in sorted(tallies)} for name, tallies in by.items()},
         "best_groups": [{"group": group, "score": score} for score, group in sorted(best, key=lambda x: (-x[0], x[1]))],
