@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.host.client import LabelStudioClient
+from backend.learning.card import ALONE, SHARE, tell_card
 from backend.learning.inbox import NUM_WRITERS, Inbox, InboxUnavailable
 from backend.learning.job_folders import NO_TOKEN
 from backend.learning.part_memories import PartMemories, gather_from, project_of
@@ -24,6 +25,7 @@ from backend.prediction.champion import Champion, Load
 from backend.prediction.engine import Engine
 from backend.prediction.predictor import Predictor, describe
 from backend.prediction.protocol import Segmenter
+from backend.prediction.succession import give_back_memory
 from backend.settings import Settings
 from backend.telemetry.prometheus import Metrics
 from calico.checkpoints.card import knows
@@ -73,8 +75,9 @@ class Services:
         """What `/health` tells of a backend that is up: the model's state and version, and what keeps the next away."""
         models = self.engine.models
         serving = models.serving
-        told: dict[str, Any] = {"status": "UP", "model": "ready" if serving.done() else "loading"}
-        if serving.done():
+        state = "resting" if models.is_resting else "ready" if serving.done() else "loading"
+        told: dict[str, Any] = {"status": "UP", "model": state}
+        if state == "ready":
             told["version"] = serving.result().version
             if known := self.knows():
                 told["knows"] = known
@@ -128,6 +131,7 @@ def serving_options(settings: Settings) -> ServingOptions:
         llm_bits=settings.llm_bits,
         compiled=settings.compile == "1",
         groups_at_once=settings.batch_groups,
+        shares_card=settings.versions is not None and settings.training_card == SHARE,
         encoding_bytes=settings.encoding_cache_mb * 1_000_000,
         host_encoding_bytes=settings.host_encoding_cache_mb * 1_000_000,
     )
@@ -140,6 +144,7 @@ def champion_of(settings: Settings, load: Load | None = None) -> Champion:
         """Imports torch and loads the weights: seconds, so never on a request's thread."""
         from calico.inference.segmenter import CoSegmenter
 
+        tell_card(settings, folder)
         segmenter = CoSegmenter.from_checkpoint(folder, settings.device, options=serving_options(settings))
         segmenter.warm_up()
         return segmenter
@@ -188,7 +193,12 @@ def build_services(
         follow=champion.follow,
         cache_bytes=settings.result_cache_mb * 1_000_000,
         groups_at_once=settings.batch_groups,
+        rests=training is not None and settings.training_card == ALONE and training.is_training,
     )
+    if training is not None:
+        alone = settings.training_card == ALONE
+        training.before_job = engine.models.rest if alone else give_back_memory
+        training.after_job = engine.models.wake
     reconciler = None if client is None else Reconciler(inbox, client)
     media = Media(settings, metrics, client)
     memories = None

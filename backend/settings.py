@@ -250,6 +250,10 @@ class Settings:
     training_base_drop: float = _setting(
         "CALICO_TRAINING_BASE_DROP", 0.02, _number(float, 0, 1), "what the base test may lose, from 0 to 1, e.g. 0.02"
     )
+    training_card: str = _setting(
+        "CALICO_TRAINING_CARD", "share", _one_of("share", "alone"),
+        "share, where model and job fit on one GPU, or alone, where the model rests while a job trains",
+    )  # fmt: skip
     training_cpu_minutes: float = _setting(
         "CALICO_TRAINING_CPU_MINUTES", 0.0, _number(float, 0, 10_000),
         "CPU minutes that replace CALICO_TRAINING_MINUTES, 0 for none, e.g. 16",

@@ -4,7 +4,8 @@
     calico model --preset calico-7b --mode paper --memory --bits 4
 
 Built without memory, so the full size takes a few seconds anywhere. `--memory` estimates what serving and finetuning an
-adapter take, for one group of two and its three questions at a time.
+adapter take, for one group of two and its three questions at a time, and says whether a backend and its training job
+fit on one card.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bits", type=int, choices=[4, 8, 16], default=16, help="of the language model's linears, for --memory (16)"
     )
+    parser.add_argument("--card", type=float, default=24.0, metavar="GIB", help="for --memory: a GPU's memory (24)")
     return parser
 
 
@@ -68,6 +70,8 @@ def _memory(args: argparse.Namespace) -> dict[str, Any]:
     from calico.model.builder import build
     from calico.model.config import PRESETS
     from calico.model.memory import Workload, finetuning_memory, serving_memory, table
+    from calico.training.card import GIB, plan_card
+    from calico.training.recipe import finetune_settings
 
     if args.mode != "paper":
         raise InputError("--memory is of serving and of finetuning an adapter: use --mode paper")
@@ -84,10 +88,14 @@ def _memory(args: argparse.Namespace) -> dict[str, Any]:
     }
     print("\n".join(table(found.items())))
     print(f"estimated: bfloat16, language model in {args.bits} bits; {_told(work)}")
+    plan = plan_card(config, finetune_settings(config, bits=bits), bits, dtype)
+    line, fits = plan.told(int(args.card * GIB), bits)
+    print(f"a backend and its training job on one {line}")
     return {
         "preset": args.preset,
         "bits": args.bits,
         "workload": dataclasses.asdict(work),
+        "one_card": {**dataclasses.asdict(plan), "card": int(args.card * GIB), "fits": fits},
         "bytes": {name: {**dataclasses.asdict(e), "total": e.total} for name, e in found.items()},
         "command": args.command,
     }

@@ -380,6 +380,7 @@ def test_out_of_memory_halves_the_micro_batch(
     with caplog.at_level(logging.WARNING):
         run.train()
     assert run.state.num_parts == 2
+    assert run.step_module.max_seg_prompts == QUICK.max_seg_prompts // 2
     assert "micro-batch is halved to 4 images" in caplog.text
     room = 0
     with pytest.raises(CalicoError, match="out of memory with two images"):

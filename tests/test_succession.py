@@ -14,12 +14,12 @@ from micro import save_micro, shorten_answers
 from test_app import make, predict, wait_for  # noqa: F401  make is a fixture
 
 from backend.prediction.champion import Champion
-from backend.prediction.engine import Engine
+from backend.prediction.engine import Engine, NotReady
 from backend.telemetry.prometheus import Metrics
 from calico.checkpoints import files
 from calico.checkpoints.fingerprint import EMBEDDED
 from calico.checkpoints.registry import POINTER, Registry
-from calico.errors import InputError
+from calico.errors import CheckpointError, InputError
 from calico.inference.segmenter import CoSegmenter
 from calico.model.builder import build
 from calico.values import ImageGroup
@@ -134,6 +134,52 @@ def test_a_version_waits_until_the_one_before_last_is_gone(registry, monkeypatch
     wait_for(lambda: engine.version() == "v2")
     wait_for(lambda: alive() == 1)
     wait_for(lambda: given_back == [1, 1])
+
+
+def test_a_model_that_rests_is_gone_and_wakes_as_what_is_to_serve_then(registry):
+    loads = Loads(hold_after=1)
+    engine = engine_on(registry, loads)
+    engine.segment(group()).result(10)
+    call = engine.segment(group(1))
+    engine.models.rest()
+    engine.models.rest()
+    for ask in (engine.version, lambda: engine.segment(group(2))):
+        with pytest.raises(NotReady, match="rests while a version is trained"):
+            ask()
+    loads.made[0]().gate.set()
+    assert call.result(10) is not None  # what had it goes on
+    wait_for(lambda: loads.made[0]() is None)
+    publish(registry, "v1")
+    engine.models.look()
+    assert (engine.models.is_resting, len(loads.made)) == (True, 1)
+    engine.models.wake()
+    engine.models.wake()
+    assert engine.version(10) == "v1"
+    assert len(loads.made) == 2
+    engine.models.rest()
+    engine.models.wake()
+    assert engine.version(10) == "v1"
+
+
+def test_one_that_rested_and_does_not_load_says_so_and_is_tried_again(registry, monkeypatch):
+    broken = [True]
+
+    def load(folder):
+        if broken[0]:
+            raise RuntimeError("no room")
+        return Named(folder)
+
+    engine = Engine(lambda: load(None), Metrics(), rests=True)
+    assert engine.models.is_resting
+    engine.models.wake()
+    with pytest.raises(CheckpointError, match="no room"):
+        engine.version(10)
+    assert engine.state == "failed"
+    broken[0] = False
+    monkeypatch.setattr("backend.prediction.succession.RETRY_S", 0.0)
+    engine.models.look()
+    wait_for(lambda: engine.state == "ready")
+    assert engine.version() == "base"
 
 
 def test_real_models_at_a_switch_are_two_at_most(registry, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from test_app import make, wait_for  # noqa: F401  make is a fixture
 from test_inbox import annotation_event
-from test_succession import publish, registry  # noqa: F401  registry is a fixture
+from test_succession import Loads, publish, registry  # noqa: F401  registry is a fixture
 
 from backend.database.schema import events
 from backend.demo.processes import started_at
@@ -25,6 +25,8 @@ from backend.learning import job
 from backend.learning.inbox import Inbox
 from backend.learning.job_folders import NO_TOKEN, TrainingJob, TrainingState, TrainingStore
 from backend.learning.scheduler import Training, visible_devices
+from backend.prediction.engine import NotReady
+from backend.services import start_watch
 from backend.settings import Settings
 from calico.checkpoints.registry import Registry
 from calico.errors import CalicoError, InputError
@@ -74,6 +76,29 @@ def shown(training, job=None):
 def run_to_the_end(training, job=None):
     wait_for(lambda: (training.tick(), shown(training, job)["state"] not in ("queued", "running"))[1])
     return shown(training, job)
+
+
+def test_the_model_rests_while_a_job_trains_alone_and_serves_what_came_of_it(make, registry, monkeypatch):  # noqa: F811
+    loads, line = Loads(), f"while ! test -e $0/go; do sleep 0.05; done; {DONE}"
+    monkeypatch.setattr("backend.services.WATCH_S", 0.02)
+    given = {"load_version": loads, "training_command": ["sh", "-c", line]}
+    client = make(load=lambda: loads(None), given=given, versions=registry.folder, training_card="alone", **HOST)
+    services, stop = client.application.extensions["calico"], threading.Event()
+    wait_for(lambda: client.get("/health").get_json()["model"] == "ready")
+    watch = start_watch(services, stop)
+    try:
+        number = services.training.request(7, "a test").id
+        wait_for(lambda: client.get("/health").get_json()["model"] == "resting")
+        wait_for(lambda: loads.made[0]() is None)
+        with pytest.raises(NotReady):
+            services.engine.version()
+        publish(registry, "v1")
+        (services.training.store.folder_of(number) / "go").touch()
+        wait_for(lambda: client.get("/health").get_json().get("version") == "v1")
+        assert [ref() is None for ref in loads.made] == [True, False]
+    finally:
+        stop.set()
+        watch.join(10)
 
 
 def test_a_job_runs_and_its_outcome_is_shown(start):

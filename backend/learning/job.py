@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from backend.learning.card import cut_to_card
 from backend.learning.collect import Source, collect
 from backend.learning.job_folders import JOB, NO_TOKEN, OUTCOME, PROGRESS, RUN, TrainingStore, write_json
 from backend.prediction.predictor import describe
@@ -51,6 +52,7 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
     from calico.checkpoints.registry import Registry
     from calico.training.base_data import index_data
     from calico.training.challenge import asked_settings, challenge
+    from calico.training.processes import Processes
 
     assert settings.versions is not None  # or nobody would have started this
     registry = Registry(settings.versions)
@@ -71,19 +73,22 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
         on_progress=lambda done, note: progress("gathering corrections", 0.0, f"{done} tasks: {note}"),
     )
     log.info("%d groups of %d tasks: %s", snapshot.manifest["num_groups"], num_tasks, snapshot.folder)
+    asked = asked_settings(
+        registry,
+        None,
+        minutes=settings.training_minutes,
+        cpu_minutes=settings.training_cpu_minutes or None,
+        bits=settings.llm_bits,
+        replay_share=settings.training_replay_share,
+        part_memory=settings.part_memory == "1",
+    )
+    current = registry.current()
+    start = None if current is None else registry.path_of(current)
     found = challenge(
         snapshot,
         registry,
         folder / RUN,
-        asked_settings(
-            registry,
-            None,
-            minutes=settings.training_minutes,
-            cpu_minutes=settings.training_cpu_minutes or None,
-            bits=settings.llm_bits,
-            replay_share=settings.training_replay_share,
-            part_memory=settings.part_memory == "1",
-        ),
+        cut_to_card(asked, start, Processes().device, lambda note: progress("waiting for the GPU", 0.0, note)),
         base_data=None if settings.training_replay is None else index_data(settings.training_replay),
         publish=True,
         num_base_groups=settings.training_base_groups,

@@ -70,6 +70,13 @@ class Training:
             self.is_owner = False
             log.warning("%s: another backend trains here; this one only shows its jobs", self.store.folder)
         self._jobs = {job.id: job for job in self.store.load()}
+        self.before_job: Callable[[], None] = _nothing  # called when a job is about to start, for its memory
+        self.after_job: Callable[[], None] = _nothing  # and at each tick without one
+
+    @property
+    def is_training(self) -> bool:
+        """Whether a job runs, also one that was started before this backend."""
+        return self.is_owner and self._running() is not None
 
     def close(self) -> None:
         """Lets another backend run the jobs. What runs goes on."""
@@ -138,6 +145,8 @@ class Training:
             )
             if waiting is not None and self._running() is None:
                 self._start(waiting)
+            if self._running() is None:
+                self.after_job()
 
     def _take_missed(self) -> None:
         """Requests that were stored, and the backend ended before it dealt with them."""
@@ -185,6 +194,7 @@ class Training:
         job.up_to_event = self._inbox.last()
         job.state, job.reason, job.started_at = TrainingState.RUNNING, "", self._clock()
         self._put(job)  # before it runs: after a kill right here it has failed, and does not run twice
+        self.before_job()
         try:
             with os.fdopen(os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
                 process = subprocess.Popen(
@@ -287,6 +297,10 @@ def visible_devices(device: str | None, environment: Mapping[str, str]) -> dict[
     number = int(device.removeprefix("cuda:"))
     devices = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return {"CUDA_VISIBLE_DEVICES": devices[number] if number < len(devices) else str(number), "CALICO_DEVICE": "cuda"}
+
+
+def _nothing() -> None:
+    """Where nobody has memory to give."""
 
 
 def _id(job: TrainingJob) -> int:

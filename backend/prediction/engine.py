@@ -48,7 +48,8 @@ class Call(Generic[T]):
 class Engine:
     """Starts loading at once. Safe to share between threads: the model itself only ever runs on the worker's thread.
 
-    load: makes the segmenter; it is called once. follow: says at each call whether another one is to serve from now on
+    load: makes the segmenter; it is called once, and after a rest. rests: whether nothing is loaded before
+    `models.wake()`. follow: says at each call whether another one is to serve from now on
     (`Succession`). queue_size: groups that may wait before LaneFull. groups_at_once: groups that one call of the model
     may take together.
     """
@@ -62,12 +63,13 @@ class Engine:
         queue_size: int = 256,
         cache_bytes: int = 0,
         groups_at_once: int = 1,
+        rests: bool = False,
     ) -> None:
         self._metrics = metrics
         self._results = ResultCache(cache_bytes)
         self._worker = Worker(metrics, groups_at_once=groups_at_once, capacity=queue_size, keep=self._results.put)
         metrics.queue_depth.labels("model").set_function(lambda: self.depth)
-        self._models = Succession(_loading(load), follow, metrics)
+        self._models = Succession(None if rests else _loading(load), follow, metrics, load)
 
     @property
     def depth(self) -> int:
@@ -95,6 +97,8 @@ class Engine:
     def segmenter(self, timeout_s: float | None = None) -> Segmenter:
         """Waits for the weights. Raises NotReady after the timeout, and what loading raised if it failed."""
         serving = self._models.serving
+        if self._models.is_resting:
+            raise NotReady("the model rests while a version is trained on its card; GET /jobs says how far that is")
         try:
             return serving.result(timeout_s)
         except CalicoError:

@@ -49,19 +49,28 @@ class NotLoaded:
 class Succession:
     """Holds the one that serves. Calls that have it go on with it; its memory is free when the last of them ends.
 
-    first: being loaded. follow: what is wanted, told once at each change, else None; cheap, for every call asks it.
+    first: being loaded; None: none, it rests until `wake`. follow: what is wanted, told once at each change, else None;
+    cheap, for every call asks it. reload: loads what served before it rested.
     """
 
-    def __init__(self, first: Future[Segmenter], follow: Callable[[], Wanted | None], metrics: Metrics) -> None:
-        self._serving = first
-        self._follow = follow
-        self._metrics = metrics
+    def __init__(
+        self,
+        first: Future[Segmenter] | None,
+        follow: Callable[[], Wanted | None],
+        metrics: Metrics,
+        reload: Callable[[], Segmenter],
+    ) -> None:
+        self._promise: Future[Segmenter] | None = Future() if first is None else None  # what waiting calls are given
+        self._serving = self._promise or first or Future()
+        self._follow, self._reload, self._metrics = follow, reload, metrics
         self._lock = threading.Lock()
         self._wanted: Wanted | None = None  # being loaded, or next to be
         self._is_loading = False
+        self._is_resting = first is None
         self._before: Future[Segmenter] | None = None  # while calls wait: what serves again if nothing else loads
         self._not_loaded: NotLoaded | None = None
-        first.add_done_callback(self._first_is_loaded)
+        if first is not None:
+            first.add_done_callback(self._first_is_loaded)
 
     @property
     def serving(self) -> Future[Segmenter]:
@@ -81,19 +90,48 @@ class Succession:
         self.look()
         return self._not_loaded
 
+    @property
+    def is_resting(self) -> bool:
+        """No model is in memory, and none is loaded before `wake`."""
+        return self._is_resting
+
     def look(self) -> None:
         """Starts to load another one, if one is wanted."""
         with self._lock:
-            wanted = self._follow() or self._again()
-            if wanted is None:
+            wanted = None if self._is_resting else self._follow() or self._again()
+            if wanted is not None:
+                self._want(wanted)
+
+    def rest(self) -> None:
+        """Lets go of the model, at once but for the calls that have it, so that another process has its memory."""
+        with self._lock:
+            if self._is_resting:
                 return
-            self._wanted = wanted
-            if wanted.at_once and self._before is None:
-                self._before, self._serving = self._serving, Future()
-            if self._is_loading:
-                return
+            self._is_resting, serving = True, self._before or self._serving
+            self._serving = self._promise = self._promise or Future()
+            self._before = self._wanted = None
+            self._metrics.model_ready.set(0)
+        leaving = _weakly(serving)
+        del serving
+        log.info("the model rests")
+        threading.Thread(target=_free, args=(leaving,), name="model-rests", daemon=True).start()
+
+    def wake(self) -> None:
+        """Loads what is to serve now."""
+        with self._lock:
+            if self._is_resting:
+                self._is_resting = False
+                self._want(self._follow() or Wanted("the model that rested", self._reload))
+
+    def _want(self, wanted: Wanted) -> None:
+        """The caller holds the lock."""
+        self._wanted = wanted
+        if wanted.at_once and self._promise is None:
+            self._before, self._promise = self._serving, Future()
+            self._serving = self._promise
+        if not self._is_loading:
             self._is_loading = True
-        threading.Thread(target=self._load, name="next-model", daemon=True).start()
+            threading.Thread(target=self._load, name="next-model", daemon=True).start()
 
     def _again(self) -> Wanted | None:
         failed = self._not_loaded
@@ -114,7 +152,7 @@ class Succession:
 
     def _try(self, wanted: Wanted) -> weakref.ref[Segmenter] | None:
         """Returns the model that it took over from, if it did."""
-        log.info("loading %s beside the model that serves", wanted.name)
+        log.info("loading %s", wanted.name)
         try:
             fresh = wanted.load()
         except Exception as error:
@@ -123,15 +161,14 @@ class Succession:
         with self._lock:
             if self._wanted is not wanted:  # meanwhile another one
                 return None
-            leaving = self._before or self._serving
-            if self._before is None:
-                self._serving = Future()
-            serving, self._before, self._wanted, self._not_loaded = self._serving, None, None, None
+            leaving = _weakly(self._serving if self._promise is None else self._before)
+            serving = self._serving = self._promise or Future()
+            self._before = self._promise = self._wanted = self._not_loaded = None
             self._tell(fresh.version)
         log.info("%s serves", fresh.version)
         self._metrics.switches.labels("done").inc()
         serving.set_result(fresh)
-        return weakref.ref(leaving.result()) if leaving.done() and leaving.exception() is None else None
+        return leaving
 
     def _keep(self, wanted: Wanted, error: Exception) -> None:
         """The model before goes on, also for calls that wait for another."""
@@ -139,13 +176,17 @@ class Succession:
             if self._wanted is not wanted:
                 return
             self._wanted, self._not_loaded = None, NotLoaded(wanted, error, time.monotonic())
-            waited_for, before = self._serving, self._before
+            promise, before = self._promise, self._before
+            self._promise = self._before = None
             if before is not None:
-                self._serving, self._before = before, None
-        log.error("%s does not load, the model before it goes on: %s", wanted.name, " ".join(str(error).split()))
+                self._serving = before
+        goes_on = "" if promise is not None and before is None else ", the model before it goes on"
+        log.error("%s does not load%s: %s", wanted.name, goes_on, " ".join(str(error).split()))
         self._metrics.switches.labels("failed").inc()
-        if before is not None:
-            before.add_done_callback(lambda done: _pass_on(done, waited_for))
+        if promise is not None and before is not None:
+            before.add_done_callback(lambda done: _pass_on(done, promise))
+        elif promise is not None:
+            promise.set_exception(error)
 
     def _first_is_loaded(self, first: Future[Segmenter]) -> None:
         with self._lock:
@@ -158,6 +199,12 @@ class Succession:
         self._metrics.model_info.labels(version).set(1)
 
 
+def _weakly(serving: Future[Segmenter] | None) -> weakref.ref[Segmenter] | None:
+    """The model in a future, not held; None where there is none yet."""
+    is_there = serving is not None and serving.done() and serving.exception() is None
+    return weakref.ref(serving.result()) if serving is not None and is_there else None
+
+
 def _free(leaving: weakref.ref[Segmenter] | None) -> None:
     """Waits until its last call let go of a model, so that never three are in memory; what it held goes back to the
     system, where a training job may want it."""
@@ -165,10 +212,15 @@ def _free(leaving: weakref.ref[Segmenter] | None) -> None:
     until = time.monotonic() + LEAVE_S
     while leaving is not None and leaving() is not None and time.monotonic() < until:
         time.sleep(LEAVE_LOOK_S)
-    if "torch" in sys.modules:  # else nothing that was loaded is of it
-        from calico.model.out_of_memory import give_back_memory
+    give_back_memory()
 
-        give_back_memory()
+
+def give_back_memory() -> None:
+    """What is free of the GPU's memory in this process goes back to the system."""
+    if "torch" in sys.modules:  # else nothing that was loaded is of it
+        from calico.model import out_of_memory
+
+        out_of_memory.give_back_memory()
 
 
 def _pass_on(done: Future[Segmenter], to: Future[Segmenter]) -> None:

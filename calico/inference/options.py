@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MEBIBYTE = 2**20
+SHARED_IMAGES = 2
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class ServingOptions:
     and the device is a GPU, else float32. llm_bits: 8 or 4 for the language model's linears, None for `dtype`.
 
     compiled: decode steps through torch.compile; the first groups of each kind then take long.
-    groups_at_once: answered as one batch. images_at_once: through the encoders together.
+    groups_at_once: answered as one batch. images_at_once: through the encoders together. shares_card: a GPU's memory is
+    another process's too, so no more goes through the encoders than `Workload` counts.
     encoding_bytes, host_encoding_bytes: encodings kept on the device, and beyond it in the host's memory (of a GPU).
     mask_bytes: what one call of the mask decoder may take, roughly; None: 2 GiB on a GPU, on a CPU 64 MiB, beyond which
     a call of the tiny model leaves the processor's caches.
@@ -27,6 +29,10 @@ class ServingOptions:
     encoding_bytes: int = 256 * MEBIBYTE
     host_encoding_bytes: int = 1024 * MEBIBYTE
     mask_bytes: int | None = None
+    shares_card: bool = False
+
+    def images_at_once_on(self, device_type: str) -> int:
+        return SHARED_IMAGES if self.shares_card and device_type == "cuda" else self.images_at_once
 
     def mask_bytes_on(self, device_type: str) -> int:
         if self.mask_bytes is not None:

@@ -79,7 +79,8 @@ class CoSegmenter:
         self._lock = threading.Lock()
         host_bytes = 0 if model.device.type == "cpu" else options.host_encoding_bytes
         self._encodings = EncodingCache(options.encoding_bytes, host_bytes)
-        at_once = images_that_fit(config, model.device, model.dtype, options.images_at_once)
+        most = options.images_at_once_on(model.device.type)
+        at_once = images_that_fit(config, model.device, model.dtype, most)
         self._encode = ImageEncoder(model, Preprocessor.from_config(config), self._encodings, at_once)
         longest = config.grounding_encoder.image_size
         self._write_masks = MaskWriter(model, tokenizer, longest, options.mask_bytes_on(model.device.type))

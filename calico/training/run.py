@@ -183,8 +183,9 @@ class Run(Generic[S]):
                 self._halve(error)
 
     def _tried_step(self) -> dict[str, float]:
-        self._enter_stage()
+        stage = self._enter_stage()
         assert self._batches is not None
+        self.step_module.max_seg_prompts = self._masks_at_once(stage)
         torch.manual_seed(self.settings.seed * 1_000_003 + self.state.step)
         train_mode(self.model, self.mode)
         rate = self._set_rate()
@@ -211,6 +212,10 @@ class Run(Generic[S]):
         self.optimizer.step()
         self.state.images += num_images * self.processes.num
         return {**{name: known_mean(found) for name, found in values.items()}, "rate": rate}
+
+    def _masks_at_once(self, stage: Stage) -> int:
+        """Of a micro-batch: as many in a step as asked for, in however many parts it has to be taken."""
+        return max(1, stage.max_seg_prompts * max(1, self.settings.num_parts) // self.state.num_parts)
 
     def _set_rate(self) -> float:
         settings = self.settings
