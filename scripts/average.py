@@ -25,12 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
 def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.checkpoints.averaging import average_checkpoints
     from calico.checkpoints.fingerprint import checkpoint_version
-    from calico.drawings import VERSION
-    from calico.training.depth_fit import fit_folder
 
-    config = average_checkpoints(args.checkpoints, args.out)
-    if config.data_version == VERSION:
-        fit_folder(args.out)
+    average_checkpoints(args.checkpoints, args.out)
     version = checkpoint_version(args.out)
     print(f"{args.out}: {version}, the mean of {len(args.checkpoints)} checkpoints; measure it before you use it")
     return {"command": args.command, "checkpoint": version, "members": [str(folder) for folder in args.checkpoints]}

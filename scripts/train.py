@@ -96,7 +96,6 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.mixedparts.index import MixedParts
     from calico.model.config import calico_small, calico_tiny
     from calico.training.batches import MIXED_BATCH
-    from calico.training.depth_fit import fit_folder
     from calico.training.mixture import Mixture
     from calico.training.recipe import training_settings
     from calico.training.trainer import Trainer
@@ -155,8 +154,6 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     report = {"command": args.command, "out": str(args.out), **dataclasses.asdict(state)}
     if not trainer.processes.is_main:
         return report
-    if trainer.config.data_version == VERSION:
-        fit_folder(args.out / "checkpoint")
     print(f"trained {state.step} steps on {state.images} images in {state.seconds / 60:.1f} minutes")
     print(f"checkpoint in {args.out / 'checkpoint'}, curves in {args.out / 'curves.png'}")
     return report

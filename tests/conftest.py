@@ -61,18 +61,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres").new_database())
 
 
-@pytest.fixture(scope="module")
-def small_reference() -> Iterator[None]:
-    """The depth reference that a finetune leaves, out of a few pictures: for tests to which it does not matter."""
-    from calico.depth import reference as depth
-    from calico.training import depth_fit as reference
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "NUM_DRAWINGS", 20)
-        patch.setattr(depth, "NUM_STRANGE", 20)
-        yield
-
-
 def _label_studio_executable() -> Path:
     """Of CALICO_LABEL_STUDIO or of the demo's environment, which is made first where CI requires it."""
     from backend.demo.label_studio import is_installed

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from calico.checkpoints import files
 from calico.checkpoints.averaging import average_checkpoints
 from calico.checkpoints.files import CONFIG, load_checkpoint, save_checkpoint
-from calico.checkpoints.fingerprint import DEPTH, WEIGHTS
+from calico.checkpoints.fingerprint import WEIGHTS
 from calico.errors import CheckpointError, InputError
 from calico.model.builder import build
 from scripts.average import main
@@ -21,7 +21,7 @@ from scripts.average import main
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two checkpoints of other weights, of nothing that a depth reference is for."""
+    """Two checkpoints of other weights."""
     config = replace(micro(), data_version="")
     folders = [tmp_path_factory.mktemp("runs") / name for name in "ab"]
     for seed, folder in enumerate(folders):
@@ -75,11 +75,10 @@ def test_what_differs_is_named(runs: list[Path], tmp_path: Path, file: str) -> N
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("small_reference")
-def test_the_command_fits_the_depth_of_a_mean_of_drawings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_averages_and_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = (str(save_micro(tmp_path / str(seed), seed)) for seed in (0, 1))
     assert main([one, other, "--out", str(tmp_path / "mean")]) == 0
     assert "measure it before you use it" in capsys.readouterr().out
-    assert (tmp_path / "mean" / DEPTH).exists()
+    assert (tmp_path / "mean" / WEIGHTS).exists()
     assert main([one, str(tmp_path / "nowhere"), "--out", str(tmp_path / "no")]) == 2
     assert "nowhere" in capsys.readouterr().err

@@ -24,7 +24,6 @@ from calico.checkpoints.gate import Scores, Verdict, decide
 from calico.checkpoints.registry import Registry
 from calico.correspondence import co_segmentation, truth_of
 from calico.data.groups import draw_group
-from calico.depth.reference import load_reference
 from calico.drawings import draw
 from calico.errors import CalicoError, CheckpointError, InputError
 from calico.inference.segmenter import CoSegmenter
@@ -53,7 +52,6 @@ from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask
 from scripts import finetune as verb
 
 BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)
-pytestmark = pytest.mark.usefixtures("small_reference")
 INPUTS = ModelInputs(Preprocessor(32, 32, 32), 2)
 QUICK = FinetuneSettings(
     part_memory=False, steps=4, batch=BATCH, max_seg_prompts=6, num_validations=2, save_seconds=1e9, log_steps=1
@@ -601,7 +599,6 @@ def test_test_groups_count_by_the_version_and_the_others_by_folds(tmp_path: Path
     report = challenge(made, registry, run, replace(QUICK, steps=1), num_base_groups=1)
     assert report.decision.is_cross_validated
     assert report.decision.num_groups == 8
-    assert load_reference(registry.path_of(registry.get(report.version))) is not None
     by_version = json.loads((run / "scores" / "test-challenger.json").read_text())["scores"]
     by_folds = [json.loads(path.read_text())["scores"] for path in sorted(run.glob("scores/fold-*-challenger.json"))]
     scores = Scores.from_json(json.loads((registry.path_of(registry.get(report.version)) / "scores.json").read_text()))

@@ -40,7 +40,6 @@ from calico.training.trainer import Phase, Trainer, TrainingSettings
 from calico.values import ImageGroup
 from scripts import train as train_verb
 
-pytestmark = pytest.mark.usefixtures("small_reference")
 SHORT = replace(QUICK, steps=2, num_validations=1)
 
 

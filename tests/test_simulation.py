@@ -29,7 +29,6 @@ from calico.training.finetune import FinetuneSettings
 from calico.values import CoSegmentation, NamedMask
 from scripts import simulate_loop
 
-pytestmark = pytest.mark.usefixtures("small_reference")
 NEVER = Habits(miss=0, wrong_name=0, skip=0)
 
 

@@ -81,7 +81,6 @@ def test_batches_made_ahead_are_those_made_in_place(snapshot: Snapshot) -> None:
     ahead.stop()
 
 
-@pytest.mark.usefixtures("small_reference")
 def test_frozen_encoders_see_each_image_once_a_step(snapshot: Snapshot, tmp_path: Path) -> None:
     base = save_real_kinds(tmp_path / "base")
     run = Finetune(snapshot, base, tmp_path / "run", replace(QUICK, steps=1))

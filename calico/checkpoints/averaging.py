@@ -30,7 +30,7 @@ def average_checkpoints(folders: Sequence[Path], out: Path) -> CalicoConfig:
 
     Meant for runs of one recipe with different seeds, from one start: weights of runs that started apart do not
     correspond, and their mean is of no use. Nothing tells which is the case; measure the result. What counts steps is
-    the first one's; a depth reference is left to be fitted. ("Uniform soup", Wortsman et al. 2022, arXiv:2203.05482.)
+    the first one's. ("Uniform soup", Wortsman et al. 2022, arXiv:2203.05482.)
 
     Raises `InputError` for fewer than two, twice the same or an `out` that is not empty, `CheckpointError` for folders
     that are no checkpoints or differ in config or tokenizer.

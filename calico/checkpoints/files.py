@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from calico.checkpoints.fingerprint import DEPTH, EMBEDDED, MEMORY, MEMORY_CARD, WEIGHTS, weight_files
+from calico.checkpoints.fingerprint import EMBEDDED, MEMORY, MEMORY_CARD, WEIGHTS, weight_files
 from calico.errors import CheckpointError
 from calico.files import write_text, written_whole
 from calico.language.tokenizer import CalicoTokenizer
@@ -36,10 +36,10 @@ def save_checkpoint(
 ) -> None:
     """Writes all three files; each appears whole or not at all. Merge LoRA adapters first.
 
-    A depth reference and a part memory of the weights that were there before are removed.
+    A part memory of the weights that were there before is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (DEPTH, MEMORY, MEMORY_CARD):
+    for name in (MEMORY, MEMORY_CARD):
         (folder / name).unlink(missing_ok=True)
     weights = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()

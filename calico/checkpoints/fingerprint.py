@@ -18,7 +18,6 @@ ADAPTER = "adapter.safetensors"
 ADAPTER_CARD = "adapter.json"
 MEMORY = "memory.safetensors"  # a team's own parts, `calico.part_memory.memory`
 MEMORY_CARD = "memory.json"
-DEPTH = "depth.safetensors"  # what `calico.depth.reference` knows of the images that the weights were trained on
 
 
 _BLOCK = 8 * 2**20
@@ -98,8 +97,8 @@ def weights_print(folder: Path, *, ends_only: bool = False) -> str:
 def checkpoint_version(folder: Path | None = None) -> str:
     """What `CoSegmenter.version` will be once this checkpoint or adapter is loaded. folder None: the embedded default.
 
-    In a registry it is the version's id, elsewhere preset and hash of the weights, of the depth reference and of the
-    part memory, where there are such, since scores and names depend on them.
+    In a registry it is the version's id, elsewhere preset and hash of the weights, and of the part memory
+    where there is one, since names depend on it.
     Raises `CheckpointError` for a config or card that is missing or unreadable, OSError for missing weights.
     """
     folder = EMBEDDED if folder is None else Path(folder)
@@ -109,11 +108,10 @@ def checkpoint_version(folder: Path | None = None) -> str:
         version = f"{read_card(folder / ADAPTER_CARD, 'preset')['preset']}-{weights_print(folder)}"
     else:
         version = weights_version(folder)
-    beside = [fingerprint(folder / name) for name in (DEPTH, MEMORY) if (folder / name).is_file()]
-    if not beside:
+    if not (folder / MEMORY).is_file():
         return version
     preset, _, weights = version.rpartition("-")
-    return f"{preset}-{hashlib.sha256((weights + ''.join(beside)).encode()).hexdigest()[:8]}"
+    return f"{preset}-{hashlib.sha256((weights + fingerprint(folder / MEMORY)).encode()).hexdigest()[:8]}"
 
 
 def read_card(path: Path, *needed: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from statistics import fmean
 import numpy as np
 
 from calico.correspondence import co_segmentation
-from calico.depth import OUT_OF_DEPTH
 from calico.masks import iou
 from calico.values import CoSegmentation, NamedMask, PartRegion, Problem
 
@@ -48,11 +47,8 @@ def unsure_images(found: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> list
 
 
 def warnings_of(found: CoSegmentation) -> list[str]:
-    """What a reader must know before looking at a result: images that are unlike all that the checkpoint knows, and
-    those of which it is not sure. One line each."""
-    strange = [problem for problem in found.problems if problem.code == OUT_OF_DEPTH]
-    images = {problem.image for problem in strange}
-    return [p.message for p in (*strange, *(p for p in unsure_images(found) if p.image not in images))]
+    """What a reader must know before looking at a result: images of which the model is not sure. One line each."""
+    return [problem.message for problem in unsure_images(found)]
 
 
 def worth_showing(found: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> CoSegmentation:

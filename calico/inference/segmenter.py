@@ -14,7 +14,6 @@ import torch
 from calico.checkpoints.adapter import load_adapted
 from calico.checkpoints.files import load_checkpoint
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, is_adapter
-from calico.depth.reference import SCORE_CAP, Reference, load_reference, problem_of
 from calico.errors import InputError
 from calico.inference.answered_masks import Asked, MaskWriter, restored_mask, restored_masks
 from calico.inference.encodings import EncodingCache, ImageEncoder
@@ -64,14 +63,12 @@ class CoSegmenter:
         *,
         version: str = "unsaved",
         options: ServingOptions | None = None,
-        reference: Reference | None = None,
         memory: PartMemory | None = None,
     ) -> None:
         self.model = model.eval()
         self.config = config
         self.tokenizer = tokenizer
         self.version = version
-        self.reference = reference
         self.memory = memory
         self.options = options = options or ServingOptions()
         self.steps = LanguageSteps(model, compiled=options.compiled)
@@ -114,8 +111,8 @@ class CoSegmenter:
             model, config, tokenizer = load_checkpoint(folder, *places)
         if options.llm_bits is not None:
             quantise_llm(model, options.llm_bits, device)
-        version, reference, memory = checkpoint_version(folder), load_reference(folder), load_memory(folder)
-        return cls(model, config, tokenizer, version=version, options=options, reference=reference, memory=memory)
+        version, memory = checkpoint_version(folder), load_memory(folder)
+        return cls(model, config, tokenizer, version=version, options=options, memory=memory)
 
     def warm_up(self) -> None:
         """The first group pays for allocations and compiled code; here a blank one does. Nothing of it is kept."""
@@ -140,8 +137,7 @@ class CoSegmenter:
 
         candidates: a fixed vocabulary of object and part names, however long; decoding is constrained to it. A region's
         score is the probability of its name times the mask decoder's IoU estimate: an estimate of its true IoU, wrong
-        names 0. An image that is out of depth (`calico.depth.reference`) is a problem, and its scores are scaled to
-        `SCORE_CAP` at most.
+        names 0.
         """
         return self.segment_many([group], candidates=[candidates])[0]
 
@@ -197,13 +193,11 @@ class CoSegmenter:
         for start in range(0, len(groups), self.options.groups_at_once):
             some = slice(start, start + self.options.groups_at_once)
             notices: list[str] = []
-            depths: list[list[float]] = []
-            answered = self.answer_many(groups[some], candidates=candidates[some], notices=notices, depths=depths)
+            answered = self.answer_many(groups[some], candidates=candidates[some], notices=notices)
             problems = tuple(Problem("out_of_memory", notice) for notice in notices)
-            for group, answers, own in zip(groups[some], answered, depths, strict=True):
+            for group, answers in zip(groups[some], answered, strict=True):
                 result = reconcile(group.sizes_hw, answers)
-                strange = (problem_of(image, depth) for image, depth in enumerate(own) if depth > 1)
-                results.append(replace(result, problems=(*result.problems, *problems, *strange)))
+                results.append(replace(result, problems=(*result.problems, *problems)))
         return results
 
     def answer(
@@ -225,11 +219,10 @@ class CoSegmenter:
         candidates: Sequence[Sequence[str] | None] | None = None,
         constrained: bool | None = None,
         notices: list[str] | None = None,
-        depths: list[list[float]] | None = None,
     ) -> list[Mapping[SubTask, AnsweredMasks]]:
         """Each question's own answer and masks, of all groups as one batch. candidates: for each group, or None.
 
-        notices: is told of what did not fit into memory at once. depths: is given `distances` of each group's images.
+        notices: is told of what did not fit into memory at once.
         """
         notices = [] if notices is None else notices
         names = [None if c is None else tuple(c) for c in candidates or [None] * len(groups)]
@@ -238,12 +231,9 @@ class CoSegmenter:
         results: list[dict[SubTask, AnsweredMasks]] = [{} for _ in groups]
         with self._lock, torch.inference_mode():
             features, places = self._encode(images, digests, notices)
-            distances = self.distances(features)
             asked = []
             for number, group in enumerate(groups):
                 own, places = places[: len(group)], places[len(group) :]
-                if depths is not None:
-                    depths.append([distances[place] for place in own])
                 asked += [Asked(number, sub_task, own, group.sizes_hw) for sub_task in sub_tasks]
 
             spelled = [None if own is None else spelled_names(self.tokenizer, own) for own in names]
@@ -262,21 +252,8 @@ class CoSegmenter:
             answers = in_halves(answers_of, asked, "questions", notices)
             found = self._write_masks(asked, answers, features.grounding, notices)
         for one, masks in zip(asked, found, strict=True):
-            strange = {m.seg_index for m in masks.parsed.mentions if distances[one.images[m.image]] > 1}
-            scores = [score * SCORE_CAP if n in strange else score for n, score in enumerate(masks.scores)]
-            results[one.group][one.sub_task] = replace(masks, scores=scores)
+            results[one.group][one.sub_task] = masks
         return list(results)
-
-    def depth_of(self, image: np.ndarray) -> float:
-        """The distance of one HxWx3 uint8 image, beyond 1 out of depth."""
-        with self._lock, torch.inference_mode():
-            return self.distances(self._encode([image], [image_digest(image)])[0])[0]
-
-    def distances(self, features: ImageFeatures) -> list[float]:
-        """How far each encoded image is from what the checkpoint knows, beyond 1 out of depth; 0 without a measure."""
-        if self.reference is None:
-            return [0.0] * len(features.image_tokens)
-        return [float(distance) for distance in self.reference.distance(features)]
 
     def segment_prompts(
         self,
@@ -316,8 +293,7 @@ class CoSegmenter:
                 masks = decoder(features.grounding, sparse, decoder.seen(masks))
             assert masks is not None
             mask = restored_mask(masks.logits[0], size_hw, longest)
-            scale = SCORE_CAP if self.distances(features)[0] > 1 else 1.0
-            return PromptedMask(mask, float(masks.iou[0].clamp(0, 1)) * scale)
+            return PromptedMask(mask, float(masks.iou[0].clamp(0, 1)))
 
     def segment_named(
         self, group: ImageGroup, name: str, objects: Mapping[int, str], *, shown: Sequence[int] = ()
@@ -352,11 +328,9 @@ class CoSegmenter:
             masks = self.model.segment(features.grounding, read.states, where)
             sizes = [group.sizes_hw[row.image] for row in rows]
             own = restored_masks(masks.logits, sizes, self.config.grounding_encoder.image_size)
-            strange = self.distances(features)
         found = {}
         for row, mask, iou, likelihood in zip(rows, own, masks.iou.clamp(0, 1).tolist(), read.likelihood, strict=True):
-            scale = SCORE_CAP if strange[places[row.image]] > 1 else 1.0
-            found[row.image] = PromptedMask(mask, iou * likelihood * scale)
+            found[row.image] = PromptedMask(mask, iou * likelihood)
         return found
 
     def _prompt(self, sub_task: SubTask, num_images: int, candidates: Sequence[str]) -> Prompt:

@@ -32,7 +32,6 @@ from calico.snapshots.store import Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.base_data import DRAWINGS, Item, base_items
 from calico.training.challenge import challenge
-from calico.training.depth_fit import refit
 from calico.training.finetune import FinetuneSettings, finetune
 from calico.training.memory_fit import memory_finishers
 from calico.training.scoring import score
@@ -199,7 +198,7 @@ class _Run:
         def on_step(state: Any, terms: dict[str, float], progress: float) -> None:
             tell("training", progress, f"step {state.step}  loss {terms['loss']:.2f}")
 
-        finishers = (refit, *memory_finishers(settings.part_memory, DRAWINGS))
+        finishers = memory_finishers(settings.part_memory, DRAWINGS)
         result = finetune(snapshot, start, folder / "finetune", settings, on_step, finishers=finishers)
         version = self.registry.add(
             result.folder,

@@ -25,7 +25,6 @@ from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import TEST
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import DRAWINGS, BaseData, base_data_of
-from calico.training.depth_fit import refit
 from calico.training.finetune import FinetuneResult, FinetuneSettings, Finisher, finetune
 from calico.training.memory_fit import memory_finishers
 from calico.training.processes import Processes
@@ -98,7 +97,6 @@ def challenge(
     max_base_drop: float = MAX_BASE_DROP,
     command: str = "",
     on_progress: OnProgress | None = None,
-    finishers: tuple[Finisher, ...] = (refit,),
 ) -> Challenge:
     """Finetunes from a version (None: the champion), adds the result to the registry and asks the gate; `publish` makes
     it the champion where the gate lets it. settings: None for the recipe of the start's preset.
@@ -133,7 +131,7 @@ def challenge(
             len(test_ids),
         )
     memory = memory_finishers(settings.part_memory, base_data or DRAWINGS)
-    finishing = tuple(_announced(finisher, tell) for finisher in (*finishers, *memory))
+    finishing = tuple(_announced(finisher, tell) for finisher in memory)
     kept = KeptScores(out / "scores", registry, tell, processes, bits=settings.bits, accepted=accepted)
 
     def candidate(name: str, own: FinetuneSettings, folder: Path) -> _Candidate:
@@ -284,7 +282,7 @@ def _announced(finisher: Finisher, tell: OnProgress) -> Finisher:
     """It takes minutes, in which the training's own progress stands at its end."""
 
     def run(*args: Any, **options: Any) -> Any:
-        tell("fitting the depth reference" if finisher is refit else "finishing", 0.0, "")
+        tell("fitting the part memory", 0.0, "")
         return finisher(*args, **options)
 
     return run
