@@ -137,6 +137,10 @@ class Chromium:
         with Image.open(io.BytesIO(base64.b64decode(self._do("GET", "/screenshot")))) as image:
             return np.asarray(image.convert("RGB"))
 
+    def resize(self, width: int, height: int) -> None:
+        """The window, its bars included."""
+        self._do("POST", "/window/rect", width=width, height=height)
+
     def settle(self) -> None:
         """Until the window looks the same for a second: images loaded, masks decoded, animations over."""
         before = self.screenshot()

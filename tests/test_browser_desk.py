@@ -35,7 +35,8 @@ __all__ = ["browser", "client"]  # fixtures
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
-CTRL = "\ue009"
+CTRL, ALT = "\ue009", "\ue00a"
+SIZES_WH = ((1280, 800), (1600, 1000))
 OPACITY = 0.6  # of a brush mask in the editor
 SUBMIT = "button[aria-label='Submit current annotation']"
 
@@ -76,10 +77,16 @@ def regions(browser: Chromium) -> list[tuple[str, str]]:
     return [tuple(pair) for pair in browser.run(script)]
 
 
-def test_a_name_has_one_colour_on_both_images(browser: Chromium, task: tuple[str, int, FakeSegmenter]) -> None:
+@pytest.mark.parametrize("size_wh", SIZES_WH, ids=str)
+def test_a_name_has_one_colour_on_both_images(
+    browser: Chromium, task: tuple[str, int, FakeSegmenter], size_wh: tuple[int, int]
+) -> None:
+    browser.resize(*size_wh)
     images = open_task(browser, task[0])
     shot = browser.screenshot()
-    keep(shot, "desk.png")
+    keep(shot, f"desk-{size_wh[0]}.png")
+    assert images[0][0] + images[0][2] <= images[1][0], "the images lie beside each other"
+    assert min(image[2] for image in images) >= 0.18 * size_wh[0]
     orange = np.array([int(OKABE_ITO[0][i : i + 2], 16) for i in (1, 3, 5)])
     seen = [color_at(shot, image, 300, 240) for image in images]
     assert np.abs(seen[0] - seen[1]).max() <= 3
@@ -89,7 +96,7 @@ def test_a_name_has_one_colour_on_both_images(browser: Chromium, task: tuple[str
         assert np.abs(color_at(shot, image, 100, 500) - BACKGROUND).max() <= 6
         assert np.ptp(color_at(shot, image, 400, 400)) < 45, "the object alone is grey"
     labels = browser.run("return [...document.querySelectorAll('.lsf-label')].map(e => e.innerText.split('\\n')[0])")
-    assert [label.split(" ")[0] for label in labels] == ["lamp", "shade", "other"] * 2
+    assert labels == ["lamp", "shade \u25cf", "other part"] * 2
 
 
 def test_a_click_with_ctrl_is_answered_on_both_images(
@@ -115,6 +122,22 @@ def test_a_click_with_ctrl_is_answered_on_both_images(
     browser.run("Htx.annotationStore.selected.acceptAllSuggestions()")
     added = [region for region in regions(browser) if region not in before]
     assert sorted(added) == [("img1", "base"), ("img2", "base")]
+    not_this = position(where_images_are(browser)[0], 300, 430)
+    held(browser, CTRL, lambda: held(browser, ALT, lambda: browser.drag([not_this])))
+    browser.wait_for(lambda: len(segmenter.prompts) == 2)
+    assert segmenter.prompts[-1][2] == (True, False), "Alt says: not this"
+
+
+def test_a_wrong_name_is_one_click_or_one_key(browser: Chromium, task: tuple[str, int, FakeSegmenter]) -> None:
+    """The key is the same on both images; that of `shade` is 1."""
+    open_task(browser, task[0])
+    script = "return Htx.annotationStore.selected.regions.findIndex(r => r.object.name + r.labels[0] === 'img2shade')"
+    browser.click(".lsf-outliner-item", browser.run(script))
+    choose(browser, "lamp", 1)
+    browser.wait_for(lambda: regions(browser).count(("img2", "lamp")) == 2)
+    browser.press("1")
+    browser.wait_for(lambda: ("img2", "shade") in regions(browser))
+    assert regions(browser).count(("img1", "shade")) == 1, "the other image's regions keep their names"
 
 
 def test_submit_waits_for_a_name(

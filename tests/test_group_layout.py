@@ -15,7 +15,7 @@ from test_prediction_codec import SIZES, group
 from backend.codecs.annotation import decode_annotation
 from backend.codecs.config import read_config, write_config
 from backend.codecs.palette import COLORS, OBJECT_COLOR
-from backend.codecs.parts import Vocabulary, parts_of, unknown_parts, with_parts
+from backend.codecs.parts import COMMON_MARK, UNIQUE_MARK, Vocabulary, parts_of, unknown_parts, with_parts
 from backend.codecs.prediction import encode_prediction
 from backend.codecs.task_data import task_of
 from backend.host.client import LabelStudioClient
@@ -58,6 +58,27 @@ def test_there_and_back(name):
         decoded = decode_annotation({"result": saved}, config, SIZES, task_data=data)
         same(decoded.cosegmentation, truth)
         assert decoded.problems == ()
+
+
+def test_a_name_has_one_key_and_the_mark_of_what_it_is_in_the_group():
+    """The mark follows the names; a name that no image shows any more has none; text in names is no markup."""
+    config, mask = read_config(write_config(2)), np.ones((4, 4), bool)
+    names = [(0, None), (1, None), (0, "leg"), (1, "leg"), (0, "<i>")]
+    found = co_segmentation([(4, 4)] * 2, [NamedMask(image, "chair", part, mask) for image, part in names])
+    labels = {item["value"]: item for item in with_parts({}, found, config, Vocabulary())["parts"]}
+    assert {value: item["hotkey"] for value, item in labels.items()} == {
+        "leg": "1", "<i>": "2", "chair": "3", "other part": "0"
+    }  # fmt: skip
+    assert labels["leg"]["html"].endswith(f">{COMMON_MARK}</small>")
+    assert labels["<i>"]["html"] == f'&lt;i&gt; <small title="unique">{UNIQUE_MARK}</small>'
+    assert "html" not in labels["chair"]
+    without = co_segmentation([(4, 4)] * 2, [NamedMask(image, "chair", part, mask) for image, part in names[:2]])
+    again = with_parts({"parts": list(labels.values())}, without, config, Vocabulary())["parts"]
+    assert [item["value"] for item in again if "html" in item] == []
+    many = co_segmentation([(4, 4)] * 2, [NamedMask(0, "chair", f"part {n}", mask) for n in range(12)])
+    keys = "".join(item["hotkey"] for item in with_parts({}, many, config, Vocabulary())["parts"])
+    assert len(set(keys)) == len(keys) == 14
+    assert not set(keys) & set("behkmoprvuw"), "keys of the editor's tools"
 
 
 def test_labels_are_objects_then_parts_then_other():

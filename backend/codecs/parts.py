@@ -2,22 +2,28 @@
 
 Objects first, then parts: those that were predicted, then what the project knows of these objects, at most
 `MAX_PARTS`; last `other part`, whose name is typed. `hint` says which are objects, which parts: it is shown on hover,
-and by it a label is read again.
+and by it a label is read again. `html` shows beside a part's name whether it is common or unique in the group, as the
+names of its regions say; `hotkey` is the same on every image.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from itertools import chain
 from typing import Any
 
 from backend.codecs.config_writer import PARTS
 from backend.codecs.controls import PART_SUFFIX, Label, LabelingConfig, names_of_label
 from backend.codecs.palette import OBJECT_COLOR, OTHER_COLOR, Palette
-from calico.values import CoSegmentation
+from calico.values import CoSegmentation, normalize_name
 
 MAX_PARTS = 12
 OTHER = "other part"
+#: Digits, then letters that are no tool of the editor: it would choose among those too, for labels without a key.
+KEYS, OTHER_KEY = "123456789qtasdfgzxcyijln", "0"
+COMMON_MARK, UNIQUE_MARK = "\u25cf", "\u25cb"  # a filled and an empty disk, as on our pictures
 
 
 class Vocabulary:
@@ -90,8 +96,21 @@ def _item(value: str, color: str, hint: str, owner: str | None = None) -> dict[s
 
 
 def _with_keys(labels: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Parts first with 1 to 9. Labels without a key of their own would get letters that are the editor's tools."""
-    return labels
+    """Keys for parts, then for objects; what is beyond `KEYS` is left to the editor."""
+    ordered = chain(*([item for item in labels if item["hint"] == kind] for kind in ("part", "object")))
+    keys = {item["value"]: key for item, key in zip(ordered, KEYS, strict=False)} | {OTHER: OTHER_KEY}
+    return [item | ({"hotkey": keys[item["value"]]} if item["value"] in keys else {}) for item in labels]
+
+
+def _with_mark(item: dict[str, str], shown_on: Mapping[str, set[int]]) -> dict[str, str]:
+    """The label with the mark of what its regions are now; without one where no image shows it."""
+    plain = {key: value for key, value in item.items() if key not in ("html", "hotkey")}
+    name = item["value"].removesuffix(PART_SUFFIX)
+    images = shown_on.get(name) or shown_on.get(normalize_name(name.rpartition(":")[2]))
+    if item["hint"] != "part" or not images:
+        return plain
+    told, mark = ("common", COMMON_MARK) if len(images) > 1 else ("unique", UNIQUE_MARK)
+    return plain | {"html": f'{escape(item["value"])} <small title="{told}">{mark}</small>'}
 
 
 def brings_parts(config: LabelingConfig) -> bool:
@@ -117,4 +136,9 @@ def with_parts(
     elif kept:
         kept = [item for item in kept if item["value"] != "object"]
     end = len(labels) - (labels[-1]["value"] == OTHER)
-    return {**data, PARTS: _with_keys([*labels[:end], *kept, *labels[end:]])}
+    shown_on: dict[str, set[int]] = {}
+    for region in () if coseg is None else coseg.regions:
+        if region.part_name is not None:
+            shown_on.setdefault(region.part_name, set()).add(region.image)
+    marked = [_with_mark(item, shown_on) for item in (*labels[:end], *kept, *labels[end:])]
+    return {**data, PARTS: _with_keys(marked)}
