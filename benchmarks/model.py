@@ -25,6 +25,7 @@ from calico.inference.answered_masks import Asked
 from calico.inference.options import ServingOptions
 from calico.inference.segmenter import CoSegmenter
 from calico.masks import encode_rle, iou
+from calico.model.memory import Workload, held_bytes, serving_memory
 from calico.values import CoSegmentation, ImageGroup, SubTask
 
 STRETCH = 16  # groups that each path does before it is the other's turn: a busy machine then slows both
@@ -63,9 +64,17 @@ def benchmark_model(
         if size <= num_groups
     }
     report["peak_bytes"] = peak_bytes()
+    report["estimated_bytes"] = estimated_bytes(segmenter)
     report["resident_bytes"] = resident_bytes()
     report["limits"] = limits(segmenter, groups[0], names)
     return report
+
+
+def estimated_bytes(segmenter: CoSegmenter) -> int:
+    """What `calico.model.memory` says of one group of two, to hold `peak_bytes` against (on a GPU)."""
+    model = segmenter.model
+    estimate = serving_memory(model, segmenter.config, model.dtype, None, Workload())
+    return sum(estimate.rest.values()) + sum(held_bytes(model).values())
 
 
 def against_plain(segmenter: CoSegmenter, groups: Sequence[ImageGroup], names: Sequence[str] | None) -> dict[str, Any]:

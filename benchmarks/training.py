@@ -13,16 +13,17 @@ from typing import Any
 import torch
 
 from benchmarks.machine import peak_bytes, processor, reset_peak
-from benchmarks.workload import random_model
+from benchmarks.workload import config_of, random_model
 from calico.checkpoints.adapter import attach, choose_spec, trained
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.calico import CalicoModel
-from calico.model.config import PRESETS
 from calico.model.inputs import ModelInputs
+from calico.model.memory import finetuning_memory, held_bytes
 from calico.model.modes import train_mode
 from calico.model.precision import check_bits, quantise_llm, uses_bf16, widen_trained
 from calico.training.batches import BatchSettings
-from calico.training.finetune_settings import FinetuneSettings
+from calico.training.preflight import workload_of
+from calico.training.recipe import finetune_settings
 from calico.training.sources import Batches, DrawnImages
 from calico.training.step import TrainingStep
 from calico.training.trainer import Phase, Trainer, TrainingSettings
@@ -34,7 +35,7 @@ def benchmark_training(
     preset: str, mode: str, num_steps: int, precision: str = "no", gradient_checkpointing: bool = False
 ) -> dict[str, Any]:
     """Random weights, drawings at the model's input size; the first steps are left out."""
-    config = PRESETS[preset]()
+    config = config_of(preset)
     tokenizer = CalicoTokenizer.train()
     size = config.grounding_encoder.image_size
     settings = TrainingSettings(
@@ -84,10 +85,14 @@ def _lots_to_whole(trainer: Trainer, num_steps: int) -> float:
 def benchmark_adapter(
     preset: str, num_steps: int, bits: int | None, gradient_checkpointing: bool, num_images: int
 ) -> dict[str, Any]:
-    """An adapter over frozen random weights, in bfloat16 on a GPU; drawings, with three questions for two images."""
+    """An adapter over frozen random weights, in bfloat16 on a GPU; drawings, with three questions for two images.
+
+    `estimated_bytes`: what `calico.model.memory` says of the first step, to hold `peak_bytes` against (on a GPU).
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_bits(bits, device)
-    config, settings = PRESETS[preset](), FinetuneSettings()
+    config = config_of(preset)
+    settings = finetune_settings(config)
     size = config.grounding_encoder.image_size
     batch = BatchSettings(num_images, max(3, num_images * 3 // 2), num_images, num_images)
     reset_peak()
@@ -112,7 +117,12 @@ def benchmark_adapter(
         optimizer.zero_grad()
         float(loss.detach())  # waits for the device
         times.append((time.perf_counter(), time.process_time()))
+    work = workload_of(data.batch(0), settings.max_seg_prompts)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    estimate = finetuning_memory(model, config, dtype, None, work, checkpointing=gradient_checkpointing)
+    estimated = sum(estimate.rest.values()) + sum(held_bytes(model).values())
     about = {"preset": f"{preset} with random weights", "mode": "adapter", "llm_bits": bits}
+    about |= {"estimated_bytes": estimated}
     return about | {"gradient_checkpointing": gradient_checkpointing} | _report(times, batch)
 
 

@@ -12,15 +12,62 @@ from calico.data.groups import draw_group
 from calico.errors import InputError
 from calico.inference.options import ServingOptions
 from calico.inference.segmenter import DTYPES, CoSegmenter
-from calico.language.tokenizer import CalicoTokenizer
+from calico.language.tokenizer import VOCAB_SIZE, CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
-from calico.model.config import PRESETS, CalicoConfig
+from calico.model.config import PRESETS, CalicoConfig, EncoderConfig
 from calico.model.precision import FULL_PRECISION, check_device, quantise_llm
 from calico.values import ImageGroup
 
 NAMES = ("dog", "chair", "leg", "seat", "head", "back", "wheel", "tail")
 """Candidates for random weights: the grammar then holds their answers, which would else never name a thing."""
+
+
+def config_of(preset: str) -> CalicoConfig:
+    """Of a preset, or of `micro`."""
+    return micro() if preset == "micro" else PRESETS[preset]()
+
+
+def micro() -> CalicoConfig:
+    """calico-7b's kinds of encoders at sizes of no use, each with an input size of its own: 28, 42 and 64 pixels.
+
+    To try on a CPU, in a minute, what is meant for a GPU.
+    """
+    return CalicoConfig(
+        preset="calico-7b",
+        global_encoder=EncoderConfig(
+            "eva_clip",
+            28,
+            32,
+            {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "patch_size": 14, "image_size": 28, "qkv_bias": True},
+        ),
+        semantic_encoder=EncoderConfig(
+            "dinov2",
+            42,
+            24,
+            {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14, "image_size": 42,
+             "num_register_tokens": 2, "mlp_ratio": 1},
+        ),
+        grounding_encoder=EncoderConfig(
+            "sam",
+            64,
+            16,
+            {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "global_attn_indexes": [1],
+             "window_size": 2, "image_size": 64, "patch_size": 16, "output_channels": 16, "mlp_dim": 24},
+        ),
+        num_queries=3,
+        qformer={"vocab_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+                 "intermediate_size": 16, "cross_attention_frequency": 2, "encoder_hidden_size": 32,
+                 "max_position_embeddings": 4},
+        llm={"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "max_position_embeddings": 2048, "tie_word_embeddings": False},
+        cem_num_heads=2,
+        cam_layers=(0, 1),
+        mask_decoder={"hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
+        num_mask_grid=16,
+        mask_prompt=True,
+    )  # fmt: skip
 
 
 def segmenter_of(
@@ -33,7 +80,7 @@ def segmenter_of(
         raise InputError("--preset has random weights, --checkpoint its own: give one of them")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
-    config = PRESETS[preset]()
+    config = config_of(preset)
     tokenizer = CalicoTokenizer.train()
     model = random_model(config, device, DTYPES[options.dtype])
     if options.llm_bits is not None:

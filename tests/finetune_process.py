@@ -82,10 +82,10 @@ def cramped(folder: Path) -> dict[str, Any]:
     run = opened(folder, folder / "runs" / "cramped", EIGHT)
     real = run._loss
 
-    def loss(batch: Any) -> Any:
+    def loss(batch: Any, name: Any = None) -> Any:
         if run.processes.index == 1 and len(batch.part_maps) > 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return real(batch)
+        return real(batch, name)
 
     run._loss = loss  # type: ignore[method-assign]
     run.train()

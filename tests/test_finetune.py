@@ -369,10 +369,10 @@ def test_out_of_memory_halves_the_micro_batch(
     run = Finetune(snapshot, base, tmp_path, settings)
     real, room = run._loss, 4
 
-    def cramped(batch: Any) -> Any:
+    def cramped(batch: Any, name: Any = None) -> Any:
         if len(batch.part_maps) > room:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return real(batch)
+        return real(batch, name)
 
     run._loss = cramped  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING):

@@ -24,8 +24,9 @@ from calico.errors import InputError
 from calico.inference import segmenter
 from calico.inference.segmenter import CoSegmenter
 from calico.model.builder import build
-from calico.model.calico import CalicoModel, Pixels
+from calico.model.calico import CalicoModel, Pixels, Seen
 from calico.model.config import CalicoConfig, calico_tiny
+from calico.model.encoders import GroundingFeatures
 from calico.model.inputs import ModelInputs
 from calico.model.preprocessing import Preprocessor
 from calico.snapshots.splits import Shares
@@ -33,6 +34,7 @@ from calico.snapshots.store import Snapshot
 from calico.training.batches import TrainingBatch
 from calico.training.challenge import challenge
 from calico.training.finetune import Finetune
+from calico.training.kept_seen import KeptSeen
 from calico.training.losses import LossWeights
 from calico.training.sources import Batches, DrawnImages
 from calico.training.step import TrainingStep
@@ -153,6 +155,30 @@ def test_a_finetune_of_real_kinds_ends_as_a_version_that_serves(
     assert {n for n, p in again.named_parameters() if p.requires_grad} == {
         n for n, p in run.model.named_parameters() if p.requires_grad
     }
+
+
+def test_frozen_encoders_run_once_for_an_image_and_a_step_and_for_one_that_comes_again(
+    base: Path, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    run = Finetune(snapshot, base, tmp_path / "run", replace(SHORT, steps=3, num_validations=3, anchored=True))
+    seen: list[int] = []
+    for encoder in (run.model.global_encoder, run.model.semantic_encoder, run.model.grounding_encoder):
+        encoder.register_forward_hook(lambda module, args, result: seen.append(len(args[0])))
+    assert run.validation is not None
+    again = sum(len(batch.part_maps) for batch in run.validation(1))
+    state = run.train()
+    assert state.num_looks >= 3
+    assert sum(seen) == 3 * (state.images + again)
+    assert run._kept_seen.num_bytes > 0
+
+
+def test_what_does_not_fit_is_encoded_anew() -> None:
+    kept, made = KeptSeen(1), []
+    seen = Seen(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), GroundingFeatures(torch.zeros(1, 1, 2, 2)))
+    for _ in range(2):
+        found = kept("a", lambda: made.append(1) or seen, torch.device("cpu"))
+        assert torch.equal(found.grounding.embedding, seen.grounding.embedding)
+    assert (len(made), kept.num_bytes) == (2, 0)
 
 
 @pytest.mark.parametrize("mode", ["paper", "all"])

@@ -331,11 +331,11 @@ def test_memory_that_runs_out_halves_the_micro_batch(tmp_path: Path, caplog: pyt
     trainer = Trainer(tmp_path, settings(2), CONFIG, TOKENIZER)
     whole, sizes = trainer._loss, []
 
-    def cramped(batch: TrainingBatch) -> StepResult:
+    def cramped(batch: TrainingBatch, name: object = None) -> StepResult:
         sizes.append(len(batch.part_maps))
         if len(batch.part_maps) > 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return whole(batch)
+        return whole(batch, name)
 
     trainer._loss = cramped  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING):

@@ -104,16 +104,17 @@ class TrainingBatch:
     is_base: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
-        return _moved(self, device)
+        return moved(self, device)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def moved(value: Any, device: torch.device) -> Any:
+    """Tensors on the device, also those inside of dataclasses and named tuples."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if hasattr(value, "__dataclass_fields__"):
-        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+        return replace(value, **{f.name: moved(getattr(value, f.name), device) for f in fields(value)})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_moved(item, device) for item in value))
+        return type(value)(*(moved(item, device) for item in value))
     return value
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,6 +26,7 @@ from calico.model.modes import train_mode
 from calico.model.out_of_memory import give_back_memory, is_out_of_memory
 from calico.model.precision import uses_bf16
 from calico.training.batches import TrainingBatch
+from calico.training.kept_seen import KeptSeen
 from calico.training.prefetch import Prefetcher
 from calico.training.processes import OutOfMemoryTogether, Processes
 from calico.training.retention import Anchor
@@ -89,6 +90,7 @@ class Run(Generic[S]):
         self.files = RunFolder(folder, note)
         self.state = RunState(num_parts=max(1, settings.num_parts))
         self.best: dict[str, Tensor] = {}
+        self._kept_seen = KeptSeen()
         self._stage: Stage | None = None
         self._batches: Prefetcher | None = None
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -228,8 +230,11 @@ class Run(Generic[S]):
     def _is_bf16(self) -> bool:
         return uses_bf16(self.settings.precision, self.device)
 
-    def _loss(self, batch: TrainingBatch) -> StepResult:
-        """Frozen encoders see each image once, for the anchor and the training alike."""
+    def _loss(self, batch: TrainingBatch, name: Hashable = None) -> StepResult:
+        """Frozen encoders see each image once, for the anchor and the training alike.
+
+        name: of a batch that comes again as it is; what they made of it is kept.
+        """
         batch, taught, seen = batch.to(self.device), None, None
 
         def autocast() -> torch.autocast:
@@ -237,7 +242,10 @@ class Run(Generic[S]):
 
         if self.model.has_frozen_encoders:
             with torch.no_grad(), autocast():
-                seen = self.step_module.see(batch)
+                if name is None:
+                    seen = self.step_module.see(batch)
+                else:
+                    seen = self._kept_seen(name, lambda: self.step_module.see(batch), self.device)
         if self.anchor is not None:
             with autocast():
                 taught = self.anchor.answer_logits(batch, seen)
@@ -279,7 +287,8 @@ class Run(Generic[S]):
         losses: list[float] = []
         while True:
             try:
-                losses = [float(self._loss(batch).loss) for batch in self.validation(state.num_parts)]
+                batches = enumerate(self.validation(state.num_parts))
+                losses = [float(self._loss(batch, (state.num_parts, number)).loss) for number, batch in batches]
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
