@@ -97,6 +97,7 @@ def purge(args: argparse.Namespace) -> dict[str, Any]:
 
 def collect(args: argparse.Namespace) -> tuple[Any, int]:
     from backend.demo.state import verb_settings
+    from backend.host.client import client_of
     from backend.learning import collect as collecting
     from calico.snapshots.splits import Shares
 
@@ -107,10 +108,15 @@ def collect(args: argparse.Namespace) -> tuple[Any, int]:
         with_images=not args.no_images,
         holdout=args.holdout,
     )
+    settings = verb_settings()
+    total = None
+    if args.project is not None:
+        with client_of(settings) as client:
+            total = client.project(args.project).get("num_tasks_with_annotations")
     with _cli.progress() as bar:
-        line = bar.add_task("tasks", total=None)
+        line = bar.add_task("tasks", total=total)
         return collecting.collect(
-            verb_settings(),
+            settings,
             source,
             args.out,
             shares=Shares(args.validation_share, args.test_share),

@@ -11,10 +11,12 @@ import httpx
 import numpy as np
 import pytest
 from backend_fakes import FakeSegmenter, picture, png
-from live_backend import LiveBackend, make_project
+from live_backend import LiveBackend, annotate, make_project
 from old_layouts import write_old_config as write_config
 
+from backend.codecs.annotation import decode_annotation
 from backend.codecs.config import read_config, task_images
+from backend.codecs.prediction import encode_prediction
 from backend.codecs.task_data import task_address, task_of
 from backend.demo.label_studio import LabelStudioHost
 from backend.host.client import LabelStudioClient
@@ -23,6 +25,7 @@ from backend.project.doctor import Check, examine_project
 from backend.settings import Settings
 from calico.checkpoints.card import knows
 from calico.errors import InputError
+from calico.values import ImageGroup
 from scripts import project
 
 # -- config ------------------------------------------------------------------------------------------------------------
@@ -330,4 +333,44 @@ def test_the_doctor_of_a_real_project(
         assert project.main(["doctor", "--project", str(number)]) == 1
     told = capsys.readouterr()
     assert [line.split()[1] for line in told.out.splitlines() if line.startswith("NO")] == ["webhook"]
-    assert "1 of 12 checks failed" in told.err
+    assert "1 of 13 checks failed" in told.err
+
+
+@pytest.mark.host
+def test_a_real_project_is_upgraded(
+    label_studio: LabelStudioHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its config, its tasks and its predictions, mask by mask; once somebody has annotated, it stays as it is."""
+    monkeypatch.setenv("LABEL_STUDIO_URL", label_studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", label_studio.account.token)
+    old, found = write_config(2), FakeSegmenter().segment(ImageGroup((picture(1), picture(2))))
+    with LabelStudioClient(label_studio.url, label_studio.account.token) as client:
+        groups = [[picture(1), picture(2)]] * 2
+        number, tasks = make_project(client, label_studio, "upgraded", old, groups)
+        rows = encode_prediction(found, read_config(old), model_version="v1", task_id=tasks[0]).prediction["result"]
+        client.create_prediction(tasks[0], rows, model_version="v1", score=0.8)
+        upgrade = ["upgrade", "--project", str(number)]
+        assert project.main([*upgrade, "--dry-run"]) == 0
+        assert "would be" in capsys.readouterr().out
+        assert [item["result"] for item in client.predictions(task=tasks[0])] == [rows]
+        assert project.main(upgrade) == 0, capsys.readouterr().err
+        config = read_config(client.project(number)["label_config"])
+        assert config.vocabulary == "group"
+        for task in tasks:
+            assert [item["value"] for item in client.task(task)["data"]["parts"]][-1] == "other part"
+        (made,) = client.predictions(task=tasks[0])
+        data = client.task(tasks[0])["data"]
+        assert [item["value"] for item in data["parts"]] == ["lamp", "shade", "other part"]
+        moved = decode_annotation(made, config, task_data=data).cosegmentation
+        assert {key: region.mask.tolist() for key, region in moved.by_key.items()} == {
+            key: region.mask.tolist() for key, region in found.by_key.items()
+        }
+        assert (made["model_version"], made["score"]) == ("v1", 0.8)
+        assert project.main(upgrade) == 2
+        assert "are its groups' own part names already" in capsys.readouterr().err
+
+        other, (task,) = make_project(client, label_studio, "annotated", old, groups[:1])
+        annotate(client, task, rows)
+        assert project.main(["upgrade", "--project", str(other)]) == 2
+        assert "1 tasks have annotations" in capsys.readouterr().err
+        assert client.project(other)["label_config"].strip() == old.strip()
