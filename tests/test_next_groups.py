@@ -63,6 +63,11 @@ class WholeTasks(MemoryHost):
         if route.startswith("PATCH") and len(self.writes) == self.fail_after_writes:
             return 500, {"detail": "database is locked"}
         match route:
+            case "GET /api/dm/columns/":
+                shown, not_shown = ({"explore": is_shown, "labeling": is_shown} for is_shown in (True, False))
+                columns = [("data", "image1", shown), ("data", "parts", shown), (None, "file_upload", not_shown)]
+                names = ("parent", "id", "visibility_defaults")
+                return 200, {"columns": [dict(zip(names, column, strict=True)) for column in columns]}
             case "GET /api/dm/views/":
                 return 200, self.tabs
             case "POST /api/dm/views/":
@@ -132,6 +137,9 @@ def test_places_are_text_that_sorts_and_reasons_stand_beside_them(host: WholeTas
         ("Default", None),
         ("Label next", ["tasks:data.next_place"]),
     ]
+    assert {tuple(tab["data"]["hiddenColumns"]["explore"]) for tab in host.tabs} == {
+        ("tasks:data.parts", "tasks:file_upload")
+    }
     assert (summary.seen, summary.open, summary.labelled, summary.skipped) == (6, 4, 1, 1)
     assert (summary.without_prediction, summary.written) == (1, 3)
 

@@ -234,6 +234,7 @@ class Demo:
             )
             client.add_local_files(made["id"], str(folder), title=project.title)
             client.import_tasks(made["id"], tasks)
+            client.make_usual_tab(made["id"])
         return made
 
     def _predict(self, client: LabelStudioClient, number: int, project: DemoProject, version: str) -> None:

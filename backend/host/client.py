@@ -14,6 +14,7 @@ __all__ = ["HostError", "LabelStudioClient"]
 
 Json = dict[str, Any]
 
+UNREADABLE_COLUMNS = ("data.parts", "data.originals")  # of the data manager: lists for programs
 BATCH_TIMEOUT_S = 150.0  # the host gives a backend 100 s, and stores the answers after that
 
 
@@ -113,15 +114,29 @@ class LabelStudioClient(HostConnection):
         beside ours.
         """
         items: Json = {"conjunction": "and", "items": list(filters)}
-        data: Json = {"title": title, "type": "list", "target": "tasks", "ordering": list(ordering), "filters": items}
+        data: Json = {"ordering": list(ordering), "filters": items}
+        self.make_usual_tab(project)
         tabs = self._get("api/dm/views/", project=project)
-        if not tabs:
-            usual = {"title": "Default", "type": "list", "target": "tasks"}
-            self._call("POST", "api/dm/views/", {"project": project, "data": usual})
         mine = next((tab for tab in tabs if (tab.get("data") or {}).get("title") == title), None)
         if mine is None:
+            data = {**self._tab(project, title), **data}
             return self._call("POST", "api/dm/views/", {"project": project, "data": data})
         return self._call("PATCH", f"api/dm/views/{mine['id']}/", {"data": {**mine["data"], **data}})
+
+    def make_usual_tab(self, project: int) -> None:
+        """The tab that the host itself makes when a project is first opened, without the columns that nobody can read;
+        where there is one already, it stays as people have set it."""
+        if not self._get("api/dm/views/", project=project):
+            self._call("POST", "api/dm/views/", {"project": project, "data": self._tab(project, "Default")})
+
+    def _tab(self, project: int, title: str) -> Json:
+        hidden: dict[str, list[str]] = {"explore": [], "labeling": []}
+        for column in self._get("api/dm/columns/", project=project)["columns"]:
+            name = ".".join(filter(None, (column.get("parent"), column["id"])))
+            for place, names in hidden.items():
+                if name in UNREADABLE_COLUMNS or not (column.get("visibility_defaults") or {}).get(place, True):
+                    names.append(f"tasks:{name}")
+        return {"title": title, "type": "list", "target": "tasks", "hiddenColumns": hidden}
 
     # -- predictions and annotations --------------------------------------------------------------------------------
 
