@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     Blip2Config,
@@ -251,6 +251,7 @@ def llama_tokenizer(*added: str) -> Tokenizer:
     plain = ["<unk>", "<s>", "</s>", *(chr(i) for i in range(33, 127)), "\u2581"]
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(plain)}, [], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from real_kinds import real_kinds
 from test_finetune import TOKENIZER, micro
 
 from calico.checkpoints.files import save_checkpoint
@@ -22,7 +23,7 @@ from calico.masks import iou
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.part_memory.evidence import DOUBT, remembered
-from calico.part_memory.fitting import MemorySettings, fit_memory
+from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.kept import KeptLooks
 from calico.part_memory.lessons import Lesson, TaughtName, mirrored_codes, taught_names
@@ -103,6 +104,24 @@ def test_a_deleted_annotation_is_forgotten_at_the_next_fit(model: CalicoModel) -
     quick = MemorySettings(size=64, steps=5, rows_per_step=64, hidden=8)
     assert "poster" in fit_memory(model, micro(), lessons, quick).card.object_names
     assert fit_memory(model, micro(), lessons[:4], quick).card.object_names == ("sign",)
+
+
+def test_encoders_that_take_their_own_size_only_are_learnt_on_too() -> None:
+    """SAM's, at full size: a larger look is no size for it, and half a look is the image in a corner."""
+    torch.manual_seed(0)
+    config = real_kinds()
+    seeing = build(config)
+    assert look_size(config) == config.grounding_encoder.image_size
+    quick = MemorySettings(steps=5, rows_per_step=64, hidden=8)
+    found = fit_memory(seeing, config, [Lesson(sign(k), k) for k in range(4)], quick)
+    assert found.card.object_names == ("sign",)
+    reader, image = PyramidReader(seeing, config, found.card.size), sign(7).image
+    assert found.sight(reader(image), image.shape[:2]) is not None
+    whole, half = reader(image), reader(image, 0.5)
+    assert [own.shape for own in half.maps] == [own.shape for own in whole.maps]
+    assert half.extent == pytest.approx([side / 2 for side in whole.extent], abs=0.01)
+    middle = torch.tensor([[0.5, 0.5]])
+    assert torch.allclose(half.at(middle)[0, :3], whole.at(middle)[0, :3], atol=0.35)
 
 
 def test_few_groups_are_learnt_without_an_estimate(model: CalicoModel) -> None:

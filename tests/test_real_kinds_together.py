@@ -21,14 +21,17 @@ import torch
 from conftest import ROOT, is_required, require
 from gloo import run_together
 from real_kinds import TOKENIZER, real_kinds, save_real_kinds
-from test_finetune import QUICK, write
+from test_finetune import QUICK, group_of, write
 
 from calico.checkpoints.fingerprint import ADAPTER
+from calico.data.groups import draw_group
 from calico.inference.encodings import EncodingCache, ImageEncoder
 from calico.model import memory
 from calico.model.builder import build
 from calico.model.config import calico_7b
 from calico.model.preprocessing import Preprocessor
+from calico.snapshots.splits import Shares
+from calico.snapshots.writer import SnapshotWriter
 from calico.training import finetune as module
 from calico.training.run_folder import RunState
 
@@ -75,6 +78,33 @@ def test_a_finetune_of_real_kinds_after_kill_minus_nine_ends_as_an_unbroken_one(
     assert files[0].read_bytes() == files[1].read_bytes()
     steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / module.LOG).read_text().splitlines()]
     assert sorted(set(steps)) == [0, 1, 2, 3, 4]
+
+
+def test_four_hundred_groups_take_as_much_memory_as_ten(tmp_path: Path) -> None:
+    """They are decoded as they are drawn, and all that is known of them at once is a line each."""
+    require_kinds()
+    images = [draw_group(number, group_size=2, size=128) for number in range(5)]
+    peaks = {}
+    for count in (10, 400):
+        folder = tmp_path / str(count)
+        save_real_kinds(folder / "base")
+        rng = np.random.default_rng(0)
+        with SnapshotWriter(folder / "s", shares=Shares(0.3, 0.0)) as writer:
+            for number in range(count):
+                noise = rng.integers(0, 3, (2, 128, 128, 3), np.uint8)  # so that no two pictures are one
+                own = [replace(i, image=i.image ^ n[: i.image.shape[0], : i.image.shape[1]])
+                       for i, n in zip(images[number % 5], noise, strict=True)]  # fmt: skip
+                writer.add(group_of(number, own), [item.image for item in own])
+            writer.finish()
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+        report = folder / "report.json"
+        command = [sys.executable, str(ROOT / "tests" / "peak_process.py"), str(folder), str(report)]
+        subprocess.run(command, env=environment, check=True, timeout=600)
+        peaks[count] = json.loads(report.read_text())
+    assert peaks[400]["groups"]["train"] > 200
+    ten, many = (peaks[count]["peak"] - peaks[count]["before"] for count in (10, 400))
+    assert peaks[400]["peak"] < 1.15 * peaks[10]["peak"]
+    assert many - ten < 64 * 2**20
 
 
 def test_the_gpu_script_runs_dry_is_cut_and_goes_on(tmp_path: Path) -> None:

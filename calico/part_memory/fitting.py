@@ -20,6 +20,7 @@ from calico.errors import InputError
 from calico.masks import iou
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
+from calico.model.preprocessing import FIXED_SIZE_KINDS
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.kept import KeptLooks
 from calico.part_memory.lessons import Lesson, Pixels, Reader, TaughtName, code_map, read_pixels, taught_names
@@ -110,8 +111,11 @@ def fit_memory(
 
 
 def look_size(config: CalicoConfig) -> int:
-    """Twice the grounding branch's size, and no more than `MAX_LOOK`: parts are small, and this look is rare."""
+    """Twice the grounding branch's size, and no more than `MAX_LOOK`: parts are small, and this look is rare. Of an
+    encoder that takes no other, its own."""
     own = config.grounding_encoder.image_size
+    if config.grounding_encoder.kind in FIXED_SIZE_KINDS:
+        return own
     return max(own, min(2 * own, MAX_LOOK))
 
 

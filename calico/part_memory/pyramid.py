@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 from calico.model.precision import uses_bf16
-from calico.model.preprocessing import Preprocessor, fitted_size_hw
+from calico.model.preprocessing import FIXED_SIZE_KINDS, Preprocessor, fitted_size_hw
 
 STEP = 32  # pixels: sizes that every stride divides
 
@@ -46,19 +46,26 @@ class PyramidFeatures(NamedTuple):
 
 
 class PyramidReader:
-    """Images -> `PyramidFeatures`. size: longest side in pixels at which they are looked at.
+    """Images -> `PyramidFeatures`. size: longest side in pixels at which they are looked at; an encoder that takes its
+    own size only looks at that, and at a smaller scale at an image that fills less of it.
 
     In bfloat16 where the device is faster in it: what is read is never trained.
     """
 
     def __init__(self, model: CalicoModel, config: CalicoConfig, size: int) -> None:
         self._model, self._config, self._size = model, config, size
+        self._is_fixed = config.grounding_encoder.kind in FIXED_SIZE_KINDS
         self._is_bf16 = uses_bf16("auto", model.device)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, scale: float = 1.0) -> PyramidFeatures:
         """image: HxWx3 uint8 RGB. scale: of the size. The maps are on the CPU, float32."""
-        size = max(STEP, round(self._size * scale / STEP) * STEP)
+        share = (1.0, 1.0)
+        if self._is_fixed:
+            size = self._config.grounding_encoder.image_size
+            image, share = _on_larger(image, scale)
+        else:
+            size = max(STEP, round(self._size * scale / STEP) * STEP)
         preprocess = Preprocessor.from_config(self._config)
         preprocess.grounding_size = size
         view = torch.from_numpy(preprocess(image).grounding_view)[None].to(self._model.device, self._model.dtype)
@@ -66,7 +73,19 @@ class PyramidReader:
         with torch.autocast(view.device.type, torch.bfloat16, enabled=self._is_bf16):
             maps = _maps(self._model, view)
         height, width = fitted_size_hw((image.shape[0], image.shape[1]), size)
-        return PyramidFeatures(tuple(own[0].float().cpu() for own in maps), (height / size, width / size))
+        extent = (height / size * share[0], width / size * share[1])
+        return PyramidFeatures(tuple(own[0].float().cpu() for own in maps), extent)
+
+
+def _on_larger(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[float, float]]:
+    """The image in the corner of a black one, of whose longest side it fills `scale` at most; and its share of both
+    sides."""
+    if scale >= 1:
+        return image, (1.0, 1.0)
+    height, width = image.shape[:2]
+    larger = np.zeros((round(height / scale), round(width / scale), 3), np.uint8)
+    larger[:height, :width] = image
+    return larger, (height / larger.shape[0], width / larger.shape[1])
 
 
 def _maps(model: CalicoModel, view: Tensor) -> Sequence[Tensor]:
