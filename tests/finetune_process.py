@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from micro import leave_out_curves, shorten_answers
-from test_finetune import BATCH, QUICK
+from micro import BATCH, leave_out_curves, quicken_memory, shorten_answers
+from test_finetune import QUICK
 from training_process import watched, with_clock
 
 from calico.checkpoints.registry import Registry
@@ -106,6 +106,7 @@ def main(folder: Path, report: Path) -> None:
     patch = pytest.MonkeyPatch()
     shorten_answers(patch)
     leave_out_curves(patch)
+    quicken_memory(patch)
     written = watched(folder)
     found = {part.__name__: part(folder) for part in (plain, timed, killed, cramped, asked)}
     torch.save({**found, "written": written}, report)

@@ -16,9 +16,12 @@ from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.config import CalicoConfig, EncoderConfig, calico_tiny
 from calico.model.generation import generate
+from calico.part_memory import fitting
+from calico.training.batches import BatchSettings
 from calico.training.curves import plot_curves
 
 TOKENIZER = CalicoTokenizer.train()
+BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)
 
 
 def micro(widths: tuple[int, ...] = (4, 4, 8), hidden_size: int = 16, llm_size: int = 32) -> CalicoConfig:
@@ -68,6 +71,17 @@ def shorten_answers(patch: pytest.MonkeyPatch, num_tokens: int = 4) -> None:
 def leave_out_curves(patch: pytest.MonkeyPatch) -> None:
     """The picture of its losses takes most of a short run's time."""
     _replace("plot_curves", plot_curves, lambda log, picture: None, patch)
+
+
+def quicken_memory(patch: pytest.MonkeyPatch) -> None:
+    """A part memory of few steps: for those who do not look at what it learnt."""
+    quick = fitting.MemorySettings(steps=10, rows_per_step=96, hidden=8, rank=16)
+    patch.setattr(fitting, "MemorySettings", lambda: quick)
+
+
+def use_folds(count: int, patch: pytest.MonkeyPatch) -> None:
+    """A cross-validation by so many folds; each costs a finetune."""
+    patch.setattr("calico.training.challenge.NUM_FOLDS", count)
 
 
 def _replace(name: str, value: object, other: object, patch: pytest.MonkeyPatch) -> None:

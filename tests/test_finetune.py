@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import shutil
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from micro import TOKENIZER, embed, leave_out_curves, micro, save_micro, shorten_answers
+from micro import (
+    BATCH,
+    TOKENIZER,
+    embed,
+    leave_out_curves,
+    micro,
+    quicken_memory,
+    save_micro,
+    shorten_answers,
+    use_folds,
+)
 from torch import nn
 
+from calico.checkpoints import files
 from calico.checkpoints.adapter import ALL_LINEARS, ENCODERS, choose_spec, load_adapted, load_over_base
 from calico.checkpoints.files import load_checkpoint
 from calico.checkpoints.fingerprint import ADAPTER, checkpoint_version, weights_version
@@ -28,7 +41,8 @@ from calico.drawings import draw
 from calico.errors import CalicoError, CheckpointError, InputError
 from calico.inference.segmenter import CoSegmenter
 from calico.model.builder import build
-from calico.model.config import calico_7b
+from calico.model.calico import CalicoModel
+from calico.model.config import CalicoConfig, calico_7b
 from calico.model.generation import generate
 from calico.model.inputs import ModelInputs
 from calico.model.modes import PAPER_MODULES, PAPER_TARGETS
@@ -39,7 +53,7 @@ from calico.snapshots.splits import TEST, Shares
 from calico.snapshots.store import SAMPLES, Snapshot
 from calico.snapshots.writer import SnapshotWriter
 from calico.training.augmentation import augmented
-from calico.training.batches import BatchSettings, size_weights
+from calico.training.batches import size_weights
 from calico.training.challenge import challenge, components
 from calico.training.corrected_groups import annotated, corrected
 from calico.training.corrections import CorrectionBatches, class_weights, drawings, may_flip
@@ -51,7 +65,6 @@ from calico.training.starting_model import seen_groups
 from calico.values import AnnotatedImage, CoSegmentation, ImageGroup, NamedMask
 from scripts import finetune as verb
 
-BATCH = BatchSettings(num_images=4, num_groups=4, num_points=2, num_boxes=2)
 INPUTS = ModelInputs(Preprocessor(32, 32, 32), 2)
 QUICK = FinetuneSettings(
     part_memory=False, steps=4, batch=BATCH, max_seg_prompts=6, num_validations=2, save_seconds=1e9, log_steps=1
@@ -89,6 +102,7 @@ def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         shorten_answers(patch)
         leave_out_curves(patch)
+        quicken_memory(patch)
         yield
 
 
@@ -567,7 +581,7 @@ def _embedded(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_test_groups_that_the_champion_was_trained_on_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calico.training.challenge.NUM_FOLDS", 0)  # no cross-validation
+    use_folds(0, monkeypatch)
     registry, steps = Registry(tmp_path / "r"), replace(QUICK, steps=1)
     first = finetune(write(tmp_path / "a", range(8), Shares(0.0, 0.1)), None, tmp_path / "1", steps)
     champion = registry.add(first.folder, kind="adapter", preset=first.preset)
@@ -591,12 +605,32 @@ def test_a_part_under_smaller_ones_is_named_in_the_log(caplog: pytest.LogCapture
 
 
 @pytest.mark.usefixtures("_embedded")
-def test_test_groups_count_by_the_version_and_the_others_by_folds(tmp_path: Path) -> None:
+def test_test_groups_count_by_the_version_and_the_others_by_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no model is in memory when the next one is loaded."""
+    use_folds(2, monkeypatch)
+    models: list[weakref.ref[CalicoModel]] = []
+    at_load: list[int] = []
+
+    def counted(config: CalicoConfig) -> CalicoModel:
+        at_load.append(sum(ref() is not None for ref in models))
+        model = build(config)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(files, "build", counted)
     made = write(tmp_path / "s", range(8), Shares(0.0, 0.4))
     test = {group.id for group in made.groups(TEST)}
     assert 0 < len(test) < 8
     registry, run = Registry(tmp_path / "r"), tmp_path / "run"
-    report = challenge(made, registry, run, replace(QUICK, steps=1), num_base_groups=1)
+    gc.disable()  # a model is freed by its last reference
+    try:
+        report = challenge(made, registry, run, replace(QUICK, steps=1), num_base_groups=1)
+    finally:
+        gc.enable()
+    assert len(at_load) == 3 + 2 * 3  # the finetune, champion and challenger; of each fold too
+    assert max(at_load) == 0
     assert report.decision.is_cross_validated
     assert report.decision.num_groups == 8
     by_version = json.loads((run / "scores" / "test-challenger.json").read_text())["scores"]
@@ -653,7 +687,8 @@ def test_the_verb_finetunes_the_embedded_model_and_asks_the_gate(
     made = write(tmp_path / "s", range(2), Shares(0.0, 0.0))
     registry = Registry(tmp_path / "r")
     command = ["--data", str(made.folder), "--registry", str(registry.folder), "--out", str(tmp_path / "run")]
-    command += ["--steps", "1", "--base-groups", "1", "--publish", "--json", str(tmp_path / "report.json")]
+    command += ["--steps", "1", "--base-groups", "1", "--no-memory", "--publish"]
+    command += ["--json", str(tmp_path / "report.json")]
     assert verb.main(command) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["decision"]["is_cross_validated"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from micro import leave_out_curves, use_folds
 from PIL import Image
 from test_finetune import TOKENIZER, micro
 from test_part_memory import sign
@@ -68,6 +69,8 @@ def test_from_a_coco_file_to_a_version_with_nothing_else_running(
 ) -> None:
     monkeypatch.setenv("CALICO_DATA_DIR", str(tmp_path / "data"))
     own = folder_of(tmp_path / "own", 20, ("sign", "board", "post"))
+    use_folds(2, monkeypatch)
+    leave_out_curves(monkeypatch)
     monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
     monkeypatch.setattr("calico.checkpoints.fingerprint.EMBEDDED", tmp_path / "base")
     for name in ("calico.training.challenge", "calico.training.starting_model", "calico.checkpoints.adapter"):

@@ -16,23 +16,19 @@ import torch
 from real_kinds import TOKENIZER, real_kinds, save_real_kinds
 from test_finetune import QUICK, write
 
-from calico.checkpoints import files
 from calico.checkpoints.adapter import load_over_base
-from calico.checkpoints.registry import Registry
 from calico.data.groups import draw_group
 from calico.errors import InputError
 from calico.inference import segmenter
 from calico.inference.segmenter import CoSegmenter
 from calico.model.builder import build
-from calico.model.calico import CalicoModel, Pixels, Seen
+from calico.model.calico import Pixels, Seen
 from calico.model.config import CalicoConfig, calico_tiny
 from calico.model.encoders import GroundingFeatures
 from calico.model.inputs import ModelInputs
 from calico.model.preprocessing import Preprocessor
-from calico.snapshots.splits import Shares
 from calico.snapshots.store import Snapshot
 from calico.training.batches import TrainingBatch
-from calico.training.challenge import challenge
 from calico.training.finetune import Finetune
 from calico.training.kept_seen import KeptSeen
 from calico.training.losses import LossWeights
@@ -227,37 +223,6 @@ def test_the_bare_model_is_safe_under_threads() -> None:
         for _ in range(3):
             together = list(pool.map(lambda one: model.pixel_decoder(one.grounding, sparse).logits, features))
             assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
-
-
-def test_a_challenge_with_folds_holds_one_model_and_its_version_serves(base: Path, tmp_path: Path) -> None:
-    """The whole way of the verb: finetune, both sides scored, folds, registered, published, served."""
-    registry = Registry(tmp_path / "registry")
-    first = registry.add(base, kind="checkpoint", preset="calico-7b")
-    registry.publish(first.id, force_reason="what the test starts from")
-    alive: list[weakref.ref[CalicoModel]] = []
-    at_load: list[int] = []
-
-    def counted(config: CalicoConfig) -> CalicoModel:
-        at_load.append(sum(ref() is not None for ref in alive))
-        model = build(config)
-        alive.append(weakref.ref(model))
-        return model
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "build", counted)
-        outcome = challenge(
-            write(tmp_path / "s", range(3), Shares(0.0, 0.0)),
-            registry,
-            tmp_path / "run",
-            replace(SHORT, steps=1),
-            num_base_groups=1,
-        )
-    assert len(at_load) >= 6  # the finetune, champion and challenger, folds
-    assert max(at_load) == 0
-    registry.publish(outcome.version, force_reason="the test's")
-    served = CoSegmenter.from_checkpoint(registry.path_of(outcome.version))
-    assert served.version == outcome.version
-    served.answer(group(), candidates=["dog", "leg"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

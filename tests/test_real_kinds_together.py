@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,20 +21,27 @@ import pytest
 import torch
 from conftest import ROOT, is_required, require
 from gloo import run_together
+from micro import shorten_answers
 from real_kinds import TOKENIZER, real_kinds, save_real_kinds
 from test_finetune import QUICK, group_of, write
 
+from calico.checkpoints import files
 from calico.checkpoints.fingerprint import ADAPTER
+from calico.checkpoints.registry import Registry
 from calico.data.groups import draw_group
 from calico.inference.encodings import EncodingCache, ImageEncoder
+from calico.inference.segmenter import CoSegmenter
 from calico.model import memory
 from calico.model.builder import build
-from calico.model.config import calico_7b
+from calico.model.calico import CalicoModel
+from calico.model.config import CalicoConfig, calico_7b
 from calico.model.preprocessing import Preprocessor
 from calico.snapshots.splits import Shares
 from calico.snapshots.writer import SnapshotWriter
 from calico.training import finetune as module
+from calico.training.challenge import challenge
 from calico.training.run_folder import RunState
+from calico.values import ImageGroup
 
 
 def require_kinds() -> None:
@@ -105,6 +113,42 @@ def test_four_hundred_groups_take_as_much_memory_as_ten(tmp_path: Path) -> None:
     ten, many = (peaks[count]["peak"] - peaks[count]["before"] for count in (10, 400))
     assert peaks[400]["peak"] < 1.15 * peaks[10]["peak"]
     assert many - ten < 64 * 2**20
+
+
+def test_a_challenge_with_folds_holds_one_model_and_its_version_serves(tmp_path: Path) -> None:
+    """The whole way of the verb: finetune, both sides scored, folds, registered, published, served."""
+    require_kinds()
+    registry = Registry(tmp_path / "registry")
+    first = registry.add(save_real_kinds(tmp_path / "base"), kind="checkpoint", preset="calico-7b")
+    registry.publish(first.id, force_reason="what the test starts from")
+    alive: list[weakref.ref[CalicoModel]] = []
+    at_load: list[int] = []
+
+    def counted(config: CalicoConfig) -> CalicoModel:
+        at_load.append(sum(ref() is not None for ref in alive))
+        model = build(config)
+        alive.append(weakref.ref(model))
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "build", counted)
+        shorten_answers(patch)
+        outcome = challenge(
+            write(tmp_path / "s", range(3), Shares(0.0, 0.0)),
+            registry,
+            tmp_path / "run",
+            replace(QUICK, steps=1, num_validations=1),
+            num_base_groups=1,
+        )
+    assert len(at_load) >= 6  # the finetune, champion and challenger, folds
+    assert max(at_load) == 0
+    registry.publish(outcome.version, force_reason="the test's")
+    served = CoSegmenter.from_checkpoint(registry.path_of(outcome.version))
+    assert served.version == outcome.version
+    group = ImageGroup(tuple(item.image for item in draw_group(5, group_size=2, size=48)))
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_answers(patch)
+        served.answer(group, candidates=["dog", "leg"])
 
 
 def test_the_gpu_script_runs_dry_is_cut_and_goes_on(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from micro import embed, leave_out_curves, save_micro, shorten_answers
-from test_finetune import BATCH
+from micro import BATCH, embed, leave_out_curves, save_micro, shorten_answers, use_folds
 
 from calico.checkpoints.registry import Registry
 from calico.correspondence import co_segmentation, truth_of
@@ -205,7 +204,10 @@ def test_another_simulation_does_not_mix_with_this_one(done: tuple[Path, dict[st
         simulate(replace(SMALL, groups_per_round=4), done[0])
 
 
-def test_the_gate_is_asked_and_its_word_is_kept_from_another_checkpoint_too(tmp_path: Path) -> None:
+def test_the_gate_is_asked_and_its_word_is_kept_from_another_checkpoint_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_folds(2, monkeypatch)
     save_micro(tmp_path / "other", seed=1)
     asked = replace(SMALL, strategies=("random",), num_rounds=1, groups_per_round=2, gate="ask")
     [run] = simulate(asked, tmp_path, checkpoint=tmp_path / "other")["runs"]

@@ -19,8 +19,7 @@ from typing import TypeVar
 
 import pytest
 import torch
-from micro import TOKENIZER, leave_out_curves, micro
-from test_finetune import BATCH
+from micro import BATCH, TOKENIZER, leave_out_curves, micro
 
 from calico.training import run as module
 from calico.training.trainer import Phase, Trainer, TrainingSettings

@@ -326,7 +326,8 @@ def _cross_validated(
     """(challenger's, champion's) scores of the groups that share no image with those left out: the test split and what
     champion or start has seen. Each fold is scored by a finetune of a tenth of the length on all other groups."""
     component_of = components(snapshot.groups())
-    fold_of = folds(set(component_of.values()) - {component_of[name] for name in left_out if name in component_of})
+    trained_on = {component_of[name] for name in left_out if name in component_of}
+    fold_of = folds(set(component_of.values()) - trained_on, NUM_FOLDS)
     ours: dict[str, float] = {}
     theirs: dict[str, float] = {}
     for fold in range(NUM_FOLDS):

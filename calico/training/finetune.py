@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -168,9 +169,7 @@ class Finetune(Run[FinetuneSettings]):
             processes,
             mode="paper",
             anchor=Anchor(model, self.trained) if settings.anchored else None,
-            validation=(lambda num_parts: self.batches.all_fixed(self.validation_groups, num_parts))
-            if self.validation_groups
-            else None,
+            validation=partial(self.batches.all_fixed, self.validation_groups) if self.validation_groups else None,
         )
         if self.progress < 1 and processes.is_main:
             tell_memory(

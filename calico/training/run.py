@@ -182,7 +182,8 @@ class Run(Generic[S]):
                     raise
                 if self.processes.num > 1 and not isinstance(error, OutOfMemoryTogether):
                     raise  # the others have gone on
-                self._halve(error)
+                lacking = error.with_traceback(None)  # which holds what did not fit
+            self._halve(lacking)
 
     def _tried_step(self) -> dict[str, float]:
         stage = self._enter_stage()
@@ -293,7 +294,8 @@ class Run(Generic[S]):
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve(error)
+                lacking = error.with_traceback(None)
+            self._halve(lacking)
         loss = sum(losses) / len(losses)
         duration = time.monotonic() - started
         state.seconds += duration
