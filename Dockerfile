@@ -1,15 +1,17 @@
 # The backend. CPU:  docker build -t calico .
+#              Workers: docker build -t calico:cluster --build-arg EXTRAS=postgres,cluster .
 #              GPU:  docker build -t calico:gpu --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
 FROM python:3.12-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG EXTRAS=postgres
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 WORKDIR /app
 RUN pip install torch --index-url "$TORCH_INDEX"
 COPY pyproject.toml README.md LICENSE ./
 COPY calico calico
-RUN pip install ".[postgres]"
+RUN pip install ".[$EXTRAS]"
 COPY backend backend
 
 # The inbox and the media cache live in /data: give it a volume.

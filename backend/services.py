@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backend.cluster.pool import ModelPool
+from backend.database.leader import Leader
+from backend.database.patience import Patience
 from backend.host.client import LabelStudioClient
 from backend.learning.card import ALONE, SHARE, tell_card
 from backend.learning.inbox import NUM_WRITERS, Inbox, InboxUnavailable
@@ -21,8 +27,12 @@ from backend.learning.reconcile import Reconciler
 from backend.learning.scheduler import COMMAND, Training
 from backend.media.media import Media
 from backend.prediction.activity import Jobs
+from backend.prediction.agreement import Agreement
 from backend.prediction.champion import Champion, Load
 from backend.prediction.engine import Engine
+from backend.prediction.given import Given, SharedGiven
+from backend.prediction.late_results import LateResults
+from backend.prediction.model_import import import_model
 from backend.prediction.predictor import Predictor, describe
 from backend.prediction.protocol import Segmenter
 from backend.prediction.succession import give_back_memory
@@ -36,6 +46,8 @@ log = logging.getLogger("calico.backend")
 
 WATCH_S = 2.0  # between looks at the registry and at jobs
 PRUNE_EVERY_S = 3600.0
+GIVEN_KEPT_S = 24 * 3600.0  # no request takes as long
+AGREE_WAIT_S = 5.0  # for the database while a version is taking over
 SETUP_WAIT_S = 1.0  # the host gives `/setup` three seconds
 
 
@@ -54,8 +66,13 @@ class Services:
     training: Training | None
     client: LabelStudioClient | None
     version_of_files: Callable[[], str]
+    leader: Leader
     memories: PartMemories | None = None
     knows: Callable[[], str] = str
+    agreement: Agreement | None = None
+    given: SharedGiven | None = None
+    late: LateResults | None = None
+    pool: ModelPool | None = None
 
     def model_version(self, project: str = "") -> str:
         """What predictions for a project carry. At once, even while the weights are loading: the checkpoint's files
@@ -83,6 +100,10 @@ class Services:
                 told["knows"] = known
         if (wanted := models.wanted) is not None:
             told["loading"] = wanted.name
+            if self.agreement is not None and self.agreement.waits_for:
+                told["waits_for"] = list(self.agreement.waits_for)
+        if self.pool is not None:
+            told["workers"] = self.pool.shown()
         if (failed := models.not_loaded) is not None:
             told["problem"] = f"{failed.wanted.name} does not load: {describe(failed.error)}"
         if self.inbox.problem is not None:
@@ -107,6 +128,14 @@ class Services:
                 self.reconciler.wake()
             raise
 
+    def notice_others(self, after: int) -> int:
+        """Has part memories learn from events that other backends stored after this one; the newest there is."""
+        newest = self.inbox.last()
+        if self.memories is not None and newest > after:
+            for project in self.inbox.projects(after=after):
+                self.memories.wants_fit(project)
+        return newest
+
     def start_training(self, event: int, body: Mapping[str, Any]) -> dict[str, Any]:
         """Deals with a stored START_TRAINING; what became of it."""
         if self.training is None:
@@ -119,9 +148,12 @@ class Services:
             return {"state": "refused", "reason": NO_TOKEN}
         project = body.get("project")
         number = project.get("id") if isinstance(project, Mapping) else None
-        job = self.training.take(event, number if isinstance(number, int) else None)
+        if not isinstance(number, int):
+            self.inbox.mark_handled(event)
+            return {"state": "refused", "reason": "the event names no project"}
+        job = self.training.take(event, number)
         if job is None:
-            return {"state": "refused", "reason": "the event names no project, or another backend trains"}
+            return {"state": "queued", "reason": f"project {number} waits for a job already"}
         return {"job": job.id, "state": job.state.value, "reason": job.reason}
 
 
@@ -137,19 +169,40 @@ def serving_options(settings: Settings) -> ServingOptions:
     )
 
 
-def champion_of(settings: Settings, load: Load | None = None) -> Champion:
+def champion_of(
+    settings: Settings, load: Load | None = None, join: Callable[[str], str] = lambda current: current
+) -> Champion:
     """What the settings let serve. load: other than torch's. Raises InputError for a registry that is damaged."""
 
-    def load_segmenter(folder: Path | None) -> Segmenter:
-        """Imports torch and loads the weights: seconds, so never on a request's thread."""
-        from calico.inference.segmenter import CoSegmenter
-
+    def load_here(folder: Path | None) -> Segmenter:
+        import_model()
         tell_card(settings, folder)
-        segmenter = CoSegmenter.from_checkpoint(folder, settings.device, options=serving_options(settings))
-        segmenter.warm_up()
-        return segmenter
+        return loader_of(settings)(folder)
 
-    return Champion(settings.versions, settings.checkpoint, load or load_segmenter)
+    return Champion(settings.versions, settings.checkpoint, load or load_here, join)
+
+
+def loader_of(settings: Settings) -> Load:
+    """Loads a folder as the settings say; nothing secret is in it, so it may go to other machines."""
+    return partial(load_segmenter, settings.device, serving_options(settings))
+
+
+def load_segmenter(device: str | None, options: ServingOptions, folder: Path | None) -> Segmenter:
+    """Imports torch and loads the weights: seconds, so never on a request's thread."""
+    import_model()
+    from calico.inference.segmenter import CoSegmenter
+
+    segmenter = CoSegmenter.from_checkpoint(folder, device, options=options)
+    segmenter.warm_up()
+    return segmenter
+
+
+def pool_of(settings: Settings, load: Load | None = None) -> ModelPool | None:
+    """The workers of CALICO_WORKERS, None where it is unset. Raises InputError where they cannot be had."""
+    if settings.workers is None:
+        return None
+    load = load or loader_of(settings)
+    return ModelPool(settings.workers, load, num_gpus=settings.worker_gpus, least=settings.min_workers)
 
 
 def open_inbox(settings: Settings) -> Inbox:
@@ -185,25 +238,43 @@ def build_services(
     if client is None and settings.label_studio_url and settings.label_studio_api_key:
         client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
     metrics, jobs, inbox = Metrics(), Jobs(), open_inbox(settings)
-    training = Training(settings, inbox, command=training_command) if settings.versions is not None else None
-    champion = champion_of(settings, load_version)
+    database, leader, patience = inbox.database, Leader(inbox.database), Patience()
+    leader.look()
+    name = f"{socket.gethostname()}/{uuid.uuid4().hex}"
+    agreement = Agreement(database, name, Patience(wait_s=AGREE_WAIT_S)) if database.is_shared else None
+    training = None
+    if settings.versions is not None:
+        training = Training(settings, inbox, command=training_command, leads=lambda: leader.is_leader)
+    pool = pool_of(settings, load_version) if load is None else None
+    load_version = load_version if pool is None else pool.load
+    champion = champion_of(settings, load_version, agreement.join) if agreement else champion_of(settings, load_version)
     engine = Engine(
         load or champion.load,
         metrics,
         follow=champion.follow,
+        may_serve=agreement.may_serve if agreement else lambda wanted: True,
         cache_bytes=settings.result_cache_mb * 1_000_000,
         groups_at_once=settings.batch_groups,
+        lanes=pool,
         rests=training is not None and settings.training_card == ALONE and training.is_training,
     )
     if training is not None:
         alone = settings.training_card == ALONE
         training.before_job = engine.models.rest if alone else give_back_memory
         training.after_job = engine.models.wake
-    reconciler = None if client is None else Reconciler(inbox, client)
+    if pool is not None:
+        pool.demand = lambda: engine.depth
+        metrics.follow_workers(pool.shown, lambda: pool.num_deaths)
+        database.on_close.append(pool.close)
+    reconciler = None if client is None else Reconciler(inbox, client, leads=lambda: leader.is_leader)
     media = Media(settings, metrics, client)
     memories = None
-    if client is not None and settings.part_memory == "1":
+    if client is not None and settings.part_memory == "1" and pool is not None:
+        log.warning("CALICO_PART_MEMORY: with CALICO_WORKERS there are no part memories, which need the model here")
+    elif client is not None and settings.part_memory == "1":
         memories = PartMemories(engine, gather_from(client, media))
+    given = SharedGiven(database, patience) if database.is_shared else None
+    late = None if client is None else LateResults(database, name)
     predictor = Predictor(
         engine,
         media,
@@ -212,9 +283,11 @@ def build_services(
         client=client,
         queue_size=settings.queue_size,
         time_budget_s=settings.time_budget_s,
-        groups_at_once=settings.batch_groups,
+        groups_at_once=settings.batch_groups * (1 if pool is None else pool.max_lanes),
         remembered=None if memories is None else memories.remembered,
         min_score=settings.min_score,
+        given=Given(given),
+        late=late,
     )
 
     def version_of_files() -> str:
@@ -234,26 +307,39 @@ def build_services(
         training,
         client,
         version_of_files,
+        leader,
         memories,
         knows=lambda: "" if load is not None else knows(champion.folder),
+        agreement=agreement,
+        given=given,
+        late=late,
+        pool=pool,
     )
 
 
 def start_watch(services: Services, until: threading.Event | None = None) -> threading.Thread:
     """Has new versions loaded before the next request comes, training started and followed, old events removed."""
     ended = until or threading.Event()
+    noticed = services.inbox.last()
     if services.memories is not None:  # what was learnt before this process began
         for project in services.inbox.projects():
             services.memories.wants_fit(project)
 
     def run() -> None:
+        nonlocal noticed
         pruned_at = -PRUNE_EVERY_S
         while not ended.wait(WATCH_S):
             try:
+                services.engine.models.look()
+                if services.agreement is not None:
+                    services.agreement.beat()
+                services.leader.look()
                 if services.training is not None:
                     services.training.tick()
-                services.engine.models.look()
-                if time.monotonic() - pruned_at >= PRUNE_EVERY_S:
+                services.predictor.late_posts.look()
+                if services.memories is not None and services.inbox.database.is_shared:
+                    noticed = services.notice_others(noticed)
+                if services.leader.is_leader and time.monotonic() - pruned_at >= PRUNE_EVERY_S:
                     pruned_at = time.monotonic()
                     prune(services)
             except Exception as error:
@@ -265,9 +351,13 @@ def start_watch(services: Services, until: threading.Event | None = None) -> thr
 
 
 def prune(services: Services) -> None:
-    """Removes events older than CALICO_EVENTS_DAYS, none where that is 0."""
+    """Removes events older than CALICO_EVENTS_DAYS, none where that is 0, and what else nobody asks about any more."""
     settings = services.settings
     if settings.events_days:
         days = max(settings.events_days, settings.train_after_hours / 24)  # which looks back that far
         num_removed = services.inbox.prune(datetime.now(UTC) - timedelta(days=days))
         log.debug("%d events of more than %.0f days ago removed", num_removed, days)
+    if services.given is not None:
+        services.given.prune(GIVEN_KEPT_S)
+    if services.late is not None and (num_lost := services.late.prune()):
+        log.warning("%d late results could not be posted for a day and are given up", num_lost)

@@ -139,6 +139,9 @@ class Settings:
     worker_gpus: float = _setting(
         "CALICO_WORKER_GPUS", 0.0, _number(float, 0, 64), "GPUs of each worker, e.g. 1 or, where two share a card, 0.5"
     )
+    min_workers: int = _setting(
+        "CALICO_MIN_WORKERS", 1, _number(int, 1, 9999), "workers that stay when nobody asks, e.g. 1"
+    )
     encoding_cache_mb: int = _setting(
         "CALICO_ENCODING_CACHE_MB", 256, _number(int, 0, 10**6), "megabytes, 0 for none, e.g. 256"
     )

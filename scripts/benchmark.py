@@ -9,6 +9,7 @@
 export beside label-studio-sdk's own, on the same annotations. `data`: an index of part data as large as MixedParts.
 `vocabulary`: one pair of pictures with 30 to 3,000 labels, beside each other.
 `import`: a COCO file of a million annotations through `calico import_coco`, its memory on the way.
+`cluster`: workers behind the queue, with a stand-in for a model that only waits.
 `soak`: the backend as it is started under mixed clients for minutes, alone or beside training.
 `feedback`: thousands of annotated groups through `calico feedback`, resident memory on the way. `clicks`: what smart
 tools do on held-out drawings, on the clicked image and on the others.
@@ -80,6 +81,11 @@ def build_parser() -> argparse.ArgumentParser:
     soak.add_argument("--clients", type=int, default=8, metavar="N")
     soak.add_argument("--beside-finetune", action="store_true", help="with training steps in a process beside it")
     soak.set_defaults(measure=measure_soak)
+    cluster = what.add_parser("cluster", help="workers behind the queue", parents=[_cli.shared_options()])
+    cluster.add_argument("--workers", type=int, nargs="+", default=[1, 8, 32], metavar="N", help="(1 8 32)")
+    cluster.add_argument("--seconds", type=float, default=20.0, help="of each (20)")
+    cluster.add_argument("--side", type=int, default=1000, metavar="PX", help="images are as high and wide (1000)")
+    cluster.set_defaults(measure=measure_cluster)
     codec = what.add_parser("codec", help="brush RLE against label-studio-sdk", parents=[_cli.shared_options()])
     codec.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
     codec.set_defaults(measure=measure_codec)
@@ -187,6 +193,14 @@ def measure_soak(args: argparse.Namespace) -> dict[str, Any]:
     if args.minutes <= 0 or args.clients < 1:
         raise InputError("--minutes is above 0, --clients at least 1")
     return benchmark_soak(args.minutes, args.clients, args.checkpoint, TRAINING if args.beside_finetune else ())
+
+
+def measure_cluster(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.cluster import benchmark_cluster
+
+    if min(args.workers) < 1 or args.seconds <= 0 or args.side < 8:
+        raise InputError("at least 1 of --workers, --seconds above 0, --side of 8 or more")
+    return benchmark_cluster(args.workers, args.seconds, args.side)
 
 
 def measure_codec(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     calico prelabel --project ID [--backend URL | --checkpoint DIR] [--only-unlabeled] [--replace-stale] [--holdout 0.1]
 
 The host is LABEL_STUDIO_URL, its token LABEL_STUDIO_API_KEY. Without --backend and --checkpoint the model is the one of
-CALICO_CHECKPOINT or the embedded one, loaded here. A task that has a prediction of this version is left alone.
+CALICO_CHECKPOINT or the embedded one, loaded here, or with --workers in Ray's workers (docs/cluster.md). A task that
+has a prediction of this version is left alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from calico.errors import InputError
 from scripts import _cli
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--backend", metavar="URL", help="ask a running backend, as http://HOST:PORT or .../k/SECRET")
     source.add_argument("--checkpoint", type=Path, metavar="DIR", help="load this checkpoint here")
+    parser.add_argument(
+        "--workers", metavar="WHERE", help="local:N, ray://HOST:PORT or auto; default CALICO_WORKERS, else this process"
+    )
     parser.add_argument("--only-unlabeled", action="store_true", help="leave out tasks that have an annotation")
     parser.add_argument(
         "--replace-stale",
@@ -43,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.cluster.address import WorkersAddress
     from backend.demo.state import verb_settings
     from backend.host.client import client_of
     from backend.project.prelabel import Options, Prelabeler, Summary, delete_version
@@ -51,6 +57,13 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     settings = verb_settings()
     if args.checkpoint is not None:
         settings = settings.with_checkpoint(args.checkpoint)
+    if args.workers and args.backend:
+        raise InputError("--workers with --backend: the backend has workers of its own (CALICO_WORKERS); leave one out")
+    if args.workers:
+        try:
+            settings = dataclasses.replace(settings, workers=WorkersAddress.parse(args.workers))
+        except ValueError as error:
+            raise InputError(f"--workers: {error}") from None
     with client_of(settings) as client:
         if args.delete_version:
             num_removed = delete_version(client, args.project, args.delete_version, dry_run=args.dry_run)

@@ -56,8 +56,6 @@ class LiveBackend:
         self._server.server_close()
         self._ended.set()
         self._watch.join()
-        if self.services.training is not None:
-            self.services.training.close()
         if self.services.memories is not None:
             self.services.memories.close()
         self.services.inbox.close()

@@ -61,24 +61,36 @@ class PostgresServer:
         data = self._folder / "data"
         command = [str(self._programs / "initdb"), "-D", str(data), "-U", "calico", "-A", "trust", "-E", "UTF8", "-N"]
         subprocess.run(command, check=True, capture_output=True, cwd=self._folder, **self._as)
+        self._log = (self._folder / "log.txt").open("wb")
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Again after `kill`, with what was committed."""
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        self._log = (self._folder / "log.txt").open("wb")
         self._process = subprocess.Popen(
-            [str(self._programs / "postgres"), "-D", str(data), *options],
+            [str(self._programs / "postgres"), "-D", str(self._folder / "data"), *options],
             stdout=self._log, stderr=self._log, cwd=self._folder, start_new_session=True, **self._as,
         )  # fmt: skip
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return self
-            except OSError:
+                sa.create_engine(self._url_of("postgres"), poolclass=sa.NullPool).connect().close()
+                return
+            except sa.exc.OperationalError:
                 if time.monotonic() > until or self._process.poll() is not None:
                     told = (self._folder / "log.txt").read_text(errors="replace")[-1000:]
                     self.__exit__()
                     raise RuntimeError(f"PostgreSQL did not start: {told}") from None
                 time.sleep(0.1)
+
+    def kill(self) -> None:
+        """All of it at once, as when the machine's power goes."""
+        for pid in [self._process.pid, *self._children()]:
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait(20)
+        (self._folder / "data" / "postmaster.pid").unlink(missing_ok=True)
 
     def _children(self) -> list[int]:
         found = []

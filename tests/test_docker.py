@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,9 @@ def test_the_image_copies_only_what_is_there_and_not_ignored():
         for source in sources:
             assert (ROOT / source).exists(), source
             assert source in kept
+    assert instructions("ARG")[1] == "EXTRAS=postgres"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"postgres", "cluster"} <= set(extras)
 
 
 def test_the_image_runs_the_backend_as_nobody_special():
@@ -80,6 +84,33 @@ def test_compose_starts_a_backend_that_accepts_its_settings(service):
     assert settings.host == "0.0.0.0"
     assert settings.label_studio_url == "http://label-studio:8080"
     assert any(volume.endswith(f":{settings.data_dir}") for volume in COMPOSE["services"][service]["volumes"])
+
+
+@pytest.mark.parametrize("service", ["backend-1", "backend-2"])
+def test_the_members_of_a_cluster_agree_on_what_they_share(service):
+    given = {"CALICO_WEBHOOK_SECRET": "s" * 20, "POSTGRES_PASSWORD": "pw"}
+    environment = {**image_environment(), **compose_environment(service, given)}
+    assert {name for name in environment if not name.startswith(("PIP_", "PYTHON", "RAY_"))} <= VARIABLES
+    environment.pop("CALICO_LOCAL_FILES_ROOT")
+    settings = Settings.from_environment(environment)
+    assert settings.database_url == "postgresql+psycopg://calico:pw@postgres/calico"
+    assert str(settings.workers) == "ray://ray-head:10001"
+    services = COMPOSE["services"]
+    assert {"postgres", "ray-head", "ray-worker", "balancer"} <= set(services)
+    for name in (service, "ray-head", "ray-worker"):  # all read the same versions
+        assert f"registry:{settings.versions}" in services[name]["volumes"]
+        assert services[name]["build"]["args"]["EXTRAS"] == "postgres,cluster"
+    own = next(volume for volume in services[service]["volumes"] if volume.endswith(f":{settings.data_dir}"))
+    assert own.startswith(service)
+    assert f"server {service}:{settings.port} " in COMPOSE["configs"]["balancer"]["content"]
+    assert services["balancer"]["networks"]["default"]["aliases"] == ["backend"]
+    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == "${POSTGRES_PASSWORD:-}"
+
+
+def test_without_its_profile_nothing_of_the_cluster_starts():
+    members = {"balancer", "backend-1", "backend-2", "postgres", "ray-head", "ray-worker"}
+    for name, service in COMPOSE["services"].items():
+        assert (service.get("profiles") == ["cluster"]) is (name in members), name
 
 
 def test_compose_wants_a_secret():

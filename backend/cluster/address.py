@@ -62,3 +62,9 @@ def connect(workers: WorkersAddress) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"Ray does not answer at {where} ({reason}); start it first") from None
     return ray
+
+
+def room_for(ray: Any, num_gpus: float) -> int:
+    """How many workers with so many GPUs each, or a CPU each, a cluster has room for; 1 at least."""
+    resources = ray.cluster_resources()
+    return max(1, int(resources.get("GPU", 0.0) / num_gpus if num_gpus else resources.get("CPU", 1.0)))

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from backend.cluster.address import WorkersAddress, connect
+from backend.cluster.address import WorkersAddress, connect, room_for
 from backend.corpus.output import Output
 from backend.corpus.plan import Shard
 from backend.corpus.stages import Stages
@@ -43,7 +42,7 @@ class RayWorkers:
         context = ray_data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        most = self._workers.num_workers or max(1, int(_room(ray, self._num_gpus)))
+        most = self._workers.num_workers or room_for(ray, self._num_gpus)
         most = min(most, len(shards))
         blocks = max(most, min(len(shards), 32 * most, max(1, len(shards) // SHARDS_OF_A_BLOCK)))
         rows = ray_data.from_items([asdict(shard) for shard in shards], override_num_blocks=blocks)
@@ -57,11 +56,6 @@ class RayWorkers:
         )
         for row in done.iter_rows():
             yield int(row["predictions"]), int(row["failures"])
-
-
-def _room(ray: Any, num_gpus: float) -> float:
-    resources = ray.cluster_resources()
-    return resources.get("GPU", 0.0) / num_gpus if num_gpus else resources.get("CPU", 1.0)
 
 
 class ShardWorker:

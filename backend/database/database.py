@@ -11,12 +11,13 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from backend.database.upgrade import upgrade
 from calico.errors import InputError
@@ -40,10 +41,11 @@ UPGRADE_LOCK = 0xCA11C0_01  # advisory locks of PostgreSQL: any numbers that nob
 class Database:
     """Safe to share between threads. Raises InputError where it cannot be opened, or is of a later release.
 
-    is_shared: several backends may stand before it. file: SQLite's, None for PostgreSQL.
+    is_shared: several backends may stand before it. file: SQLite's, None for PostgreSQL. on_close: called first.
     """
 
     def __init__(self, url: str) -> None:
+        self.on_close: list[Callable[[], None]] = []
         try:
             address = sa.make_url(url)
             is_sqlite = address.get_backend_name() == "sqlite"
@@ -73,6 +75,8 @@ class Database:
 
     def close(self) -> None:
         """With all of it in the database's own file, so that a copy of that file is whole."""
+        for end in self.on_close:
+            end()
         if self.file is not None:
             with suppress(sa.exc.SQLAlchemyError), self.engine.connect() as connection:
                 connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
@@ -87,6 +91,10 @@ class Database:
         """A transaction, committed in the end."""
         with self._write, self.engine.begin() as connection:
             yield connection
+
+    def insert(self, table: sa.Table) -> Any:
+        """An insert that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+        return postgresql.insert(table) if self.is_shared else sqlite.insert(table)
 
     def now(self) -> Any:
         """Seconds since 1970 by the database's clock, which all that share it have in common: an expression."""

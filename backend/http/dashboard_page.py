@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -100,7 +101,14 @@ def _serving_card(data: Mapping[str, Any], root: str) -> str:
         lines.append(f"<p>since {escape(_minute(serving['since']))}, by {escape(serving['action'])}</p>")
         lines.append(f'<p class="soft">{escape(serving["reason"])}</p>')
     if "loading" in serving:
-        lines.append(f"<p>{escape(serving['loading'])} is being loaded and takes over then.</p>")
+        waits_for = ", ".join(serving.get("waits_for", ()))
+        until = f"is loaded and waits for {escape(waits_for)}" if waits_for else "is being loaded and takes over then"
+        lines.append(f"<p>{escape(serving['loading'])} {until}.</p>")
+    if "workers" in serving:
+        states = Counter(worker["state"] for worker in serving["workers"])
+        told = ", ".join(f"{count} {escape(state)}" for state, count in sorted(states.items())) or "none"
+        calls = ", ".join(f"{worker['worker']}: {worker['calls']}" for worker in serving["workers"])
+        lines.append(f'<p>Workers: {told}</p><p class="soft">calls answered: {escape(calls)}</p>')
     problems = [serving[name] for name in ("problem", "inbox") if name in serving]
     lines += [f"<p><b>Problem:</b> {escape(problem)}</p>" for problem in problems]
     if "since" in serving and serving.get("version") != serving.get("before"):

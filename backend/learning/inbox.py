@@ -189,9 +189,9 @@ class Inbox:
             num_tasks, first, last = connection.execute(query).one()
         return Corrections(num_tasks, _seconds(first), _seconds(last))
 
-    def projects(self) -> list[int]:
-        """Projects that have ever sent an event."""
-        query = sa.select(events.c.project).where(events.c.project.is_not(None)).distinct()
+    def projects(self, *, after: int = 0) -> list[int]:
+        """Projects that have ever sent an event, or did after one."""
+        query = sa.select(events.c.project).where(events.c.project.is_not(None), events.c.id > after).distinct()
         with self.database.reading() as connection:
             return [project for (project,) in connection.execute(query)]
 

@@ -1,6 +1,6 @@
-"""Jobs that train, as they lie on disk: they outlive the backend, and say how they ended.
+"""What jobs that train leave on disk, where they run. How they stand is in the database (`job_table`).
 
-training/jobs/000007/   job.json      what was asked for and how it stands; written by the backend alone
+training/jobs/000007/   job.json      what was asked for and how it stands, as the database has it
                         progress.json what it is doing; by the job
                         outcome.json  what came of it; by the job, last of all
                         log.txt       all that it said
@@ -10,6 +10,7 @@ training/projects/3/    the snapshot of a project's corrections, kept from job t
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable
@@ -54,6 +55,10 @@ class TrainingJob:
         up_to_event: the newest one when it started; corrections after it are not in it.
         process_started: as `processes.started_at` says.
         champion: the version before, None for the checkpoint.
+        place: the machine or container in which `pid` means something.
+        owner: the backend there that looks after it.
+        beat: counts on while it does.
+        shown: progress, outcome and log as JSON, for backends that do not see the folder.
     """
 
     id: int
@@ -70,6 +75,10 @@ class TrainingJob:
     process_started: str | None = None
     cancelled_at: float | None = None
     champion: str | None = None
+    place: str | None = None
+    owner: str | None = None
+    beat: int = 0
+    shown: str | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -93,11 +102,17 @@ class TrainingStore:
         return self.folder / "projects" / str(project)
 
     def load(self) -> list[TrainingJob]:
-        """All of them, oldest first. A folder without job.json is what a kill left of one that nobody was told of."""
-        return [_read(path) for path in sorted((self.folder / "jobs").glob(f"*/{JOB}"))]
+        """All that ran here, oldest first. A folder without job.json is what a kill left of one that never ran."""
+        return [_read(path) for path in sorted((self.folder / "jobs").glob(f"*/{JOB}")) if path.parent.name.isdigit()]
 
-    def next_id(self) -> int:
-        return max((int(path.name) for path in (self.folder / "jobs").iterdir() if path.name.isdigit()), default=0) + 1
+    def make_room(self, job: int) -> Path:
+        """The folder of a new job. One of that number is there where the database was lost: it is put aside."""
+        folder = self.folder_of(job)
+        if folder.exists():
+            number = next(n for n in itertools.count(1) if not folder.with_name(f"{folder.name}.old-{n}").exists())
+            folder.rename(folder.with_name(f"{folder.name}.old-{number}"))
+        folder.mkdir(mode=0o700)
+        return folder
 
     def save(self, job: TrainingJob) -> None:
         write_json(self.folder_of(job.id) / JOB, asdict(job))

@@ -19,6 +19,7 @@ import numpy as np
 from backend.host.client import LabelStudioClient
 from backend.media.media import Media
 from backend.prediction.engine import Engine
+from backend.prediction.model_import import import_model
 from backend.prediction.predictor import describe
 from calico.errors import InputError
 from calico.snapshots.records import AnnotatedGroup
@@ -199,7 +200,8 @@ class PartMemories:
         own.seconds = round(time.monotonic() - started, 1)
 
     def _fit(self, own: Learnt) -> None:
-        segmenter: Any = self._engine.segmenter()  # first: two threads that import transformers at once may both fail
+        segmenter: Any = self._engine.segmenter()
+        import_model()
         from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
         from calico.part_memory.kept import KeptLooks
         from calico.part_memory.pyramid import PyramidReader

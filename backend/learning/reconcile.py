@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
+from backend.database.leader import RECONCILE_LOCK, alone
 from backend.host.client import LabelStudioClient
 from backend.learning.inbox import RECONCILED, Inbox, trigger_of
 from backend.prediction.predictor import describe
@@ -20,6 +21,7 @@ log = logging.getLogger("calico.backend")
 PAUSE_S = 15.0  # before the next try, twice as long each time
 EVERY_S = 3600.0  # a look at what changed on the host lately
 WHOLE_EVERY_S = 24 * 3600.0  # a look at everything
+LEAD_S = 2.0  # between looks whether this backend leads now
 OVERLAP = timedelta(hours=1)  # the host's clock may be another
 
 _ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
@@ -59,11 +61,12 @@ def _connected_projects(inbox: Inbox, client: LabelStudioClient) -> Iterator[int
 class Reconciler:
     """A thread that looks for missed events at start, when it is told that one was refused, and every so often.
 
-    It tries again, less and less often, until it succeeds: the host may start after the backend.
+    It tries again, less and less often, until it succeeds: the host may start after the backend. Of several backends
+    the one that leads looks every so often, all of it once it leads; the others only after they refused an event.
     """
 
-    def __init__(self, inbox: Inbox, client: LabelStudioClient) -> None:
-        self._inbox, self._client = inbox, client
+    def __init__(self, inbox: Inbox, client: LabelStudioClient, *, leads: Callable[[], bool] = lambda: True) -> None:
+        self._inbox, self._client, self._leads = inbox, client, leads
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
 
@@ -83,10 +86,15 @@ class Reconciler:
     def _run(self) -> None:
         pause_s, whole_at, since = PAUSE_S, -WHOLE_EVERY_S, None
         while not self._ended.is_set():
+            if not self._leads() and not self._wake.is_set():
+                whole_at = -WHOLE_EVERY_S
+                self._wake.wait(LEAD_S)
+                continue
             self._wake.clear()
             started, is_whole = datetime.now(UTC), time.monotonic() - whole_at >= WHOLE_EVERY_S
             try:
-                num_added = reconcile(self._inbox, self._client, since=None if is_whole else since)
+                with alone(self._inbox.database, RECONCILE_LOCK):
+                    num_added = reconcile(self._inbox, self._client, since=None if is_whole else since)
             except Exception as error:
                 log.warning("reconcile: %s; trying again in %.0f s", describe(error), pause_s)
                 self._ended.wait(pause_s)

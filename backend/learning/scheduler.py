@@ -2,46 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backend.database.patience import Patience
 from backend.database.schema import START
 from backend.demo.processes import started_at
 from backend.learning.inbox import Inbox
-from backend.learning.job_folders import LOG, OPEN, OUTCOME, PROGRESS, TrainingJob, TrainingState, TrainingStore
+from backend.learning.job_folders import LOG, OUTCOME, PROGRESS, TrainingJob, TrainingState, TrainingStore
+from backend.learning.job_table import JobTable
 from backend.settings import Settings
 from calico.checkpoints.registry import Registry
-from calico.errors import CalicoError, InputError
-from calico.files import locked
+from calico.errors import InputError
 
 log = logging.getLogger("calico.backend")
 
 COMMAND = (sys.executable, "-m", "backend.learning.job")
 NICENESS = 10  # predictions go first
 STOP_S = 10.0  # from a polite end to a forced one
-SHOW_WAIT_S = 3.0  # for who holds the jobs, which may be waiting for a database
+SHOW_WAIT_S = 3.0  # for the database
+BEAT_S = 30.0  # between two signs of life of a job, where nobody else is there to see them
+LOST_S = 120.0  # a job of which its backend said nothing for so long has failed: its machine is gone
 TRIGGER_S = 30.0  # between looks whether enough was corrected
 STALE_S = 24 * 3600.0  # a request that was not dealt with for so long is forgotten, not surprising
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Training:
-    """Jobs below `data_dir/training`, as they stand on disk. Safe to share between threads.
+    """Jobs of the database; what they leave lies below `data_dir/training` where they run. Safe between threads.
 
-    Only one backend at a time may run jobs there; another one shows them. command: what a job runs, with the job's
-    folder as its last argument. clock: seconds since 1970.
+    Any backend may run one, one at a time runs. command: what a job runs, with the job's folder as its last argument.
+    clock: seconds since 1970. leads: whether this backend also asks for jobs by itself and looks after orphans.
 
-    Raises InputError for a job's file that is damaged.
+    Raises InputError for a job's file of an earlier release that is damaged.
     """
 
     def __init__(
@@ -51,102 +58,111 @@ class Training:
         *,
         command: Sequence[str] = COMMAND,
         clock: Callable[[], float] = time.time,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         if settings.versions is None:
             raise InputError("CALICO_VERSIONS: expected the folder of a registry, where trained versions go")
         self._settings, self._inbox, self._command, self._clock = settings, inbox, tuple(command), clock
+        self._leads = leads
         self._registry = Registry(settings.versions)
         self.store = TrainingStore(settings.data_dir.expanduser().resolve() / "training")
+        self._table = JobTable(inbox.database)
+        self._is_shared = inbox.database.is_shared
+        self._patience = Patience(wait_s=SHOW_WAIT_S)
         self._lock = threading.RLock()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._adopted: set[int] = set()
+        self._beat_at = -BEAT_S
+        self._told_to_end: dict[int, float] = {}  # job -> when, by the clock
+        self._beats: dict[int, tuple[int, float]] = {}  # of others' jobs: the last beat, and when it was first seen
         self._elapsed, self._told = 0.0, clock()  # seconds that went by, however the clock was set meanwhile
         self._looked_at = -TRIGGER_S
         self._seen: dict[tuple[int, str], tuple[float, float]] = {}  # an event's time, and when it was first known
-        self._open = ExitStack()
-        try:
-            self._open.enter_context(locked(self.store.folder / ".lock"))
-            self.is_owner = True
-        except InputError:
-            self.is_owner = False
-            log.warning("%s: another backend trains here; this one only shows its jobs", self.store.folder)
-        self._jobs = {job.id: job for job in self.store.load()}
-        self.before_job: Callable[[], None] = _nothing  # called when a job is about to start, for its memory
+        self._place, self._owner = here()
+        self._table.take_over([replace(job, place=self._place) for job in self.store.load()])
+        self.before_job: Callable[[], None] = _nothing  # called when a job is about to start here, for its memory
         self.after_job: Callable[[], None] = _nothing  # and at each tick without one
 
     @property
     def is_training(self) -> bool:
-        """Whether a job runs, also one that was started before this backend."""
-        return self.is_owner and self._running() is not None
-
-    def close(self) -> None:
-        """Lets another backend run the jobs. What runs goes on."""
-        self._open.close()
+        """Whether a job runs on this machine, also one that was started before this backend."""
+        return any(job.place == self._place for job in self._table.in_state(TrainingState.RUNNING))
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def request(self, project: int, trigger: str, event: int | None = None) -> TrainingJob:
         """The new job, or the one of this project that waits already."""
         with self._lock:
-            for job in self._jobs.values():
-                if job.project == project and job.state is TrainingState.QUEUED:
-                    return job
-            job = TrainingJob(self.store.next_id(), project, trigger, self._clock(), event)
-            job.up_to_event = self._inbox.last()
-            if running := self._running():
-                job.reason = f"waits for job {running.id}"
-            self._put(job)
-            log.info("training job %d of project %d is queued: %s", job.id, project, trigger)
-            return job
+            return self._waiting(self._table.request(project, trigger, self._clock(), event))
 
     def take(self, event: int, project: int | None) -> TrainingJob | None:
-        """The job of a stored START_TRAINING; None where the event names no project."""
-        if not self.is_owner:
-            return None
+        """The job of a stored START_TRAINING; None where the event names no project, or came to a job that waited."""
         with self._lock:
-            job = next((job for job in self._jobs.values() if job.event == event), None)
-            if job is None and project is not None:
-                job = self.request(project, "Start training", event)
-            self._inbox.mark_handled(event)
+            job = self._table.take(event, project, "Start training", self._clock())
+            return job and self._waiting(job)
+
+    def _waiting(self, job: TrainingJob) -> TrainingJob:
+        """With what it waits for, if it does."""
+        running = self._running()
+        if job.state is TrainingState.QUEUED and not job.reason and running is not None:
+            job.reason = f"waits for job {running.id}"
+            self._table.change(job.id, TrainingState.QUEUED, reason=job.reason)
+        if job.state is TrainingState.QUEUED:
+            log.info("training job %d of project %d is queued: %s", job.id, job.project, job.trigger)
         return job
 
     def cancel(self, number: int) -> TrainingJob:
-        """Ends a job that waits or runs. Raises InputError where there is none, or it has ended."""
+        """Ends a job that waits or runs, wherever. Raises InputError where there is none, or it has ended."""
         with self._lock:
-            job = self._jobs.get(number)
-            if job is None or not self.is_owner:
+            job = self._table.get(number)
+            if job is None:
                 raise InputError(f"training job {number}: there is none here; GET /jobs lists them")
-            if job.state not in OPEN:
+            reason = "cancelled before it started"
+            if self._table.cancel_waiting(number, self._clock(), reason):
+                log.warning("training job %d of project %d: %s", number, job.project, reason)
+            elif self._table.cancel_running(number, self._clock()):
+                self._tell_to_end(self._table.get(number) or job)
+            else:
                 raise InputError(f"training job {number} has ended already: {job.state.value}")
-            if job.state is TrainingState.QUEUED:
-                self._end(job, TrainingState.CANCELLED, "cancelled before it started")
-            elif job.cancelled_at is None:
-                job.cancelled_at = self._clock()
-                self._put(job)
-                _signal(job, signal.SIGTERM)
-            return job
+            return self._table.get(number) or job
 
     # -- the course of things -----------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Notes what has ended, asks for what is due, starts what waits. Call it every few seconds."""
-        if not self.is_owner:
-            return
         with self._lock:
-            for job in [job for job in self._jobs.values() if job.state is TrainingState.RUNNING]:
-                self._follow(job)
-            self._take_missed()
             now = self._clock()
             self._elapsed, self._told = self._elapsed + max(0.0, now - self._told), now
-            if self._elapsed - self._looked_at >= TRIGGER_S:
-                self._looked_at = self._elapsed
-                self._trigger()
-            waiting = min(
-                (job for job in self._jobs.values() if job.state is TrainingState.QUEUED), key=_id, default=None
+            for job in self._table.in_state(TrainingState.RUNNING):
+                self._look_after(job)
+            if self._leads():
+                self._take_missed()
+                if self._elapsed - self._looked_at >= TRIGGER_S:
+                    self._looked_at = self._elapsed
+                    self._trigger()
+            claimed = self._table.claim(
+                place=self._place, owner=self._owner, at=self._clock(), champion=self._current()
             )
-            if waiting is not None and self._running() is None:
-                self._start(waiting)
-            if self._running() is None:
+            if claimed is not None:
+                self._start(claimed)
+            if not self.is_training:
                 self.after_job()
+
+    def _look_after(self, job: TrainingJob) -> None:
+        """Ours is followed. One of a backend that is gone from this machine is ours from now on; of one that is not
+        heard of any more, wherever it was, the leader says so."""
+        if job.owner != self._owner and job.place == self._place and not is_up(job.owner):
+            job = self._table.adopted(job, self._owner)
+            self._adopted.add(job.id)
+        if job.owner == self._owner:
+            if job.pid is not None or job.id in self._adopted or job.id in self._processes:
+                self._follow(job)  # else it is just being started
+            return
+        beat, first_seen = self._beats.get(job.id, (-1, 0.0))
+        if beat != job.beat:
+            self._beats = {job.id: (job.beat, self._elapsed)}
+        elif self._leads() and self._elapsed - first_seen > LOST_S:
+            self._end(job, TrainingState.FAILED, f"nothing was heard for {LOST_S:.0f} s of where it ran ({job.place})")
 
     def _take_missed(self) -> None:
         """Requests that were stored, and the backend ended before it dealt with them."""
@@ -165,10 +181,10 @@ class Training:
         if not settings.train_after_groups and not settings.train_after_hours:
             return
         for project in self._inbox.projects():
-            jobs = [job for job in self._jobs.values() if job.project == project]
-            if any(job.state in OPEN for job in jobs):
+            learnt_up_to = self._table.learnt_up_to(project)
+            if learnt_up_to is None:
                 continue
-            new = self._inbox.annotated_since(project, max((job.up_to_event for job in jobs), default=0))
+            new = self._inbox.annotated_since(project, learnt_up_to)
             threshold = settings.train_after_groups
             is_quiet = self._age_s(project, "last", new.last_at) >= 60 * settings.train_quiet_minutes
             is_enough = threshold and new.num_tasks >= threshold and (is_quiet or new.num_tasks >= 2 * threshold)
@@ -186,16 +202,14 @@ class Training:
         return max(self._clock() - at, self._elapsed - first_seen[1])
 
     def _start(self, job: TrainingJob) -> None:
-        folder = self.store.folder_of(job.id)
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        environment = {**os.environ, **self._settings.as_environment(), "PYTHONPATH": path}
-        environment |= visible_devices(self._settings.device, environment)
-        job.champion = self._current()
-        job.up_to_event = self._inbox.last()
-        job.state, job.reason, job.started_at = TrainingState.RUNNING, "", self._clock()
-        self._put(job)  # before it runs: after a kill right here it has failed, and does not run twice
-        self.before_job()
+        """One that is claimed: after a kill right here it has failed, and does not run twice."""
         try:
+            folder = self.store.make_room(job.id)
+            self.store.save(job)
+            self.before_job()
+            path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+            environment = {**os.environ, **self._settings.as_environment(), "PYTHONPATH": path}
+            environment |= visible_devices(self._settings.device, environment)
             with os.fdopen(os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
                 process = subprocess.Popen(
                     [*self._command, str(folder)],
@@ -210,7 +224,8 @@ class Training:
             return
         job.pid, job.process_started = process.pid, started_at(process.pid)
         self._processes[job.id] = process
-        self._put(job)
+        self._table.change(job.id, TrainingState.RUNNING, pid=job.pid, process_started=job.process_started)
+        self.store.save(job)
         with suppress(OSError):  # it has ended already
             os.setpriority(os.PRIO_PGRP, process.pid, NICENESS)
         log.info("training job %d of project %d runs, process %d", job.id, job.project, process.pid)
@@ -219,8 +234,14 @@ class Training:
         process = self._processes.get(job.id)
         code = process.poll() if process else None
         if (process and code is None) or (not process and job.is_alive):
-            if job.cancelled_at is not None and not 0 <= self._clock() - job.cancelled_at < STOP_S:
-                _signal(job, signal.SIGKILL)
+            if job.cancelled_at is not None:
+                self._tell_to_end(job)
+                if not 0 <= self._clock() - self._told_to_end[job.id] < STOP_S:
+                    _signal(job, signal.SIGKILL)
+            if self._is_shared or self._elapsed - self._beat_at >= BEAT_S:
+                self._beat_at = self._elapsed
+                shown = json.dumps(self._left(job)) if self._is_shared else None
+                self._table.change(job.id, TrainingState.RUNNING, beat=job.beat + 1, shown=shown)
             return
         self._processes.pop(job.id, None)
         outcome = self.store.told(job.id, OUTCOME)
@@ -237,6 +258,12 @@ class Training:
             last_words = f"; its last words: {last.strip()[:300]}" if last else ""
             self._end(job, TrainingState.FAILED, _how_it_ended(code) + self._meanwhile(job) + last_words)
 
+    def _tell_to_end(self, job: TrainingJob) -> None:
+        """Politely, once, if it runs here."""
+        if job.place == self._place and job.id not in self._told_to_end:
+            self._told_to_end[job.id] = self._clock()
+            _signal(job, signal.SIGTERM)
+
     def _meanwhile(self, job: TrainingJob) -> str:
         """It may have been killed right after it published."""
         current = self._current()
@@ -251,41 +278,53 @@ class Training:
             return None
 
     def _end(self, job: TrainingJob, state: TrainingState, reason: str) -> None:
-        job.state, job.reason, job.finished_at = state, reason, self._clock()
-        self._put(job)
+        finished_at = self._clock()
+        shown = json.dumps(self._left(job)) if self._is_shared and job.place == self._place else job.shown
+        if job.place == self._place and job.started_at is not None:
+            self.store.save(replace(job, state=state, reason=reason, finished_at=finished_at))
+        values = {"state": state.value, "reason": reason, "finished_at": finished_at, "shown": shown}
+        if not self._table.change(job.id, job.state, **values):
+            return  # another backend was first
         say = log.info if state is TrainingState.DONE else log.warning
         say("training job %d of project %d: %s: %s", job.id, job.project, state.value, reason)
 
-    def _put(self, job: TrainingJob) -> None:
-        self.store.save(job)
-        self._jobs[job.id] = job
-
     def _running(self) -> TrainingJob | None:
-        return next((job for job in self._jobs.values() if job.state is TrainingState.RUNNING), None)
+        return next(iter(self._table.in_state(TrainingState.RUNNING)), None)
 
     # -- showing ------------------------------------------------------------------------------------------------------
 
     def as_json(self, *, limit: int = 20, job: int | None = None) -> list[dict[str, Any]]:
-        """The newest first; nothing secret in it."""
-        if not self._lock.acquire(timeout=SHOW_WAIT_S):
-            raise CalicoError("training is being looked after just now, or its database does not answer; try again")
-        try:
-            jobs = self._jobs if self.is_owner else {entry.id: entry for entry in self.store.load()}
-            newest = [entry for number, entry in sorted(jobs.items(), reverse=True) if job in (None, number)]
-            return [self._shown(entry) for entry in newest[:limit]]
-        finally:
-            self._lock.release()
+        """The newest first; nothing secret in it. Raises Unavailable where a shared database does not answer."""
+        newest = partial(self._table.newest, limit=limit, job=job)
+        return [self._shown(job) for job in (self._patience.ask(newest) if self._is_shared else newest())]
+
+    def _left(self, job: TrainingJob) -> dict[str, Any]:
+        """What its folder tells of it, where it ran."""
+        progress, outcome = self.store.told(job.id, PROGRESS), self.store.told(job.id, OUTCOME)
+        return {"progress": progress, "outcome": outcome, "log": self.store.log_tail(job.id, self._settings.secrets)}
 
     def _shown(self, job: TrainingJob) -> dict[str, Any]:
-        progress, outcome = self.store.told(job.id, PROGRESS), self.store.told(job.id, OUTCOME)
         end = job.finished_at or self._clock()
+        is_elsewhere = job.shown is not None and job.place != self._place
         return {
             "id": job.id, "project": job.project, "state": job.state.value, "trigger": job.trigger,
             "reason": job.reason, "requested_at": job.requested_at,
             "seconds": None if job.started_at is None else round(max(0.0, end - job.started_at), 1),
             "is_being_cancelled": job.state is TrainingState.RUNNING and job.cancelled_at is not None,
-            "progress": progress, "outcome": outcome, "log": self.store.log_tail(job.id, self._settings.secrets),
+            **(json.loads(job.shown) if is_elsewhere and job.shown else self._left(job)),
         }  # fmt: skip
+
+
+def here() -> tuple[str, str]:
+    """(where process numbers mean what they mean here, this process there)."""
+    namespace = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
+    return f"{socket.gethostname()}/{namespace}", f"{os.getpid()}/{started_at(os.getpid())}"
+
+
+def is_up(owner: str | None) -> bool:
+    """Whether a backend of this place still runs."""
+    pid, _, started = (owner or "").partition("/")
+    return pid.isdigit() and started_at(int(pid)) == started
 
 
 def visible_devices(device: str | None, environment: Mapping[str, str]) -> dict[str, str]:
@@ -301,10 +340,6 @@ def visible_devices(device: str | None, environment: Mapping[str, str]) -> dict[
 
 def _nothing() -> None:
     """Where nobody has memory to give."""
-
-
-def _id(job: TrainingJob) -> int:
-    return job.id
 
 
 def _signal(job: TrainingJob, sign: signal.Signals) -> None:

@@ -20,18 +20,28 @@ Load = Callable[[Path | None], Segmenter]
 class Champion:
     """Reads the registry's pointer, again whenever the file is another one: one `stat` while nothing changes.
 
-    registry: its folder, which need not be there yet; None: the checkpoint alone. load: see `Load`.
+    registry: its folder, which need not be there yet; None: the checkpoint alone. load: see `Load`. join: told what is
+    current ("" for the checkpoint), says what to begin with.
 
     Raises InputError where the pointer is damaged.
     """
 
-    def __init__(self, registry: Path | None, checkpoint: Path | None, load: Load) -> None:
+    def __init__(
+        self,
+        registry: Path | None,
+        checkpoint: Path | None,
+        load: Load,
+        join: Callable[[str], str] = lambda current: current,
+    ) -> None:
         self._registry = None if registry is None else Registry(registry)
         self._checkpoint = checkpoint
         self._load = load
         self._lock = threading.Lock()
         self._seen = self._stamp()
-        self._current = self._registry.current() if self._registry else None
+        current = self._current = self._registry.current() if self._registry else None
+        first = join(current or "") or None
+        if self._registry and first != current and (first is None or first in self._registry.ids()):
+            self._current, self._seen = first, None  # and the current one next
 
     @property
     def current(self) -> str | None:
@@ -69,7 +79,7 @@ class Champion:
                 return None
             self._current = target
             is_rollback = bool(history) and history[-1].action == "rollback"
-            return Wanted(target or "the checkpoint", lambda: self._loaded(target), at_once=is_rollback)
+            return Wanted(target or "the checkpoint", lambda: self._loaded(target), is_rollback, target or "")
 
     def _loaded(self, version: str | None) -> Segmenter:
         if self._registry is None or version is None:

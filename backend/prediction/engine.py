@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -14,7 +13,16 @@ from backend.prediction.lane import Priority
 from backend.prediction.protocol import Segmenter
 from backend.prediction.result_cache import ResultCache
 from backend.prediction.succession import Succession, Wanted
-from backend.prediction.worker import GroupQuestion, NamedQuestion, PromptQuestion, Worker
+from backend.prediction.worker import (
+    Answerer,
+    Asked,
+    GroupKey,
+    GroupQuestion,
+    Lanes,
+    NamedQuestion,
+    PromptQuestion,
+    Worker,
+)
 from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, CheckpointError
 from calico.values import CoSegmentation, ImageGroup
@@ -26,12 +34,17 @@ class NotReady(CalicoError):
     """The weights are still being loaded; try again shortly."""
 
 
-@dataclass(frozen=True)
 class Call(Generic[T]):
-    """A call of the model that waits, runs or is done. version: of the model that was chosen for it, and stays."""
+    """A call of the model that waits, runs or is done."""
 
-    version: str
-    future: Future[T]
+    def __init__(self, asked: Asked) -> None:
+        self._answerer = asked.answerer
+        self.future: Future[T] = asked.future
+
+    @property
+    def version(self) -> str:
+        """Of the model that was chosen for it. With a pool of workers that is final once it is done."""
+        return self._answerer.version
 
     def result(self, timeout_s: float | None = None) -> T:
         """Waits for it. Raises TimeoutError, and what the model raised."""
@@ -49,9 +62,9 @@ class Engine:
     """Starts loading at once. Safe to share between threads: the model itself only ever runs on the worker's thread.
 
     load: makes the segmenter; it is called once, and after a rest. rests: whether nothing is loaded before
-    `models.wake()`. follow: says at each call whether another one is to serve from now on
-    (`Succession`). queue_size: groups that may wait before LaneFull. groups_at_once: groups that one call of the model
-    may take together.
+    `models.wake()`. follow: says at each call whether another one is to serve from now on, may_serve whether one that
+    is loaded takes over (`Succession`). queue_size: groups that may wait before LaneFull. groups_at_once: groups that
+    one call of the model may take together. lanes: of a model that takes several calls at once.
     """
 
     def __init__(
@@ -60,16 +73,25 @@ class Engine:
         metrics: Metrics,
         *,
         follow: Callable[[], Wanted | None] = lambda: None,
+        may_serve: Callable[[Wanted], bool] = lambda wanted: True,
         queue_size: int = 256,
         cache_bytes: int = 0,
         groups_at_once: int = 1,
         rests: bool = False,
+        lanes: Lanes | None = None,
     ) -> None:
         self._metrics = metrics
         self._results = ResultCache(cache_bytes)
-        self._worker = Worker(metrics, groups_at_once=groups_at_once, capacity=queue_size, keep=self._results.put)
+        self._models = Succession(None if rests else _loading(load), follow, metrics, load, may_serve)
+        self._worker = Worker(
+            metrics,
+            groups_at_once=groups_at_once,
+            capacity=queue_size,
+            keep=self._results.put,
+            lanes=lanes,
+            serving=lambda: self._models.serving,
+        )
         metrics.queue_depth.labels("model").set_function(lambda: self.depth)
-        self._models = Succession(None if rests else _loading(load), follow, metrics, load)
 
     @property
     def depth(self) -> int:
@@ -126,19 +148,19 @@ class Engine:
         """
         segmenter = self.segmenter(timeout_s)
         version = segmenter.version
-        key = (version, group.digests, tuple(candidates))
+        key = GroupKey(version, group.digests, tuple(candidates))
         recent = self._results.get(key)
         self._metrics.cache.labels("result", "miss" if recent is None else "hit").inc()
         if recent is not None:
             future: Future[CoSegmentation] = Future()
             future.set_result(recent)
-            return Call(version, future)
+            return Call(Asked(future, Answerer(version)))
         question = GroupQuestion(group, tuple(candidates) or None)
-        return Call(version, self._worker.segment(segmenter, question, priority, key))
+        return Call(self._worker.segment(segmenter, question, priority, key))
 
     def kept(self, version: str, group: ImageGroup, candidates: Sequence[str] = ()) -> CoSegmentation | None:
         """The result of an earlier call, if it is still kept."""
-        return self._results.get((version, group.digests, tuple(candidates)))
+        return self._results.get(GroupKey(version, group.digests, tuple(candidates)))
 
     def segment_prompts(
         self,
@@ -154,7 +176,7 @@ class Engine:
         """
         segmenter = self.segmenter(timeout_s)
         question = PromptQuestion(image, points_xy, labels, box_xyxy)
-        return Call(segmenter.version, self._worker.segment_prompts(segmenter, question))
+        return Call(self._worker.segment_prompts(segmenter, question))
 
     def segment_named(
         self, group: ImageGroup, name: str, objects: Mapping[int, str], shown: Sequence[int]
@@ -162,7 +184,7 @@ class Engine:
         """A part by its name on the images that are not `shown`. Goes before any group. Raises as `segment` does."""
         segmenter = self.segmenter()
         question = NamedQuestion(group, name, objects, shown)
-        return Call(segmenter.version, self._worker.segment_named(segmenter, question))
+        return Call(self._worker.segment_named(segmenter, question))
 
 
 def _loading(load: Callable[[], Segmenter]) -> Future[Segmenter]:

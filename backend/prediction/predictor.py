@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -19,10 +17,13 @@ from backend.host.client import LabelStudioClient
 from backend.media.media import Media, image_host
 from backend.prediction.activity import Job, Jobs, JobState
 from backend.prediction.engine import Engine
+from backend.prediction.given import Given
 from backend.prediction.lane import Lane, LaneFull, Priority
+from backend.prediction.late_posts import LatePosts, fail, has_already
+from backend.prediction.late_results import LateResults
 from backend.prediction.project_parts import ProjectParts
 from backend.prediction.smart_tools import SmartTools
-from backend.telemetry.log_lines import one_line
+from backend.telemetry.log_lines import describe, one_line
 from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, InputError
 from calico.inference.belief import MIN_IMAGE_SCORE, worth_showing
@@ -32,7 +33,6 @@ from calico.values import MAX_GROUP_SIZE, MIN_GROUP_SIZE, CoSegmentation, ImageG
 log = logging.getLogger("calico.backend")
 
 GROUPS_AT_ONCE = 4  # fetched and encoded side by side, so that the model never waits for the network; bounds memory too
-MAX_REMEMBERED = 100_000
 MAX_SOURCES_KEPT = 20_000  # characters of a group's addresses that are kept for its picture; data URIs have more
 MAX_PROBLEMS = 50  # of a group, as shown in `/jobs`
 
@@ -71,6 +71,8 @@ class Predictor:
     waits ready, and as many of others: no project and no image host has more than half of the threads.
     remembered: sees a prediction in the light of what the project has taught; gives the version to say too.
     min_score: what is less sure is not shown, see `worth_showing`.
+    given: agrees with other backends on who gives the host a prediction. late: keeps late ones until they are posted;
+    without it they are lost with the process.
     """
 
     def __init__(
@@ -86,21 +88,20 @@ class Predictor:
         groups_at_once: int = 1,
         remembered: Remembered | None = None,
         min_score: float = MIN_IMAGE_SCORE,
+        given: Given | None = None,
+        late: LateResults | None = None,
     ) -> None:
         self._engine, self._media, self._jobs, self._metrics, self._client = engine, media, jobs, metrics, client
         self._time_budget_s, self._remembered, self._min_score = time_budget_s, remembered, min_score
+        self._given = Given() if given is None else given
+        self.late_posts = LatePosts(client, late, self._given, jobs, metrics, queue_size)
         self._smart_tools = SmartTools(engine, media, metrics, min_score=min_score)
         share = max(GROUPS_AT_ONCE, 2 * groups_at_once)
         self._groups = Lane("groups", num_threads=2 * share, capacity=queue_size, share=share)
-        self._posts = Lane("posts", num_threads=1, capacity=queue_size)
-        self._given_at: OrderedDict[tuple[int, str], float] = (
-            OrderedDict()
-        )  # (task, version) -> last in a reply or post
         self._parts: dict[int, ProjectParts] = {}
         self._opened: list[_Work] = []  # requests of one task that are not answered yet
         self._lock = threading.Lock()
         metrics.queue_depth.labels("groups").set_function(lambda: self._groups.depth)
-        metrics.queue_depth.labels("posts").set_function(lambda: self._posts.depth)
 
     # -- groups -----------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class Predictor:
             self._opened.extend(opened)
         try:
             wait(futures, timeout=max(0.0, deadline - time.monotonic()))
-            results = [self._reply(work) for work in works]
+            results = self._replies(works)
         finally:
             with self._lock:
                 for work in opened:
@@ -140,40 +141,32 @@ class Predictor:
             self._jobs.update(work.job, JobState.REFUSED, str(error))
             self._metrics.groups.labels("refused").inc()
 
-    def _reply(self, work: _Work) -> Prediction | list[Any]:
-        with work.lock:
-            if work.prediction is None:
-                work.is_late = True
-                return []
-        if not self._claims(work, work.prediction):
-            self._metrics.groups.labels("late").inc()
-            self._has_already(work, work.prediction)
-            return []
-        self._metrics.groups.labels("answered").inc()
-        self._jobs.update(work.job, JobState.ANSWERED)
-        return work.prediction
+    def _replies(self, works: Sequence[_Work]) -> list[Prediction | list[Any]]:
+        ready: list[tuple[_Work, Prediction]] = []
+        for work in works:
+            with work.lock:
+                if work.prediction is None:
+                    work.is_late = True
+                else:
+                    ready.append((work, work.prediction))
+        claimed = self._claimed(ready)
+        for work, prediction in ready:
+            if work in claimed:
+                self._metrics.groups.labels("answered").inc()
+                self._jobs.update(work.job, JobState.ANSWERED)
+            else:
+                self._metrics.groups.labels("late").inc()
+                self._jobs.update(work.job, JobState.LATE, has_already(prediction["model_version"]))
+        return [work.prediction if work in claimed and work.prediction else [] for work in works]
 
-    def _claims(self, work: _Work, prediction: Prediction) -> bool:
-        """Whether this request is to give the host the prediction, which would keep a second one beside it: not where
-        another gave it since this one began, or where the first that opened the task is about to."""
-        if work.task_id is None:
-            return True
-        given = work.task_id, prediction["model_version"]
+    def _claimed(self, ready: Sequence[tuple[_Work, Prediction]]) -> set[_Work]:
+        """Those whose request is to give the host the prediction, which would keep a second one beside it: not where
+        another gave it since that one began, or where the first that opened the task is about to."""
         with self._lock:
-            is_given = self._given_at.get(given, 0.0) > work.started
-            first = next((other for other in self._opened if other.task_id == work.task_id), work)
-            if is_given or first is not work:
-                return False
-            self._given_at[given] = time.monotonic()
-            self._given_at.move_to_end(given)
-            if len(self._given_at) > MAX_REMEMBERED:
-                self._given_at.popitem(last=False)
-        return True
-
-    def _has_already(self, work: _Work, prediction: Prediction) -> None:
-        self._jobs.update(
-            work.job, JobState.LATE, f"the host has a prediction of {prediction['model_version']} already"
-        )
+            opened = {other.task_id: other for other in reversed(self._opened)}  # the first of each task
+        first = [(work, prediction) for work, prediction in ready if opened.get(work.task_id, work) is work]
+        asked = [(work.task_id, prediction["model_version"], work.started) for work, prediction in first]
+        return {work for (work, _), is_ours in zip(first, self._given.claim(asked), strict=True) if is_ours}
 
     def _run(self, work: _Work) -> None:
         """On a worker thread. Never raises: what fails is this group's affair alone."""
@@ -189,7 +182,7 @@ class Predictor:
             work.prediction = prediction
             is_late = work.is_late
         if is_late:
-            self._deliver(work)
+            self._deliver(work, prediction)
 
     def _predicted(self, work: _Work) -> tuple[Prediction, list[Problem]]:
         config, data = config_of(work.label_config), _data(work.task)
@@ -242,48 +235,13 @@ class Predictor:
             return strip_of_overlays(images, worth_showing(result, self._min_score))
 
     def _fail(self, job: Job, error: Exception) -> None:
-        reason = describe(error)
-        log.warning("task %s of project %s: %s", job.task, job.project, reason)
-        self._jobs.update(job, JobState.FAILED, reason)
-        self._metrics.groups.labels("failed").inc()
+        fail(job, describe(error), self._jobs, self._metrics)
 
     # -- what comes too late for its reply ----------------------------------------------------------------------------
 
-    def _deliver(self, work: _Work) -> None:
+    def _deliver(self, work: _Work, prediction: Prediction) -> None:
         self._metrics.groups.labels("late").inc()
-        if self._client is None or work.task_id is None:
-            self._jobs.update(
-                work.job, JobState.LATE, "ready after the reply, without LABEL_STUDIO_API_KEY to post it: ask again"
-            )
-            return
-        try:
-            self._posts.submit(lambda: self._post(work))
-        except LaneFull as error:
-            self._fail(work.job, error)
-
-    def _post(self, work: _Work) -> None:
-        """Through the host's API, unless the host has a prediction of this version, or is getting it in a reply."""
-        client, prediction = self._client, work.prediction
-        if client is None or prediction is None or work.task_id is None:
-            raise TypeError("only a finished prediction of a known task is posted, and only with a client")
-        version = prediction["model_version"]
-        if not self._claims(work, prediction):
-            self._has_already(work, prediction)
-            return
-        try:
-            if any(p.get("model_version") == version for p in client.predictions(task=work.task_id)):
-                self._has_already(work, prediction)
-                return
-            client.create_prediction(
-                work.task_id, prediction["result"], model_version=version, score=prediction["score"]
-            )
-        except Exception as error:
-            with self._lock:
-                self._given_at.pop((work.task_id, version), None)
-            self._fail(work.job, error)
-            return
-        self._jobs.update(work.job, JobState.POSTED)
-        self._metrics.groups.labels("posted").inc()
+        self.late_posts.put(work.job, prediction, lambda: self._claimed([(work, prediction)]) == {work})
 
     # -- clicks -------------------------------------------------------------------------------------------------------
 
@@ -338,13 +296,3 @@ def _data(task: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise InputError(f"task {_id(task)}: expected an object as its data, got {type(data).__name__}")
     return data
-
-
-def describe(error: BaseException) -> str:
-    """One line for logs and `/jobs`. Our own errors speak for themselves; of others, what, where, and little else."""
-    text = " ".join(str(error).split())
-    if isinstance(error, CalicoError):
-        return one_line(text)
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
-    return one_line(f"internal error {type(error).__name__}{where}: {text[:200]}")

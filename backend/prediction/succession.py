@@ -17,6 +17,7 @@ from backend.telemetry.prometheus import Metrics
 
 log = logging.getLogger("calico.backend")
 
+AGREE_S = 0.2  # between looks whether what is loaded may serve
 RETRY_S = 60.0  # after a version that did not load: memory may be short only while something is trained
 LEAVE_S = 30.0  # that the next version waits at most for the one before last to answer its last call
 LEAVE_LOOK_S = 0.05
@@ -28,6 +29,7 @@ class Wanted:
 
     Attributes:
         name: as people know it.
+        version: as the registry does, "" is the checkpoint; None: nobody else has to agree.
         load: makes it; seconds.
         at_once: what serves until then must not answer any more (a rollback), so calls wait for this one.
     """
@@ -35,6 +37,7 @@ class Wanted:
     name: str
     load: Callable[[], Segmenter]
     at_once: bool = False
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Succession:
     """Holds the one that serves. Calls that have it go on with it; its memory is free when the last of them ends.
 
     first: being loaded; None: none, it rests until `wake`. follow: what is wanted, told once at each change, else None;
-    cheap, for every call asks it. reload: loads what served before it rested.
+    cheap, for every call asks it. reload: loads what served before it rested. may_serve: whether one that is loaded
+    takes over now, asked before every call until it does.
     """
 
     def __init__(
@@ -59,11 +63,14 @@ class Succession:
         follow: Callable[[], Wanted | None],
         metrics: Metrics,
         reload: Callable[[], Segmenter],
+        may_serve: Callable[[Wanted], bool] = lambda wanted: True,
     ) -> None:
         self._promise: Future[Segmenter] | None = Future() if first is None else None  # what waiting calls are given
         self._serving = self._promise or first or Future()
         self._follow, self._reload, self._metrics = follow, reload, metrics
         self._lock = threading.Lock()
+        self._may_serve = may_serve
+        self._loaded: tuple[Wanted, Segmenter] | None = None  # waits until it may serve
         self._wanted: Wanted | None = None  # being loaded, or next to be
         self._is_loading = False
         self._is_resting = first is None
@@ -98,6 +105,7 @@ class Succession:
     def look(self) -> None:
         """Starts to load another one, if one is wanted."""
         with self._lock:
+            self._take_over()
             wanted = None if self._is_resting else self._follow() or self._again()
             if wanted is not None:
                 self._want(wanted)
@@ -159,16 +167,35 @@ class Succession:
             self._keep(wanted, error)
             return None
         with self._lock:
-            if self._wanted is not wanted:  # meanwhile another one
-                return None
             leaving = _weakly(self._serving if self._promise is None else self._before)
-            serving = self._serving = self._promise or Future()
-            self._before = self._promise = self._wanted = self._not_loaded = None
-            self._tell(fresh.version)
+            self._loaded = wanted, fresh
+        del fresh
+        while (is_serving := self._has_taken_over()) is None:
+            time.sleep(AGREE_S)
+        return leaving if is_serving else None
+
+    def _has_taken_over(self) -> bool | None:
+        """None while what is loaded waits until it may; False if meanwhile another one is wanted, or none."""
+        self.look()
+        with self._lock:
+            if self._loaded is None:
+                return True
+            if self._loaded[0] is self._wanted:
+                return None
+            self._loaded = None
+            return False
+
+    def _take_over(self) -> None:
+        """What is loaded, wanted and may serve, serves. Holding the lock."""
+        if self._loaded is None or self._loaded[0] is not self._wanted or not self._may_serve(self._loaded[0]):
+            return
+        fresh = self._loaded[1]
+        serving = self._serving = self._promise or Future()
+        self._before = self._promise = self._wanted = self._not_loaded = self._loaded = None
+        self._tell(fresh.version)
         log.info("%s serves", fresh.version)
         self._metrics.switches.labels("done").inc()
         serving.set_result(fresh)
-        return leaving
 
     def _keep(self, wanted: Wanted, error: Exception) -> None:
         """The model before goes on, also for calls that wait for another."""

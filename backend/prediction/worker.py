@@ -1,4 +1,7 @@
-"""The loop before the model: takes calls that wait, by priority, asks the model once, and resolves their futures."""
+"""The loop before the model: takes calls that wait, by priority, asks the model once, and resolves their futures.
+
+Behind a pool of workers it asks several times at once, as often as workers are ready.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +21,8 @@ from backend.telemetry.prometheus import Metrics
 from calico.values import CoSegmentation, ImageGroup
 
 log = logging.getLogger("calico.backend")
+
+LOOK_S = 0.1
 
 MAX_CLICKS = 64  # that wait; they have a room of their own, so that no number of groups keeps one out
 
@@ -48,6 +53,26 @@ class NamedQuestion:
     shown: Sequence[int]
 
 
+@dataclass
+class Answerer:
+    """Who answers a call, by version; a call that waits may get another one. It keeps no model in memory."""
+
+    version: str
+
+
+class Asked(NamedTuple):
+    future: Future[Any]
+    answerer: Answerer
+
+
+class GroupKey(NamedTuple):
+    """Equal questions about a group have it."""
+
+    version: str
+    digests: tuple[str, ...]
+    candidates: tuple[str, ...]
+
+
 @dataclass(eq=False)
 class _Call:
     """key: equal calls have it, and one future; None for clicks. is_alone: in no batch with others."""
@@ -58,6 +83,14 @@ class _Call:
     key: Hashable = None
     future: Future[Any] = field(default_factory=Future)
     is_alone: bool = False
+    answerer: Answerer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.answerer = Answerer(self.segmenter.version)
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.future, self.answerer)
 
     def goes_with(self, other: _Call) -> bool:
         """Only batches go together, and only those of one model: nobody who waits before a screen waits for others, and
@@ -67,22 +100,46 @@ class _Call:
         )
 
 
+class Lanes(Protocol):
+    """How many calls may run at once. on_change: to be called when it is another number. serving: what answers now."""
+
+    max_lanes: int
+    on_change: Callable[[], None]
+
+    @property
+    def num_lanes(self) -> int: ...
+
+
 class Worker:
-    """A thread of its own, the only one that calls a model. Safe to share between threads.
+    """The only one that calls a model, on a thread of its own. Safe to share between threads.
 
     groups_at_once: groups of one call of the model at most. capacity: groups that may wait before LaneFull; clicks have
-    a room of their own. keep: gets every group's key and result before anybody who waits for it does.
+    a room of their own. keep: gets every group's key and result before anybody who waits for it does. lanes: of a model
+    that takes several calls at once, each on a thread; they are all of one version, so after the first answer of a new
+    one there is none of the old. serving: that version; a call that waits is answered by it when its turn comes.
     """
 
     def __init__(
-        self, metrics: Metrics, *, groups_at_once: int, capacity: int, keep: Callable[[Hashable, CoSegmentation], None]
+        self,
+        metrics: Metrics,
+        *,
+        groups_at_once: int,
+        capacity: int,
+        keep: Callable[[Hashable, CoSegmentation], None],
+        lanes: Lanes | None = None,
+        serving: Callable[[], Future[Segmenter]] | None = None,
     ) -> None:
         self._metrics, self._groups_at_once, self._keep = metrics, groups_at_once, keep
+        self._lanes, self._serving = lanes, serving
         self._room = {True: MAX_CLICKS, False: capacity}  # by whether it is a click
         self._queues: dict[Priority, deque[_Call]] = {priority: deque() for priority in Priority}
         self._calls: dict[Hashable, _Call] = {}  # that wait or run, by key
+        self._running: list[Segmenter] = []  # the model of each call that runs
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, name="model", daemon=True).start()
+        if lanes is not None:
+            lanes.on_change = self._wake
+        for _ in range(1 if lanes is None else lanes.max_lanes):
+            threading.Thread(target=self._run, name="model", daemon=True).start()
 
     @property
     def depth(self) -> int:
@@ -91,8 +148,8 @@ class Worker:
 
     def segment(
         self, segmenter: Segmenter, question: GroupQuestion, priority: Priority, key: Hashable
-    ) -> Future[CoSegmentation]:
-        """The future of the equal call that waits or runs, or of a new one. Raises LaneFull.
+    ) -> Asked:
+        """The equal call that waits or runs, or a new one. Raises LaneFull.
 
         An equal call that waits moves up where this one is more urgent.
         """
@@ -104,19 +161,19 @@ class Worker:
                 self._queues[call.priority].remove(call)
                 call.priority = priority
                 self._queues[priority].append(call)
-            return call.future
+            return call.asked
 
-    def segment_prompts(self, segmenter: Segmenter, question: PromptQuestion) -> Future[tuple[np.ndarray, float]]:
+    def segment_prompts(self, segmenter: Segmenter, question: PromptQuestion) -> Asked:
         """Goes before any group. Raises LaneFull."""
         with self._changed:
-            return self._added(_Call(segmenter, question, Priority.FIRST)).future
+            return self._added(_Call(segmenter, question, Priority.FIRST)).asked
 
     def segment_named(
         self, segmenter: Segmenter, question: NamedQuestion
-    ) -> Future[Mapping[int, tuple[np.ndarray, float]]]:
+    ) -> Asked:
         """As a click: somebody waits before the screen. Raises LaneFull."""
         with self._changed:
-            return self._added(_Call(segmenter, question, Priority.FIRST)).future
+            return self._added(_Call(segmenter, question, Priority.FIRST)).asked
 
     def _added(self, call: _Call) -> _Call:
         is_click = call.priority is Priority.FIRST
@@ -134,22 +191,63 @@ class Worker:
         while True:
             calls = self._next()
             if calls:
-                self._answer(calls)
+                try:
+                    self._answer(calls)
+                finally:
+                    with self._changed:
+                        self._running.remove(calls[0].segmenter)
+                        self._changed.notify_all()
             del calls  # a thread at rest must not keep the last group's images alive
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def _num_idle(self) -> int:
+        return (1 if self._lanes is None else self._lanes.num_lanes) - len(self._running)
 
     def _next(self) -> list[_Call]:
         """The most urgent call, and those behind it that go with it; none where nobody waits for it any more."""
         with self._changed:
-            self._changed.wait_for(lambda: self.depth)
+            self._changed.wait_for(lambda: self.depth and self._num_idle > 0)
+            serving = None
+            if self._lanes is not None and self._serving is not None:
+                future = self._serving()
+                if not future.done():  # after a rollback: nothing newer answers any more
+                    self._changed.wait(LOOK_S)
+                    return []
+                serving = None if future.exception() else future.result()
+                if self._running and serving is not None and self._running[0] is not serving:
+                    self._changed.wait(LOOK_S)  # until the calls of the version before are answered
+                    return []
             queue = next(queue for _, queue in sorted(self._queues.items()) if queue)
             first = queue.popleft()
-            along = [call for call in queue if first.goes_with(call)][: self._groups_at_once - 1]
+            share = -(-(1 + len(queue)) // self._num_idle)  # what waits is spread over the lanes that are free
+            most = min(self._groups_at_once, share)
+            along = [call for call in queue if first.goes_with(call)][: most - 1]
             for call in along:
                 queue.remove(call)
             calls = [call for call in (first, *along) if _starts(call.future)]
             for call in {first, *along}.difference(calls):
                 self._calls.pop(call.key, None)
+            if calls and serving is not None:
+                self._move(calls, serving)
+            if calls:
+                self._running.append(calls[0].segmenter)
             return calls
+
+    def _move(self, calls: Sequence[_Call], serving: Segmenter) -> None:
+        """Calls of the version before to the one that serves: nobody was told yet who answers them."""
+        for call in calls:
+            if call.segmenter is serving:
+                continue
+            if call.key is not None and self._calls.get(call.key) is call:
+                del self._calls[call.key]
+            call.segmenter, call.answerer.version = serving, serving.version
+            if isinstance(call.key, GroupKey):
+                call.key = call.key._replace(version=serving.version)
+                self._calls.setdefault(call.key, call)
 
     def _answer(self, calls: list[_Call]) -> None:
         """A group that fails spoils nobody else's answer: each is then asked about on a turn of its own."""
@@ -177,7 +275,8 @@ class Worker:
     def _forget(self, calls: Sequence[_Call]) -> None:
         with self._changed:
             for call in calls:
-                self._calls.pop(call.key, None)
+                if self._calls.get(call.key) is call:
+                    del self._calls[call.key]
 
 
 def _asked(calls: Sequence[_Call]) -> Sequence[Any]:

@@ -14,7 +14,7 @@ from backend.prediction.engine import Engine
 from backend.prediction.predictor import Predictor
 from backend.prediction.protocol import Segmenter
 from backend.project.backend_client import BackendClient
-from backend.services import champion_of
+from backend.services import champion_of, pool_of
 from backend.settings import Settings
 from backend.telemetry.prometheus import Metrics
 
@@ -80,18 +80,26 @@ class RemoteSource:
 
 
 class LocalSource:
-    """A checkpoint in this process, through the same code as the backend's; no server, no time budget."""
+    """A checkpoint in this process or in the settings' workers, through the same code as the backend's; no server, no
+    time budget.
+    """
 
     def __init__(
         self, settings: Settings, client: LabelStudioClient, *, load: Callable[[], Segmenter] | None = None
     ) -> None:
         metrics = Metrics()
         self._jobs = Jobs()
-        engine = Engine(load or champion_of(settings).load, metrics)
+        pool = pool_of(settings) if load is None else None
+        load = load or champion_of(settings, None if pool is None else pool.load).load
+        engine = Engine(load, metrics, lanes=pool)
+        if pool is not None:
+            pool.demand = lambda: engine.depth
         media = Media(settings, metrics, client)
+        at_once = 1 if pool is None else pool.max_lanes
         self._predictor = Predictor(
-            engine, media, self._jobs, metrics, client=client, time_budget_s=1e6, min_score=settings.min_score
-        )
+            engine, media, self._jobs, metrics, client=client, time_budget_s=1e6, groups_at_once=at_once,
+            min_score=settings.min_score,
+        )  # fmt: skip
         self.version = engine.version()  # waits for the weights; raises what loading raised
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], label_config: str, project: int) -> list[Outcome]:

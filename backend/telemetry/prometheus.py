@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -37,6 +38,18 @@ class Metrics:
         self.model_info = Gauge("calico_model_info", "1 for the version that serves", ["version"], registry=to)
         self.switches = Counter("calico_model_switches", "Changes of the model, by outcome", ["outcome"], registry=to)
         self.model_ready = Gauge("calico_model_ready", "1 once the weights are loaded", registry=to)
+
+    def follow_workers(self, shown: Callable[[], Sequence[Mapping[str, Any]]], num_deaths: Callable[[], int]) -> None:
+        """shown: each worker, with its `state` and `calls`."""
+
+        def count(state: str) -> Callable[[], float]:
+            return lambda: sum(worker["state"] == state for worker in shown())
+
+        workers = Gauge("calico_workers", "Workers of the model, by state", ["state"], registry=self.registry)
+        for state in ("starting", "idle", "busy"):
+            workers.labels(state).set_function(count(state))
+        deaths = Gauge("calico_worker_deaths", "Workers that died since the start", registry=self.registry)
+        deaths.set_function(num_deaths)
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:

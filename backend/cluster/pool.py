@@ -1,0 +1,341 @@
+"""Workers behind the one queue before the model: Ray's actors, each with the models that serve; any of them answers.
+
+The queue stays where it is (`backend.prediction.worker`): it hands the pool as many calls at once as workers are ready,
+the most urgent first. A call goes to a worker that has seen its images, so that their encodings are used again, else to
+the one that did least. A worker that dies is replaced, and its call is asked once more of another.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.cluster.actor import ModelActor, Packed, unpack_mask
+from backend.cluster.address import WorkersAddress, connect, room_for
+from backend.telemetry.log_lines import describe
+from calico.errors import CalicoError, CheckpointError
+from calico.values import CoSegmentation, ImageGroup, image_digest
+
+log = logging.getLogger("calico.backend")
+
+Load = Callable[[Path | None], Any]
+
+IMAGES_KEPT = 256  # references; a group's images are stored once for all its calls
+SEEN_KEPT = 256  # digests of images that a worker has lately seen
+IDLE_S = 120.0  # after which a worker more than the least number ends
+LOOK_S = 1.0
+WORKER_WAIT_S = 120.0  # for one that loads, where all died
+RETRY_S = 30.0  # after a worker that did not start
+
+
+@dataclass(eq=False)
+class Slot:
+    """One worker. state: starting, idle, busy or gone."""
+
+    number: int
+    actor: Any
+    state: str = "starting"
+    num_calls: int = 0
+    since: float = field(default_factory=time.monotonic)
+    seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    def shown(self) -> dict[str, Any]:
+        return {"worker": self.number, "state": self.state, "calls": self.num_calls}
+
+
+class ModelPool:
+    """Safe to share between threads. `load` makes segmenters as `CoSegmenter.from_checkpoint` does; what they are asked
+    is answered by workers.
+
+    make: the load function of each worker. num_gpus: of each, a fraction where several share a card. least, most:
+    workers; between them as many as calls wait for. demand: how many calls wait. Raises InputError without Ray.
+    """
+
+    def __init__(
+        self,
+        workers: WorkersAddress,
+        make: Load,
+        *,
+        num_gpus: float = 0.0,
+        least: int = 1,
+        most: int | None = None,
+        num_cpus: float = 1.0,
+    ) -> None:
+        self._ray = connect(workers)
+        self.max_lanes = most or workers.num_workers or room_for(self._ray, num_gpus)
+        self._least = min(least, self.max_lanes)
+        resources = {"num_gpus": num_gpus, "num_cpus": 0} if num_gpus else {"num_cpus": num_cpus}
+        remote = self._ray.remote(concurrency_groups={"side": 1}, max_restarts=0)(ModelActor)
+        self._remote = remote.options(**resources)
+        self._make = self._ray.put(make)
+        self._slots: list[Slot] = []
+        self._keys: dict[str, Path | None] = {}  # models that every worker holds
+        self._images: OrderedDict[str, Any] = OrderedDict()
+        self._changed = threading.Condition()
+        self._num_made = self.num_deaths = 0
+        self._not_before = 0.0
+        self._is_closed = False
+        self.demand: Callable[[], int] = lambda: 0
+        self.on_change: Callable[[], None] = lambda: None
+        threading.Thread(target=self._scale, name="workers", daemon=True).start()
+
+    # -- what the queue asks ------------------------------------------------------------------------------------------
+
+    @property
+    def num_lanes(self) -> int:
+        """Calls that may be asked at once: one of each worker that is ready; 1 while none is."""
+        return max(1, sum(slot.state in ("idle", "busy") for slot in self._slots))
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Each worker, for people and programs."""
+        with self._changed:
+            return [slot.shown() for slot in self._slots]
+
+    def load(self, folder: Path | None) -> PooledSegmenter:
+        """Loads a model in every worker, beside those that serve. Raises what loading raises there."""
+        key = f"{folder or 'checkpoint'} {time.monotonic_ns()}"
+        with self._changed:
+            self._keys[key] = folder
+            slots = list(self._slots)
+        try:
+            if not slots:
+                self._add(self._least)
+                self._wait_for_one()
+                slots = [slot for slot in self._slots if slot.state != "starting"]
+            versions = {self._held(slot, key, folder) for slot in slots}
+            versions.discard(None)
+        except BaseException:
+            self._drop(key)
+            raise
+        if len(versions) != 1:
+            self._drop(key)
+            found = ", ".join(sorted(map(str, versions))) or "none"
+            raise CheckpointError(f"{folder or 'the checkpoint'}: expected one version in all workers, got {found}")
+        segmenter = PooledSegmenter(self, key, str(versions.pop()))
+        weakref.finalize(segmenter, self._drop, key)
+        return segmenter
+
+    def ask(self, key: str, version: str, method: str, arguments: Sequence[Any], digests: Sequence[str]) -> Any:
+        """What a worker answers, with this version or not at all. Raises what its model raised."""
+        for is_last in (False, True):
+            slot = self._take(digests)
+            try:
+                answer = self._ray.get(getattr(slot.actor, method).remote(key, *arguments))
+            except self._ray.exceptions.RayTaskError as error:
+                self._give_back(slot)
+                raise (error.cause if isinstance(error.cause, Exception) else error) from None
+            except self._ray.exceptions.RayError as error:
+                self._lost(slot)
+                log.warning("worker %d died while it was asked: %s", slot.number, type(error).__name__)
+                if is_last:
+                    raise CalicoError("two workers died over this call; is their memory enough?") from None
+                continue
+            self._give_back(slot)
+            if answer[0] != version:
+                raise CheckpointError(f"worker {slot.number} answered with {answer[0]} instead of {version}")
+            return answer[1]
+
+    def reference(self, image: np.ndarray, digest: str) -> Any:
+        """Of an image in the store, put there once."""
+        with self._changed:
+            kept = self._images.get(digest)
+            if kept is not None:
+                self._images.move_to_end(digest)
+                return kept
+        kept = self._ray.put(image)
+        with self._changed:
+            self._images[digest] = kept
+            while len(self._images) > IMAGES_KEPT:
+                self._images.popitem(last=False)
+        return kept
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            slots, self._slots = self._slots, []
+            self._changed.notify_all()
+        for slot in slots:
+            self._kill(slot)
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def _take(self, digests: Sequence[str]) -> Slot:
+        """An idle worker, the one that has seen most of the images; it is busy from now on."""
+        until = time.monotonic() + WORKER_WAIT_S
+        with self._changed:
+            while not (idle := [slot for slot in self._slots if slot.state == "idle"]):
+                if self._is_closed or not self._changed.wait(max(0.0, until - time.monotonic())):
+                    raise CalicoError("no worker is ready; the log says why, try again later")
+            slot = max(idle, key=lambda slot: (sum(digest in slot.seen for digest in digests), -slot.num_calls))
+            slot.state, slot.since = "busy", time.monotonic()
+            for digest in digests:
+                slot.seen[digest] = None
+                slot.seen.move_to_end(digest)
+            while len(slot.seen) > SEEN_KEPT:
+                slot.seen.popitem(last=False)
+            return slot
+
+    def _give_back(self, slot: Slot) -> None:
+        with self._changed:
+            slot.num_calls += 1
+            if slot.state == "busy":
+                slot.state, slot.since = "idle", time.monotonic()
+            self._changed.notify_all()
+
+    def _lost(self, slot: Slot) -> None:
+        with self._changed:
+            self.num_deaths += 1
+            self._remove(slot)
+        self._add(1)
+
+    def _remove(self, slot: Slot) -> None:
+        slot.state = "gone"
+        if slot in self._slots:
+            self._slots.remove(slot)
+        self._changed.notify_all()
+
+    def _add(self, number: int) -> None:
+        """Starts workers; each is asked once it holds all models."""
+        with self._changed:
+            number = min(number, self.max_lanes - len(self._slots))
+            slots = []
+            for _ in range(0 if self._is_closed else number):
+                self._num_made += 1
+                slots.append(Slot(self._num_made, self._remote.remote(self._make)))
+            self._slots += slots
+        for slot in slots:
+            threading.Thread(target=self._start, args=(slot,), name=f"worker-{slot.number}", daemon=True).start()
+
+    def _start(self, slot: Slot) -> None:
+        held: set[str] = set()
+        try:
+            while True:
+                with self._changed:
+                    missing = {key: folder for key, folder in self._keys.items() if key not in held}
+                    if not missing:
+                        if slot.state == "starting":
+                            slot.state, slot.since = "idle", time.monotonic()
+                        self._changed.notify_all()
+                        break
+                for key, folder in missing.items():
+                    self._hold(slot, key, folder)
+                    held.add(key)
+        except Exception as error:
+            log.warning("worker %d does not start: %s", slot.number, describe(error))
+            with self._changed:
+                self._not_before = time.monotonic() + RETRY_S
+                self._failure = error
+                self._remove(slot)
+            self._kill(slot)
+            return
+        self.on_change()
+
+    def _hold(self, slot: Slot, key: str, folder: Path | None) -> str:
+        try:
+            return self._ray.get(slot.actor.hold.options(concurrency_group="side").remote(key, folder))
+        except self._ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from None
+
+    def _held(self, slot: Slot, key: str, folder: Path | None) -> str | None:
+        """The version that a worker has loaded; None where it died, and another one takes its place."""
+        try:
+            return self._hold(slot, key, folder)
+        except self._ray.exceptions.RayError:
+            self._lost(slot)
+            return None
+
+    def _wait_for_one(self) -> None:
+        """Until a worker holds what is to be loaded. Raises what kept all of them from it."""
+        with self._changed:
+            while not any(slot.state in ("idle", "busy") for slot in self._slots):
+                if not self._slots:
+                    failure = getattr(self, "_failure", None)
+                    raise failure if failure is not None else CalicoError("no worker started")
+                self._changed.wait(1.0)
+
+    def _drop(self, key: str) -> None:
+        """No call of this model will come any more."""
+        with self._changed:
+            self._keys.pop(key, None)
+            slots = list(self._slots)
+        for slot in slots:
+            try:
+                slot.actor.release.options(concurrency_group="side").remote(key)
+            except Exception as error:  # it is gone, or Ray is: so is the model
+                log.debug("worker %d: %s", slot.number, describe(error))
+
+    def _kill(self, slot: Slot) -> None:
+        try:
+            self._ray.kill(slot.actor)
+        except Exception as error:
+            log.debug("worker %d: %s", slot.number, describe(error))
+
+    def _scale(self) -> None:
+        """More workers while calls wait and none is idle, fewer after a while of rest."""
+        while not self._is_closed:
+            time.sleep(LOOK_S)
+            with self._changed:
+                states = [slot.state for slot in self._slots]
+                wants_more = bool(self._keys) and (
+                    len(states) < self._least
+                    or (len(states) < self.max_lanes and not {"idle", "starting"} & set(states) and self.demand() > 0)
+                )
+                resting = [slot for slot in self._slots if slot.state == "idle"]
+                spare = min(resting, key=lambda slot: slot.since, default=None)
+                if len(states) <= self._least or (spare and time.monotonic() - spare.since < IDLE_S):
+                    spare = None
+                if spare is not None:
+                    self._remove(spare)
+                wants_more = wants_more and time.monotonic() >= self._not_before
+            if spare is not None:
+                self._kill(spare)
+            elif wants_more:
+                self._add(1)
+
+
+class PooledSegmenter:
+    """A model that every worker of a pool holds; keeps the protocol `Segmenter`, of which several calls may run."""
+
+    def __init__(self, pool: ModelPool, key: str, version: str) -> None:
+        self._pool, self._key, self.version = pool, key, version
+
+    def segment_many(
+        self, groups: Sequence[ImageGroup], *, candidates: Sequence[Sequence[str] | None]
+    ) -> list[CoSegmentation]:
+        digests = [digest for group in groups for digest in group.digests]
+        arguments = ([self._references(group) for group in groups], list(candidates))
+        packed: list[Packed] = self._pool.ask(self._key, self.version, "segment_many", arguments, digests)
+        return [one.unpacked() for one in packed]
+
+    def segment_prompts(
+        self,
+        image: np.ndarray,
+        points_xy: Sequence[tuple[float, float]],
+        labels: Sequence[bool],
+        box_xyxy: tuple[float, float, float, float] | None,
+    ) -> tuple[np.ndarray, float]:
+        digest = image_digest(image)
+        # In a list: a reference on its own would be fetched before the call, and copied.
+        arguments = ([self._pool.reference(image, digest)], points_xy, labels, box_xyxy)
+        bits, size_hw, score = self._pool.ask(self._key, self.version, "segment_prompts", arguments, [digest])
+        return unpack_mask(bits, size_hw), score
+
+    def segment_named(
+        self, group: ImageGroup, name: str, objects: Mapping[int, str], *, shown: Sequence[int]
+    ) -> dict[int, tuple[np.ndarray, float]]:
+        arguments = (self._references(group), name, dict(objects), list(shown))
+        masks = self._pool.ask(self._key, self.version, "segment_named", arguments, group.digests)
+        return {image: (unpack_mask(bits, group.sizes_hw[image]), score) for image, (bits, score) in masks.items()}
+
+    def _references(self, group: ImageGroup) -> tuple[list[Any], tuple[str, ...]]:
+        pairs = zip(group.images, group.digests, strict=True)
+        return [self._pool.reference(image, digest) for image, digest in pairs], group.digests

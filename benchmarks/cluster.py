@@ -1,0 +1,186 @@
+"""Workers behind the queue: what the dispatcher costs, with a stand-in for a model that only waits.
+
+So the workers need no cores of their own, and what is measured is the way to them and back. The image's size matters:
+it travels, and so do the masks.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.cluster.address import WorkersAddress
+from backend.cluster.pool import ModelPool
+from backend.prediction.engine import Engine
+from backend.prediction.lane import LaneFull
+from backend.telemetry.prometheus import Metrics
+from benchmarks.machine import processor
+from calico.correspondence import co_segmentation
+from calico.values import CoSegmentation, ImageGroup, NamedMask
+
+GROUP_S = 0.3  # of the stand-in's call
+CLICK_S = 0.3
+
+
+class Waiting:
+    """A model that takes its time and no core. Each image's answer is two boxes."""
+
+    version = "waiting-1"
+
+    def __init__(self, group_s: float = GROUP_S, click_s: float = CLICK_S) -> None:
+        self._group_s, self._click_s = group_s, click_s
+
+    def segment_many(
+        self, groups: Sequence[ImageGroup], *, candidates: Sequence[Sequence[str] | None]
+    ) -> list[CoSegmentation]:
+        time.sleep(self._group_s * len(groups))
+        return [self._answer(group) for group in groups]
+
+    def _answer(self, group: ImageGroup) -> CoSegmentation:
+        masks = []
+        for i, (height, width) in enumerate(group.sizes_hw):
+            box = np.zeros((height, width), np.bool_)
+            box[height // 4 : height // 2, width // 4 : width // 2] = True
+            masks += [NamedMask(i, "lamp", None, box, 0.9), NamedMask(i, "lamp", "shade", box, 0.8)]
+        return co_segmentation(group.sizes_hw, masks)
+
+    def segment_prompts(self, image: np.ndarray, *_: Any) -> tuple[np.ndarray, float]:
+        time.sleep(self._click_s)
+        return np.zeros(image.shape[:2], np.bool_), 0.5
+
+    def segment_named(self, *_: Any, **__: Any) -> dict[int, tuple[np.ndarray, float]]:
+        return {}
+
+
+def waiting(folder: Path | None) -> Waiting:
+    return Waiting()
+
+
+def at_once(folder: Path | None) -> Waiting:
+    return Waiting(0.0, 0.0)
+
+
+def groups_of(number: int, side: int) -> list[ImageGroup]:
+    """Pairs of images that differ, `side` pixels high and wide."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
+    found = []
+    for k in range(number):
+        pair = (base.copy(), base.copy())
+        for i, image in enumerate(pair):
+            image[0, 0] = (k % 256, k // 256, i)
+        found.append(ImageGroup(pair))
+    return found
+
+
+def benchmark_cluster(num_workers: Sequence[int], seconds: float, side: int) -> dict[str, Any]:
+    """Groups a second by workers, a click's time beside a full queue, and the way there and back."""
+    rows = [_throughput(number, seconds, side) for number in num_workers]
+    one = rows[0]["groups_per_s"] / rows[0]["workers"]
+    for row in rows:
+        row["of_ideal"] = round(row["groups_per_s"] / (one * row["workers"]), 3)
+    return {"throughput": rows, "overhead": _overhead(side), "processor": processor()}
+
+
+def _pool(number: int, make: Any = waiting) -> tuple[ModelPool, Engine]:
+    pool = ModelPool(WorkersAddress(None, number), make, least=number, most=number, num_cpus=0.001)
+    engine = Engine(lambda: pool.load(None), Metrics(), lanes=pool, queue_size=10_000)
+    engine.segmenter(600)
+    until = time.monotonic() + 600
+    while pool.num_lanes < number and time.monotonic() < until:
+        time.sleep(0.2)
+    return pool, engine
+
+
+def _throughput(number: int, seconds: float, side: int) -> dict[str, Any]:
+    pool, engine = _pool(number)
+    try:
+        image = groups_of(1, side)[0].images[0]
+        idle = _clicks(engine, image, 12)
+        some = groups_of(64, side)
+        ended, clicks = threading.Event(), []
+        done = 0
+
+        def click() -> None:
+            while not ended.is_set():
+                clicks.extend(_clicks(engine, image, 1))
+
+        clicker = threading.Thread(target=click, daemon=True)
+        started = None
+        calls: list[Any] = []
+        k = 0
+        until = time.monotonic() + seconds + 2.0
+        while time.monotonic() < until:
+            while engine.depth < 2 * number + 8:  # the queue stays full
+                group = some[k % len(some)]
+                # Another vocabulary each time: the same images, and never the same question.
+                calls.append(engine.segment(group, (f"name {k}",)))
+                k += 1
+            if started is None and time.monotonic() > until - seconds:
+                started, done = time.monotonic(), sum(call.done() for call in calls)
+                clicker.start()
+            time.sleep(0.01)
+        ended.set()
+        assert started is not None
+        elapsed, num_done = time.monotonic() - started, sum(call.done() for call in calls) - done
+        clicker.join(30)
+        for call in calls:
+            call.cancel()
+        # Clicks took workers' time as well: they count for what they took.
+        busy = num_done * GROUP_S + len(clicks) * CLICK_S
+        return {
+            "workers": number,
+            "groups_per_s": round(busy / GROUP_S / elapsed, 2),
+            "num_groups": num_done,
+            "click_idle_p95_s": round(_p95(idle), 4),
+            "click_beside_full_queue_p95_s": round(_p95(clicks), 4),
+            "num_clicks": len(clicks),
+        }
+    finally:
+        pool.close()
+
+
+def _clicks(engine: Engine, image: np.ndarray, number: int) -> list[float]:
+    found = []
+    for k in range(number):
+        began = time.perf_counter()
+        try:
+            engine.segment_prompts(image, [(float(k), 1.0)], [True], None).result(60)
+        except LaneFull:
+            continue
+        found.append(time.perf_counter() - began)
+    return found
+
+
+def _p95(values: Sequence[float]) -> float:
+    return float(np.percentile(values, 95)) if values else float("nan")
+
+
+def _overhead(side: int, repeats: int = 40) -> dict[str, Any]:
+    """Milliseconds of a group through one worker more than through a call in this process, alternately."""
+    pool, engine = _pool(1, at_once)
+    here = Engine(lambda: Waiting(0.0, 0.0), Metrics())
+    try:
+        took: dict[str, list[float]] = {"worker": [], "here": []}
+        for group in groups_of(repeats, side):
+            group.digests  # noqa: B018  counted once, whoever answers
+            for name, one in (("here", here), ("worker", engine)):
+                began = time.perf_counter()
+                one.segment(group).result(60)
+                took[name].append(1000 * (time.perf_counter() - began))
+        medians = {name: statistics.median(values) for name, values in took.items()}
+        return {
+            "megapixels": round(side * side / 1e6, 2),
+            "here_ms": round(medians["here"], 2),
+            "worker_ms": round(medians["worker"], 2),
+            "more_ms": round(medians["worker"] - medians["here"], 2),
+            "n": repeats,
+        }
+    finally:
+        pool.close()

@@ -1,0 +1,183 @@
+"""Workers behind the queue, as real Ray actors that hold a stand-in for a model."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from backend_fakes import FakeSegmenter, picture
+from conftest import require
+from pool_model import make
+from test_app import wait_for
+from test_cluster import local_ray  # noqa: F401  a fixture
+from test_succession import publish, registry  # noqa: F401  registry is a fixture
+
+from backend.cluster.actor import Packed, unpack_mask
+from backend.prediction.champion import Champion
+from backend.prediction.engine import Engine
+from backend.prediction.lane import Priority
+from backend.telemetry.prometheus import Metrics
+from calico.errors import CalicoError, CheckpointError
+from calico.values import ImageGroup
+
+
+def group(seed=0, size_hw=(24, 32)):
+    return ImageGroup((picture(2 * seed, size_hw=size_hw), picture(2 * seed + 1, size_hw=size_hw)))
+
+
+def test_a_result_comes_back_as_it_was():
+    result = FakeSegmenter().segment(group(1))
+    packed = Packed.of(result)
+    assert sum(bits.nbytes for bits in packed.masks) < sum(region.mask.nbytes for region in result.regions) / 7
+    back = packed.unpacked()
+    assert [region.correspondence_id for region in back.regions] == [r.correspondence_id for r in result.regions]
+    for one, other in zip(back.regions, result.regions, strict=True):
+        assert one.mask.dtype == np.bool_
+        assert np.array_equal(one.mask, other.mask)
+
+
+def test_a_mask_of_any_size_is_unpacked():
+    for size_hw in ((1, 1), (3, 5), (8, 8), (13, 7)):
+        mask = np.random.default_rng(0).random(size_hw) > 0.5
+        assert np.array_equal(unpack_mask(np.packbits(mask), size_hw), mask)
+
+
+@pytest.fixture
+def pool(local_ray, tmp_path):  # noqa: F811
+    """Two workers at most, of which one stays; `notes` says who did what."""
+    require("ray", importlib.util.find_spec("ray") is not None, "Ray is not installed: pip install -e '.[cluster]'")
+    from backend.cluster.pool import ModelPool
+
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    pools = []
+
+    def start(least=2, most=2, **options):
+        pools.append(ModelPool(local_ray, partial(make, notes=notes, **options), least=least, most=most, num_cpus=0.1))
+        return pools[-1]
+
+    start.notes = notes
+    yield start
+    for one in pools:
+        one.close()
+
+
+def who(notes: Path) -> dict[str, list[str]]:
+    return {path.name: path.read_text().split() for path in notes.iterdir() if path.name.isdigit()}
+
+
+@pytest.mark.ray
+def test_workers_answer_as_the_model_does_and_the_same_one_the_same_images(pool):
+    workers = pool()
+    segmenter = workers.load(None)
+    wait_for(lambda: workers.num_lanes == 2, 30)
+    assert segmenter.version == "base"
+    for seed in (0, 1, 0, 1, 0):
+        [found] = segmenter.segment_many([group(seed)], candidates=[None])
+        expected = FakeSegmenter().segment(group(seed))
+        assert [np.array_equal(a.mask, b.mask) for a, b in zip(found.regions, expected.regions, strict=True)]
+        assert len(found.regions) == len(expected.regions)
+    assert sorted(len(set(lines)) for lines in who(pool.notes).values()) == [1, 1]
+    image = picture(3)
+    mask, score = segmenter.segment_prompts(image, [(4.0, 5.0)], [True], None)
+    other, _ = FakeSegmenter().segment_prompts(image, [(4.0, 5.0)], [True], None)
+    assert (np.array_equal(mask, other), score) == (True, 0.75)
+    found = segmenter.segment_named(group(), "base", {0: "lamp", 1: "lamp"}, shown=[0])
+    expected = FakeSegmenter().segment_named(group(), "base", {0: "lamp", 1: "lamp"}, shown=[0])
+    assert list(found) == list(expected) == [1]
+    assert np.array_equal(found[1][0], expected[1][0])
+    red = ImageGroup((picture(1, first=(255, 0, 0)), picture(2)))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        segmenter.segment_many([red], candidates=[None])
+    assert {worker["state"] for worker in workers.shown()} == {"idle"}
+
+
+@pytest.mark.ray
+def test_a_worker_that_dies_is_replaced_and_its_call_asked_again(pool):
+    workers = pool()
+    engine = Engine(lambda: workers.load(None), Metrics(), lanes=workers)
+    engine.segment(group()).result(60)
+    (pool.notes / "die").touch()
+    calls = [engine.segment(group(seed)) for seed in range(1, 12)]
+    for call in calls:
+        assert len(call.result(60).regions) == 4
+    assert workers.num_deaths == 1
+    wait_for(lambda: [worker["state"] for worker in workers.shown()] == ["idle", "idle"], 30)
+    assert len(who(pool.notes)) >= 2
+
+
+@pytest.mark.ray
+def test_after_a_publish_no_worker_answers_with_the_old_version(pool, registry):  # noqa: F811
+    workers = pool(delay_s=0.03, broken="v3")
+    champion = Champion(registry.folder, None, workers.load)
+    engine = Engine(champion.load, Metrics(), follow=champion.follow, lanes=workers)
+    engine.segmenter(60)
+    answered: list[tuple[float, str]] = []
+
+    def note(call):
+        call.future.add_done_callback(lambda _: answered.append((time.monotonic(), call.version)))
+        return call
+
+    calls = [note(engine.segment(group(seed))) for seed in range(20)]
+    publish(registry, "v1")
+    seed = 20
+    until = time.monotonic() + 30
+    while time.monotonic() < until and sum(version == "v1" for _, version in answered) < 10:
+        calls.append(note(engine.segment(group(seed), priority=Priority(1 + seed % 2))))
+        seed += 1
+        time.sleep(0.02)
+    for call in calls:
+        call.result(30)
+    versions = [version for _, version in sorted(answered)]
+    assert set(versions) == {"base", "v1"}
+    assert versions == sorted(versions)  # "base" < "v1": none of the old after the first of the new
+    publish(registry, "v3")
+    wait_for(lambda: engine.models.not_loaded is not None, 30)
+    assert "v3 is cut short" in str(engine.models.not_loaded.error)
+    assert engine.version() == "v1"
+    registry.rollback()
+    registry.rollback()
+    call = engine.segment(group(99))
+    call.result(60)
+    assert call.version == "base"
+
+
+@pytest.mark.ray
+def test_workers_come_with_the_queue_and_go_with_rest(pool, monkeypatch):
+    monkeypatch.setattr("backend.cluster.pool.LOOK_S", 0.05)
+    monkeypatch.setattr("backend.cluster.pool.IDLE_S", 0.5)
+    workers = pool(least=1, delay_s=0.05)
+    engine = Engine(lambda: workers.load(None), Metrics(), lanes=workers)
+    workers.demand = lambda: engine.depth
+    engine.segmenter(60)
+    assert len(workers.shown()) == 1
+    calls = [engine.segment(group(seed)) for seed in range(200)]
+    wait_for(lambda: workers.num_lanes == 2, 30)
+    for call in calls:
+        call.result(60)
+    assert len(who(pool.notes)) == 2
+    wait_for(lambda: len(workers.shown()) == 1, 30)
+    assert len(engine.segment(group(777)).result(30).regions) == 4
+
+
+@pytest.mark.ray
+def test_a_model_that_does_not_load_says_so_and_no_version_but_its_own_is_answered(pool):
+    workers = pool(broken="v1")
+    with pytest.raises(CheckpointError, match="v1 is cut short"):
+        workers.load(version_folder(pool.notes.parent, "v1"))
+    segmenter = workers.load(None)
+    with pytest.raises(CheckpointError, match="answered with base instead of v9"):
+        workers.ask(segmenter._key, "v9", "segment_many", ([], []), [])
+    with pytest.raises(CalicoError, match="does not hold"):
+        workers.ask("another", "base", "segment_many", ([], []), [])
+
+
+def version_folder(parent: Path, content: str) -> Path:
+    folder = parent / content
+    folder.mkdir()
+    (folder / "model.safetensors").write_text(content)
+    return folder
