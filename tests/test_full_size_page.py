@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ from scripts import finetune, weights
 
 PAGE = "docs/full_size.md"
 LINES = [line for block in blocks(text_of(PAGE), "sh") for line in block.replace("\\\n", " ").splitlines()]
+BITS = "4" if find_spec("bitsandbytes") else "8"  # of which the second needs nothing else
 NOT_RUN = {"git": "asks the hub", "benchmarks/gpu.sh": "tests/test_real_kinds_together.py runs it dry"}
 SHORTER = {  # what makes a line of the page small enough, by the words that it begins with
     "calico benchmark model": ["--preset", "micro", "--device", "cpu", "--groups", "1"],
@@ -114,6 +116,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def words_of(line: str) -> tuple[dict[str, str], list[str]]:
     """Variables that a line sets, and its words."""
+    line = line.replace("--bits 4", f"--bits {BITS}").replace("CALICO_LLM_BITS=4", f"CALICO_LLM_BITS={BITS}")
     words = shlex.split(line, comments=True)
     number = next((k for k, word in enumerate(words) if not re.fullmatch(r"[A-Z_]+=.*", word)), len(words))
     return dict(word.partition("=")[::2] for word in words[:number]), words[number:]
@@ -163,7 +166,7 @@ def test_every_line_of_the_page_runs(house: Path, capsys: pytest.CaptureFixture[
     assert [path.name for path in sorted((house / "out").iterdir())]
     registry = Registry(house / "registry")
     assert {version.kind for version in registry.versions()} == {"checkpoint", "adapter"}
-    assert json.loads((house / "train.json").read_text())["llm_bits"] == 4
+    assert json.loads((house / "train.json").read_text())["llm_bits"] == int(BITS)
 
 
 def test_what_is_not_run_is_there() -> None:
