@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -624,11 +623,7 @@ def test_test_groups_count_by_the_version_and_the_others_by_folds(
     test = {group.id for group in made.groups(TEST)}
     assert 0 < len(test) < 8
     registry, run = Registry(tmp_path / "r"), tmp_path / "run"
-    gc.disable()  # a model is freed by its last reference
-    try:
-        report = challenge(made, registry, run, replace(QUICK, steps=1), num_base_groups=1)
-    finally:
-        gc.enable()
+    report = challenge(made, registry, run, replace(QUICK, steps=1), num_base_groups=1)
     assert len(at_load) == 3 + 2 * 3  # the finetune, champion and challenger; of each fold too
     assert max(at_load) == 0
     assert report.decision.is_cross_validated

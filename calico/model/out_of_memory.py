@@ -36,13 +36,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_back_memory() -> None:
-    """What failed calls held goes back to the system: reference cycles, and the GPU's own cache."""
+    """What dropped models and failed calls held goes back to the system: reference cycles, and the GPU's own cache.
+
+    No module holds a model in a cycle, but an exception that a library keeps (matplotlib does) holds all frames below.
+    """
     gc.collect()
-    empty_cache()
-
-
-def empty_cache() -> None:
-    """What dropped models held goes back to the system, which the GPU's allocator keeps; no cycle holds a model."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -16,7 +16,7 @@ from calico.inference.options import ServingOptions
 from calico.inference.segmenter import CoSegmenter
 from calico.metrics.strict import Answered, compare, keyed, strict_miou
 from calico.metrics.summary import Evaluation
-from calico.model.out_of_memory import empty_cache
+from calico.model.out_of_memory import give_back_memory
 from calico.pictures.overlay import strip_of_overlays
 from calico.snapshots.store import Snapshot
 from calico.training.base_data import Item
@@ -135,7 +135,7 @@ class KeptScores:
     def release(self) -> None:
         """Lets go of the model, for what else needs the memory."""
         self._loaded = None
-        empty_cache()
+        give_back_memory()
 
     def _base(self, model: Path) -> Path | None:
         """Of an adapter that is not in the registry yet, while its base is; None: the loader finds it."""
