@@ -92,19 +92,19 @@ def _checked_counts(
     # Each by itself first: a sum of large ones comes round to any number.
     is_sound = counts.size == 0 or (counts.min() >= 0 and counts.max() <= height * width)
     if not is_sound or counts.size > 2 * height * width + 2 or int(counts.sum()) != height * width:
-        told = sum(counts.tolist())
-        raise InputError(f"RLE counts add up to {told}, expected {height} x {width} = {height * width}")
+        total = sum(counts.tolist())
+        raise InputError(f"RLE counts add up to {total}, expected {height} x {width} = {height * width}")
     return counts, (height, width)
 
 
 def _counts(counts: Any) -> np.ndarray:
     """Run lengths, zeros first. COCO's string holds 5 bits a character, differences to the run before last."""
     if not isinstance(counts, (str, bytes)):
-        given = np.asarray(counts)
-        is_whole = given.dtype.kind == "f" and bool((np.abs(given) < 2**53).all()) and not (given % 1).any()
-        if given.size and given.dtype.kind not in "iu" and not is_whole:
-            raise ValueError(f"counts of {given.dtype.name}")
-        return given.astype(np.int64).reshape(-1)
+        lengths = np.asarray(counts)
+        is_whole = lengths.dtype.kind == "f" and bool((np.abs(lengths) < 2**53).all()) and not (lengths % 1).any()
+        if lengths.size and lengths.dtype.kind not in "iu" and not is_whole:
+            raise ValueError(f"counts of {lengths.dtype.name}")
+        return lengths.astype(np.int64).reshape(-1)
     if isinstance(counts, str):
         counts = counts.encode("ascii")
     codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48

@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--mode", choices=["all", "paper"], help="which weights train (at full size paper, else all)")
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--mask-term", choices=["bce", "focal"], default="bce", help="of the loss, beside Dice (bce)")
     parser.add_argument(
         "--precision", choices=["auto", "no", "bf16"], default="auto", help="(auto: bf16 where that is faster)"
     )
@@ -127,6 +128,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     )
     counts = {"num_images": args.num_images, "num_groups": args.num_groups}
     batch = dataclasses.replace(settings.batch, **{name: count for name, count in counts.items() if count})
+    weights = dataclasses.replace(settings.weights, mask_term=args.mask_term)
     version = VERSION if data is None else data.version
     with _cli.progress() as bar:
         task = bar.add_task("training", total=1000)
@@ -141,7 +143,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
         trainer = Trainer(
             args.out,
-            dataclasses.replace(settings, batch=batch),
+            dataclasses.replace(settings, batch=batch, weights=weights),
             dataclasses.replace(config, data_version=version, without=tuple(sorted(set(args.without)))),
             tokenizer,
             None if args.trunk else args.start,

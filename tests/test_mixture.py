@@ -190,3 +190,5 @@ def test_encoders_first_is_a_phase_without_questions(tmp_path: Path, monkeypatch
     shares = [[(phase.share, phase.asks) for phase in settings.phases] for settings in begun]
     assert shares == [[(0.15, False), (0.85, True)], [(0.25, False), (0.75, True)], [(1.0, True)]]
     assert begun[0].phases[0].of(begun[0].batch).images_per_class == 1
+    assert train.main([*common, "--from", str(EMBEDDED), "--mask-term", "focal"]) == 2
+    assert [settings.weights.mask_term for settings in begun] == ["bce", "bce", "bce", "focal"]

@@ -105,12 +105,12 @@ class CocoObject:
 
     def scores(self, rows: Sequence[tuple[str | None, Row]] = ()) -> dict[str | None, float]:
         """The highest score of each part's rows (None: of the object's); 1.0 where no row gives one."""
-        found: dict[str | None, float] = {}
+        highest: dict[str | None, float] = {}
         for part_name, row in rows or self.rows:
             score = row.get("score")
             if isinstance(score, (int, float)) and not isinstance(score, bool) and 0 <= score <= 1:
-                found[part_name] = max(found.get(part_name, 0.0), float(score))
-        return found
+                highest[part_name] = max(highest.get(part_name, 0.0), float(score))
+        return highest
 
 
 @dataclass(frozen=True, eq=False)

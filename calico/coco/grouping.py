@@ -46,14 +46,14 @@ def group_objects(dataset: CocoDataset, group_size: int = MIN_GROUP_SIZE) -> lis
             named.setdefault(item.object_name, []).append(item)
     groups = []
     for name, items in grouped.items():
-        kept: dict[object, CocoObject] = {}
+        item_of: dict[object, CocoObject] = {}
         for item in sorted(items, key=lambda i: (_place(i), -len(i.part_names))):
-            if item.image.id in kept:
-                message = f"{item.image.file_name}: {item.object_name!r} beside {kept[item.image.id].object_name!r}"
+            if item.image.id in item_of:
+                message = f"{item.image.file_name}: {item.object_name!r} beside {item_of[item.image.id].object_name!r}"
                 dataset.findings.add("several_objects", f"{message}; an image of a group has one object")
             else:
-                kept[item.image.id] = item
-        groups.append(ObjectGroup(name, tuple(kept.values())))
+                item_of[item.image.id] = item
+        groups.append(ObjectGroup(name, tuple(item_of.values())))
     for name, items in named.items():
         starts = range(0, len(items), group_size)
         groups += [ObjectGroup(name, tuple(items[start : start + group_size])) for start in starts]
@@ -87,14 +87,14 @@ def cosegmentation_of(
     for image, (item, turn) in enumerate(zip(group.objects, turns, strict=True)):
         sizes.append(item.image.size_hw[::-1] if turn >= 5 else item.image.size_hw)
         rows = item.rows
-        scores, found = item.scores(rows), item.masks(findings, rows)
-        for part_name, mask in found.items():
+        scores, masks_of = item.scores(rows), item.masks(findings, rows)
+        for part_name, mask in masks_of.items():
             mask = np.ascontiguousarray(upright(mask, turn))
             masks.append(NamedMask(image, item.object_name, part_name, mask, scores.get(part_name, 1.0)))
         for part_name, row in rows:
             kind = "object" if part_name is None else "part"
             key = RegionKey(image, kind, part_name or item.object_name)
-            if isinstance(row.get("correspondence_id"), str) and part_name in found:
+            if isinstance(row.get("correspondence_id"), str) and part_name in masks_of:
                 linked.setdefault(f"{kind} {row['correspondence_id']}", []).append(key)
     for keys in linked.values():
         relations += [(a, b) for a, b in pairwise(keys) if a.name != b.name]

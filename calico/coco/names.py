@@ -63,22 +63,22 @@ def read_category(row: Mapping[str, Any], families: Families | None = None) -> t
     name = row.get("name")
     if not isinstance(name, str) or not clean_name(name):
         raise InputError(f"category {row.get('id')!r}: expected a name, got {name!r}; repair the file's categories")
-    above, known = _above(row), families or _NO_FAMILIES
-    if (given := known.given.get(name.strip())) is not None:
+    above, vocabulary = _above(row), families or _NO_FAMILIES
+    if (given := vocabulary.given.get(name.strip())) is not None:
         said_owner, _, said_part = given.partition(":")
         return clean_name(said_owner) or None, clean_name(said_part) or None
-    pieces = _pieces(name, None if families is None else known.names | {above})
+    pieces = _pieces(name, None if families is None else vocabulary.names | {above})
     if len(pieces) == 2:
-        owner = _short(pieces[0], known.long_owners) or None
-        return owner, _short(pieces[1], known.long_parts, clean_name(pieces[0])) or None
+        owner = _short(pieces[0], vocabulary.long_owners) or None
+        return owner, _short(pieces[1], vocabulary.long_parts, clean_name(pieces[0])) or None
     short = clean_name(name)
     if above == "part":
-        return None, _short(name, known.long_parts, "")
-    if above in known.families and short.startswith(above + " "):
+        return None, _short(name, vocabulary.long_parts, "")
+    if above in vocabulary.families and short.startswith(above + " "):
         return above, short[len(above) + 1 :]
-    if known.by_supercategory and above in known.names and above not in (short, *_ROOTS):
+    if vocabulary.by_supercategory and above in vocabulary.names and above not in (short, *_ROOTS):
         return above, short
-    return _short(name, known.long_owners), None
+    return _short(name, vocabulary.long_owners), None
 
 
 def _pieces(name: str, owners: Set[str] | None) -> list[str]:

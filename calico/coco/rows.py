@@ -149,11 +149,11 @@ class CocoRows:
             raise InputError(f"{self.path}: cannot be read ({error.strerror}); give a COCO file") from None
 
     def _read(self, file: BinaryIO) -> None:
-        found = set()
+        keys = set()
         total = file.seek(0, 2)
         file.seek(0)
         for number, item in enumerate(stream_rows(file, self.path, values=("info",))):
-            found.add(item.key)
+            keys.add(item.key)
             if number % 10_000 == 0:
                 self._on_progress(item.start, total)
             if not item.length:
@@ -166,7 +166,7 @@ class CocoRows:
                 self.info = item.value
         self._on_progress(total, total)
         for name in ("images", "annotations", "categories"):
-            if name not in found:
+            if name not in keys:
                 raise InputError(
                     f"{self.path}: expected the lists images, annotations and categories, {name!r} is missing; "
                     "give a COCO file"
@@ -390,19 +390,19 @@ class _Reader:
             self._more()
 
     def sign(self) -> str:
-        found = self.peek()
+        character = self.peek()
         self._at += 1
-        return found
+        return character
 
     def expect(self, signs: str) -> str:
-        found = self.sign()
-        if not found or found not in signs:
-            got = repr(found) if found else "its end"
+        character = self.sign()
+        if not character or character not in signs:
+            got = repr(character) if character else "its end"
             raise InputError(
                 f"{self._path}: is no whole JSON (expected one of {signs!r} at byte {self.position - 1}, got {got}); "
                 "download it again"
             )
-        return found
+        return character
 
     def item(self, key: str) -> Item:
         """The next value."""

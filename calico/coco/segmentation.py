@@ -102,12 +102,12 @@ def encode_polygons(mask: np.ndarray, tolerance_px: float = 0.0) -> tuple[list[l
         tolerance = tolerance_px
         while True:
             points = _joined([simplified(_corners(line), tolerance) for line in lines])
-            drawn = _fill(points, size_hw)
-            if tolerance <= 0 or iou(drawn, exact) >= MIN_IOU:
+            area = _fill(points, size_hw)
+            if tolerance <= 0 or iou(area, exact) >= MIN_IOU:
                 break
             tolerance = tolerance / 2 if tolerance > 0.3 else 0.0
         polygons.append((points + shape).ravel().tolist())
-        filled[top:bottom, left:right] |= drawn
+        filled[top:bottom, left:right] |= area
     return polygons, iou(filled, mask)
 
 

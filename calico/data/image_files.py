@@ -40,24 +40,24 @@ def relative_names(name: str) -> list[str]:
         return []
     if scheme in BUCKET_SCHEMES:
         key = name.partition("://")[2].partition("/")[2]
-        found = [key, unquote(key), unquote(key.partition("?")[0])]
+        names = [key, unquote(key), unquote(key.partition("?")[0])]
     elif is_address(name):
         try:
             parts = urlsplit(name)
         except ValueError as error:
             raise InputError(f"{name[:120]!r}: no address that can be read ({error}); correct it in the task") from None
         path = parts.path
-        if "local-files" in path and (wanted := re.search(r"(?:^|&)d=([^&]*)", parts.query)):
-            path = wanted[1].replace("+", " ") if "%" not in wanted[1] else wanted[1]
-            raw = wanted[1]
+        if "local-files" in path and (query := re.search(r"(?:^|&)d=([^&]*)", parts.query)):
+            path = query[1].replace("+", " ") if "%" not in query[1] else query[1]
+            raw = query[1]
         else:
             raw = path
-        found = [unquote(path), unquote(raw), raw]
-        found = [item.removeprefix("/data/") for item in found]
+        names = [unquote(path), unquote(raw), raw]
+        names = [item.removeprefix("/data/") for item in names]
     else:
         plain = name.replace("\\", "/")
-        found = [plain, *([name] if name != plain else []), unquote(plain), unquote(plain.partition("?")[0])]
-    return list(dict.fromkeys(cleaned for item in found if (cleaned := _below(item))))
+        names = [plain, *([name] if name != plain else []), unquote(plain), unquote(plain.partition("?")[0])]
+    return list(dict.fromkeys(cleaned for item in names if (cleaned := _below(item))))
 
 
 def _below(path: str) -> str:
@@ -124,29 +124,29 @@ class ImageFolder:
         for start in range(len(parts)):
             folder = self.folder.joinpath(*parts[start:-1])
             uploads = self._uploads(folder)
-            found = uploads.get(last, [])
-            if not found and is_cut:
+            files = uploads.get(last, [])
+            if not files and is_cut:
                 stem, dot, suffix = last.rpartition(".")
-                found = [
+                files = [
                     path
                     for name, paths in uploads.items()
                     for path in paths
                     if len(stem) > 20 and name.startswith(stem) and name.endswith(dot + suffix)
                 ]
-            if len(found) > 1:
-                names = ", ".join(repr(path.name) for path in found[:3])
+            if len(files) > 1:
+                names = ", ".join(repr(path.name) for path in files[:3])
                 raise InputError(f"{item}: may be any of {names} in {folder}; rename all but one")
-            if found and found[0].resolve().is_relative_to(self._root):
-                return found[0]
+            if files and files[0].resolve().is_relative_to(self._root):
+                return files[0]
         return None
 
     def _uploads_in(self, folder: Path) -> dict[str, list[Path]]:
         """The files of a folder by their names as uploads."""
-        found: dict[str, list[Path]] = {}
+        files_of: dict[str, list[Path]] = {}
         try:
             paths = sorted(path for path in folder.iterdir() if path.is_file())
         except (OSError, ValueError):
             return {}
         for path in paths:
-            found.setdefault(upload_name(path.name), []).append(path)
-        return found
+            files_of.setdefault(upload_name(path.name), []).append(path)
+        return files_of

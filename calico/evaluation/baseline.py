@@ -36,8 +36,8 @@ class FrequentParts:
             name: sorted(part for part, count in found.items() if count >= USUAL * num_images[name])
             for name, found in counts.items()
         }
-        told = "the parts that at least half of the images of a class show, each with the whole object's mask; "
-        return cls(usual, f"{told}told the objects and their masks; counted on {num_images.total()} {where}")
+        rule = "the parts that at least half of the images of a class show, each with the whole object's mask; "
+        return cls(usual, f"{rule}told the objects and their masks; counted on {num_images.total()} {where}")
 
     @classmethod
     def of_drawings(cls, num_images: int = 560) -> FrequentParts:
@@ -55,12 +55,12 @@ class FrequentParts:
         splits = sorted({record.split for record in records}, key=lambda split: (split != "train", split))[:1]
         if "train" not in splits:  # nothing to learn from but what is asked
             splits = sorted({record.split for record in records})
-        shown = [
+        parts_by_object = [
             (normalize_name(record.object_name), {normalize_name(part.name) for part in record.parts})
             for record in records
             if record.split in splits
         ]
-        return cls.counted(shown, f"objects of {' and '.join(splits)}")
+        return cls.counted(parts_by_object, f"objects of {' and '.join(splits)}")
 
     def answers(
         self, truth: CoSegmentation, sub_tasks: Sequence[SubTask]
@@ -72,11 +72,11 @@ class FrequentParts:
             if region.kind == "object"
             for name in (None, *self.parts_of.get(region.object_name, ()))
         ]
-        found = co_segmentation(truth.sizes_hw, masks)
+        guess = co_segmentation(truth.sizes_hw, masks)
         answered = {}
-        asked = set()
+        keys = set()
         for task in sub_tasks:
-            regions = found.restricted_to(task).regions
-            asked |= {region.key for region in regions}
+            regions = guess.restricted_to(task).regions
+            keys |= {region.key for region in regions}
             answered[task] = Answered(keyed(regions), all(region.kind != asked_kind(task) for region in regions))
-        return answered, CoSegmentation(found.sizes_hw, tuple(r for r in found.regions if r.key in asked))
+        return answered, CoSegmentation(guess.sizes_hw, tuple(r for r in guess.regions if r.key in keys))

@@ -22,7 +22,7 @@ LABELS = {"point": "one click", "point3": "three clicks", "box": "tight box"}
 
 def charts(report: Report) -> dict[str, bytes]:
     """SVG by title, of what the report has samples for. Files of their own: nothing in them refers to another."""
-    drawn: dict[str, Callable[[Axes, Report], bool]] = {
+    plots: dict[str, Callable[[Axes, Report], bool]] = {
         "Score against IoU, parts": _reliability,
         "Regions found with at least this IoU": _found,
         "Precision against recall at IoU 0.5, by our own scores": _precision_recall,
@@ -30,7 +30,7 @@ def charts(report: Report) -> dict[str, bytes]:
         "IoU of parts by difficulty": _by_difficulty,
         "Clicks and boxes: masks with at least this IoU": _clicks,
     }
-    return {title: svg for title, draw in drawn.items() if (svg := _drawn(draw, report)) is not None}
+    return {title: svg for title, draw in plots.items() if (svg := _drawn(draw, report)) is not None}
 
 
 def _drawn(draw: Callable[[Axes, Report], bool], report: Report) -> bytes | None:
@@ -90,27 +90,27 @@ def _clicks(axes: Axes, report: Report) -> bool:
 
 def _shares(axes: Axes, report: Report, names: tuple[str, ...]) -> bool:
     curves = report["curves"]
-    known = [name for name in names if name in curves["found"]]
-    for name in known:
+    measured = [name for name in names if name in curves["found"]]
+    for name in measured:
         curve = curves["found"][name]
         label = f"{LABELS.get(name, name)}, n {curve['n']}"
         axes.plot(curves["thresholds"], curve["share"], color=COLOURS[name], label=label)
     axes.set(xlabel="IoU", ylabel="share", xlim=(0, 1), ylim=(0, 1.02))
-    if known:
+    if measured:
         axes.legend(loc="lower left", fontsize=8)
-    return bool(known)
+    return bool(measured)
 
 
 def _precision_recall(axes: Axes, report: Report) -> bool:
-    found = report["curves"]["precision_recall"]
-    for name, curve in found.items():
+    by_name = report["curves"]["precision_recall"]
+    for name, curve in by_name.items():
         recalls = [k / 100 for k in range(len(curve["precision"]))]
         label = f"{name.replace('_', ' ')}, n {curve['n']}"
         axes.plot(recalls, curve["precision"], color=COLOURS[name], label=label)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    if found:
+    if by_name:
         axes.legend(loc="lower left", fontsize=8)
-    return bool(found)
+    return bool(by_name)
 
 
 def _by_size(axes: Axes, report: Report) -> bool:
@@ -123,12 +123,12 @@ def _by_difficulty(axes: Axes, report: Report) -> bool:
 
 def _bars(axes: Axes, blocks: Mapping[str, Any]) -> bool:
     """Mean IoU of parts of each block, with its standard error."""
-    known = [(label, block) for label, block in blocks.items() if block["iou_parts"] is not None]
-    for place, (_, block) in enumerate(known):
+    bars = [(label, block) for label, block in blocks.items() if block["iou_parts"] is not None]
+    for place, (_, block) in enumerate(bars):
         axes.bar(place, block["iou_parts"], 0.6, color=COLOURS["parts"], alpha=0.8)
         if (error := block["stderr"]["iou_parts"]) is not None:
             axes.errorbar(place, block["iou_parts"], error, color=SOFT, capsize=4)
-    labels = [f"{label}\nn {block['n']['iou_parts']}" for label, block in known]
-    axes.set_xticks(range(len(known)), labels, fontsize=8)
+    labels = [f"{label}\nn {block['n']['iou_parts']}" for label, block in bars]
+    axes.set_xticks(range(len(bars)), labels, fontsize=8)
     axes.set(ylabel="mean IoU", ylim=(0, 1))
-    return bool(known)
+    return bool(bars)

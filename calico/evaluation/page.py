@@ -112,10 +112,10 @@ def _cell(block: Block, name: str, *, bar: bool = False, digits: int = 3) -> str
 
 def _headline(overall: Block) -> str:
     rows = []
-    for name, told in HEADLINE.items():
+    for name, meaning in HEADLINE.items():
         value, error, n = overall.get(name), overall["stderr"].get(name), overall["n"].get(name, 0)
-        shown = [NOTHING if number is None else f"{number:.3f}" for number in (value, error)]
-        rows.append([escape(name.replace("_", " ")), *shown, str(n), f'<span class="soft">{escape(told)}</span>'])
+        cells = [NOTHING if number is None else f"{number:.3f}" for number in (value, error)]
+        rows.append([escape(name.replace("_", " ")), *cells, str(n), f'<span class="soft">{escape(meaning)}</span>'])
     return table(["", "value", "standard error", "n", ""], rows)
 
 
@@ -158,9 +158,9 @@ def _calibration(report: Block) -> str:
     ]
     overall = report["overall"]
     names = ("score_spearman", "score_spearman_within_parts", "score_calibration_error")
-    told = table([name.replace("_", " ") for name in names], [[_cell(overall, name) for name in names]])
+    summary = table([name.replace("_", " ") for name in names], [[_cell(overall, name) for name in names]])
     return (
-        f"{told}<br>\n{table(['score', 'mean score', 'mean IoU', 'difference', 'regions'], rows)}\n"
+        f"{summary}<br>\n{table(['score', 'mean score', 'mean IoU', 'difference', 'regions'], rows)}\n"
         '<p class="soft">Parts after reconciliation; a wrong name has IoU 0.</p>'
     )
 
@@ -180,17 +180,17 @@ def _by_question(report: Block) -> str:
 
 def _blocks(blocks: Mapping[str, Block], columns: Mapping[str, str], what: str) -> str:
     """One row per block, the columns that any block has samples for."""
-    used = [name for name in columns if any(block["n"].get(name) for block in blocks.values())]
+    present = [name for name in columns if any(block["n"].get(name) for block in blocks.values())]
     counted = any("images" in block["n"] for block in blocks.values())
     rows: Iterable[Sequence[str]] = (
         [
             escape(label),
             *([str(block["n"]["images"])] if counted else []),
-            *(_cell(block, name, bar=place == 0) for place, name in enumerate(used)),
+            *(_cell(block, name, bar=place == 0) for place, name in enumerate(present)),
         ]
         for label, block in blocks.items()
     )
-    head = [what, *(["images"] if counted else []), *(columns[name] for name in used)]
+    head = [what, *(["images"] if counted else []), *(columns[name] for name in present)]
     return table(head, rows) if blocks else ""
 
 

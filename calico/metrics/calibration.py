@@ -35,9 +35,9 @@ def spearman_within(
     total, n = 0.0, 0
     for number in range(len(names)):
         rows = np.flatnonzero(numbers == number)
-        found = spearman(first[rows], second[rows]) if len(rows) >= at_least else None
-        if found is not None:
-            total, n = total + found * len(rows), n + len(rows)
+        correlation = spearman(first[rows], second[rows]) if len(rows) >= at_least else None
+        if correlation is not None:
+            total, n = total + correlation * len(rows), n + len(rows)
     return (total / n if n else None), n
 
 

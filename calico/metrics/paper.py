@@ -179,13 +179,13 @@ def rank(pictures: Sequence[Picture], *, own_scores: bool = False) -> Ranking:
         evaluation.params.maxDets = [max(len(picture.scores) for picture in pictures)]
         evaluation.evaluate()
         evaluation.accumulate()
-    found = [row for row in evaluation.evalImgs if row is not None]
-    order = np.argsort(-np.concatenate([row["dtScores"] for row in found]), kind="mergesort")
+    evaluated = [row for row in evaluation.evalImgs if row is not None]
+    order = np.argsort(-np.concatenate([row["dtScores"] for row in evaluated]), kind="mergesort")
     return Ranking(
         float(evaluation.eval["precision"].mean()),
         evaluation.eval["precision"].reshape(-1),
-        np.concatenate([np.full(len(row["dtIds"]), row["image_id"] - 1) for row in found])[order],
-        np.concatenate([row["dtMatches"][0] > 0 for row in found])[order],
+        np.concatenate([np.full(len(row["dtIds"]), row["image_id"] - 1) for row in evaluated])[order],
+        np.concatenate([row["dtMatches"][0] > 0 for row in evaluated])[order],
         num_true,
     )
 

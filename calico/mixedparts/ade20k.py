@@ -98,35 +98,35 @@ def read_part_map(
     """HxW int32 part ids of an image, -1 where there is none; None, counted, where there is no such PNG."""
     name = str(PurePosixPath(image.file_name.replace("\\", "/")).with_suffix(".png"))
     try:
-        found = find_file(part_maps, name, folders)
-        if found is None:
+        file_name = find_file(part_maps, name, folders)
+        if file_name is None:
             report.skip("missing_part_map", f"{name}: not below {part_maps}; its objects have no parts")
             return None
-        with Image.open(inside(part_maps, found)) as file:
+        with Image.open(inside(part_maps, file_name)) as file:
             if file.mode not in ("L", "I", "I;16", "I;16B", "I;16L") or file.size != image.size_hw[::-1]:
                 expected = f"{image.size_hw[1]} x {image.size_hw[0]} (width x height) of grey"
-                report.skip("bad_part_map", f"{found}: expected {expected}, got {file.size} of mode {file.mode}")
+                report.skip("bad_part_map", f"{file_name}: expected {expected}, got {file.size} of mode {file.mode}")
                 return None
             part_map = np.asarray(file).astype(np.int32)
             ignore = 255 if file.mode == "L" else IGNORE
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         report.skip("bad_part_map", f"{name}: cannot be read ({' '.join(str(error).split())})")
         return None
-    known = np.isin(part_map, list(part_names))
-    strange = np.unique(part_map[~known & (part_map != ignore)]).tolist()
+    is_part = np.isin(part_map, list(part_names))
+    strange = np.unique(part_map[~is_part & (part_map != ignore)]).tolist()
     if strange:
-        report.skip("unknown_part_id", f"{found}: holds {strange[:8]}, which name no part", len(strange))
-    return np.where(known, part_map, -1)
+        report.skip("unknown_part_id", f"{file_name}: holds {strange[:8]}, which name no part", len(strange))
+    return np.where(is_part, part_map, -1)
 
 
 def cut_parts(
     part_map: np.ndarray, mask: np.ndarray, ids: Sequence[int], part_names: PartNames
 ) -> tuple[PartMask, ...]:
     """The parts of `ids` that a HxW bool object mask shows, ids of one label united, in the order of the ids."""
-    shown = set(np.unique(part_map[mask]).tolist())
+    visible_ids = set(np.unique(part_map[mask]).tolist())
     by_name: dict[str, list[int]] = {}
     for number in ids:
-        if number in shown:
+        if number in visible_ids:
             by_name.setdefault(part_names[number][1], []).append(number)
     return tuple(PartMask(name, encode_rle(mask & np.isin(part_map, same))) for name, same in by_name.items())
 

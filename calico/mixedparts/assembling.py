@@ -84,10 +84,10 @@ def locate(root: Path | None, image: ImageRow, folders: Sequence[str], report: R
     if root is None:
         return image.file_name
     try:
-        found = find_file(root, image.file_name, folders)
+        file_name = find_file(root, image.file_name, folders)
     except InputError as error:
         report.skip("bad_file_name", f"image {image.id}: {error}")
         return None
-    if found is None:
+    if file_name is None:
         report.skip("missing_image", f"{image.file_name}: not below {root}; download it")
-    return found
+    return file_name

@@ -129,21 +129,21 @@ def _objects(
     on_progress: OnProgress,
 ) -> dict[str, Any]:
     """The objects' files in `partial/ready`: as they were, or read anew; what the manifest says of them."""
-    kept = ("sources", "classes", "parts", "reading")
+    keys = ("sources", "classes", "parts", "reading")
     ready, state = partial / "ready", partial / "objects.json"
     if state.is_file():
-        found = json.loads(state.read_text(encoding="utf-8"))
-        if found["inputs"] == inputs:
-            return {key: found[key] for key in kept}
+        saved_state = json.loads(state.read_text(encoding="utf-8"))
+        if saved_state["inputs"] == inputs:
+            return {key: saved_state[key] for key in keys}
     shutil.rmtree(ready)
     ready.mkdir()
     state.unlink(missing_ok=True)
     if before.get("inputs") == inputs:
         link_objects(out, ready)
-        return {key: before[key] for key in kept}
-    told = read_objects(ready, files, images, settings.min_part_pixels, on_progress)
-    write_text(state, json.dumps({"inputs": inputs, **told}))
-    return told
+        return {key: before[key] for key in keys}
+    manifest = read_objects(ready, files, images, settings.min_part_pixels, on_progress)
+    write_text(state, json.dumps({"inputs": inputs, **manifest}))
+    return manifest
 
 
 def _samples(
@@ -170,9 +170,9 @@ def _samples(
                 chosen[bucket] = choose_samples(pool, bucket.sub_task, number, pairs[bucket.source], rules, rng)
             for bucket, found in (balanced(chosen) if held_out else chosen).items():
                 writer.add(bucket, found.objects, found.says_none)
-                if len(found.objects) < found.wanted:
+                if len(found.objects) < found.quota:
                     could = len(chosen[bucket].objects)
-                    row = {"wanted": found.wanted, "possible": could, "kept": len(found.objects)}
+                    row = {"wanted": found.quota, "possible": could, "kept": len(found.objects)}
                     shortfalls.append({**bucket._asdict(), **row})
     return writer.ranges, shortfalls
 
@@ -191,11 +191,11 @@ def _quotas(split: str, pools: Mapping[tuple[str, str], Pool], number: int) -> d
 
 def _parts_of(pools: Mapping[tuple[str, str], Pool], source: str) -> dict[str, frozenset[str]]:
     """Class -> part names seen on any of its objects, in all splits."""
-    found: dict[str, set[str]] = {}
+    parts_of: dict[str, set[str]] = {}
     for (_, where), pool in pools.items():
         for member in pool.members if where == source else ():
-            found.setdefault(member.class_name, set()).update(member.parts)
-    return {name: frozenset(parts) for name, parts in found.items()}
+            parts_of.setdefault(member.class_name, set()).update(member.parts)
+    return {name: frozenset(parts) for name, parts in parts_of.items()}
 
 
 def _seed(*key: object) -> int:

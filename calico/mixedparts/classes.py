@@ -96,10 +96,10 @@ def _overrides(table: Mapping[str, Any], where: str) -> Overrides:
         raise InputError(f"{where}: unknown {', '.join(sorted(unknown))}; expected ignore_parts, exclude, only")
 
     def pairs(key: str) -> frozenset[tuple[str, str]]:
-        found = table.get(key, [])
-        if not isinstance(found, list) or not all(_is_pair(pair) for pair in found):
-            raise InputError(f"{where}: {key} is a list of pairs of class names, got {found!r:.80}")
-        return frozenset(_ordered(clean_name(a), clean_name(b)) for a, b in found)
+        rows = table.get(key, [])
+        if not isinstance(rows, list) or not all(_is_pair(pair) for pair in rows):
+            raise InputError(f"{where}: {key} is a list of pairs of class names, got {rows!r:.80}")
+        return frozenset(_ordered(clean_name(a), clean_name(b)) for a, b in rows)
 
     names = table.get("ignore_parts", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -125,17 +125,17 @@ def comparable_pairs(parts_of: PartsOf, overrides: Overrides | None = None) -> l
     overrides = overrides or Overrides()
     for pair in overrides.exclude | (overrides.only or frozenset()):
         _check_classes(pair, parts_of)
-    found = []
+    pairs = []
     for first, second in combinations(sorted(parts_of), 2):
         shared = parts_of[first] & parts_of[second]
         if shared - overrides.ignore_parts and (first, second) not in overrides.exclude:
-            found.append(ComparablePair(first, second, shared))
+            pairs.append(ComparablePair(first, second, shared))
     if overrides.only is not None:
         for first, second in sorted(overrides.only):
             if first == second or not parts_of[first] & parts_of[second]:
                 raise InputError(f"overrides: {first!r} and {second!r} share no part name; take the pair out of `only`")
-        found = [pair for pair in found if (pair.first, pair.second) in overrides.only]
-    return found
+        pairs = [pair for pair in pairs if (pair.first, pair.second) in overrides.only]
+    return pairs
 
 
 def _check_classes(names: Iterable[str], parts_of: PartsOf) -> None:

@@ -76,25 +76,25 @@ def load_pools(
         Table(folder / name, TABLES[name])[:] for name in ("images.npy", "objects.npy", "parts.npy")
     )
     names = np.array(parts, object)
-    known: dict[frozenset[str], frozenset[str]] = {}  # one set for all objects that show the same
+    part_sets: dict[frozenset[str], frozenset[str]] = {}  # one set for all objects that show the same
     pools: dict[tuple[str, str], Pool] = {}
     areas = images["height"].astype(np.int64) * images["width"]
     for row, item in enumerate(objects):
         image, first = int(item["image"]), int(item["first_part"])
-        shown = frozenset(names[part_rows["name_id"][first : first + int(item["num_parts"])]])
-        shown = known.setdefault(shown, shown)
+        part_set = frozenset(names[part_rows["name_id"][first : first + int(item["num_parts"])]])
+        part_set = part_sets.setdefault(part_set, part_set)
         key = SPLITS[images["split"][image]], sources[images["source"][image]]
         share = float(item["area"] / areas[image])
-        pools.setdefault(key, Pool()).add(Member(row, image, classes[item["class_id"]], shown, share))
+        pools.setdefault(key, Pool()).add(Member(row, image, classes[item["class_id"]], part_set, share))
     return pools
 
 
 class Chosen(NamedTuple):
-    """objects: N x K rows, -1 where a group is smaller. says_none: N bool. wanted: how many were asked for."""
+    """objects: N x K rows, -1 where a group is smaller. says_none: N bool. quota: how many were asked for."""
 
     objects: np.ndarray
     says_none: np.ndarray
-    wanted: int
+    quota: int
 
 
 def choose_samples(
@@ -103,21 +103,21 @@ def choose_samples(
     """Up to `number` different groups for one question, in random order; fewer where the pool holds no more."""
     chooser = _Chooser(pool, sub_task, pairs, rules, rng)
     weights = [0.5**place for place in range(len(rules.sizes))]
-    seen: set[tuple[int, ...]] = set()
+    keys: set[tuple[int, ...]] = set()
     groups: list[tuple[tuple[int, ...], bool]] = []
     num_none = round(number * rules.none_share)
-    for says_none, wanted in ((False, number - num_none), (True, num_none)):
-        failures = found = 0
-        while found < wanted and failures < _PATIENCE:
+    for says_none, goal in ((False, number - num_none), (True, num_none)):
+        failures = count = 0
+        while count < goal and failures < _PATIENCE:
             # A pool that is nearly used up still has pairs.
             size = rules.sizes[0] if failures > _PATIENCE // 2 else rng.choices(rules.sizes, weights)[0]
             group = chooser.none(size) if says_none else chooser.answered(size)
             key = tuple(sorted(member.row for member in group))
-            if len(group) != size or key in seen or not chooser.fits(group, says_none):
+            if len(group) != size or key in keys or not chooser.fits(group, says_none):
                 failures += 1
                 continue
-            failures, found = 0, found + 1
-            seen.add(key)
+            failures, count = 0, count + 1
+            keys.add(key)
             groups.append((tuple(member.row for member in group), says_none))
     rng.shuffle(groups)
     objects = np.full((len(groups), max(rules.sizes)), -1, np.int32)
@@ -200,10 +200,10 @@ class _Chooser:
 
 
 def _gathered(members: Sequence[Member], key: Callable[[Member], K]) -> dict[K, list[Member]]:
-    found: dict[K, list[Member]] = {}
+    members_of: dict[K, list[Member]] = {}
     for member in members:
-        found.setdefault(key(member), []).append(member)
-    return found
+        members_of.setdefault(key(member), []).append(member)
+    return members_of
 
 
 class _Weighted(Generic[T]):
@@ -222,5 +222,5 @@ def balanced(chosen: Mapping[K, Chosen]) -> dict[K, Chosen]:
     """The same number of each kind: that of the smallest which has any."""
     smallest = min((len(found.objects) for found in chosen.values() if len(found.objects)), default=0)
     return {
-        key: Chosen(found.objects[:smallest], found.says_none[:smallest], found.wanted) for key, found in chosen.items()
+        key: Chosen(found.objects[:smallest], found.says_none[:smallest], found.quota) for key, found in chosen.items()
     }

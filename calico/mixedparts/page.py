@@ -84,16 +84,16 @@ def _samples(data: MixedParts, number: int, rng: Random) -> Iterator[str]:
 
 
 def _sample(sample: Sample, answer: str) -> str:
-    told = sample.provenance
+    provenance = sample.provenance
     figures = []
     for number, (image, name) in enumerate(zip(sample.group.images, sample.group.names, strict=True)):
-        drawn = Image.fromarray(draw_overlay(image, sample.target, number))
-        drawn.thumbnail((_WIDTH, _WIDTH), Image.Resampling.LANCZOS)
+        overlay = Image.fromarray(draw_overlay(image, sample.target, number))
+        overlay.thumbnail((_WIDTH, _WIDTH), Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        drawn.save(file, "JPEG", quality=85)
-        shown = picture(file.getvalue(), "image/jpeg", f"{name} with its regions")
-        figures.append(f"<figure>{shown}<figcaption>Image {number + 1} {escape(name)}</figcaption></figure>")
+        overlay.save(file, "JPEG", quality=85)
+        image_tag = picture(file.getvalue(), "image/jpeg", f"{name} with its regions")
+        figures.append(f"<figure>{image_tag}<figcaption>Image {number + 1} {escape(name)}</figcaption></figure>")
     return (
-        f"<h2>{escape(told['source'])}, {escape(told['split'])}: {escape(sample.question.text)}</h2>"
+        f"<h2>{escape(provenance['source'])}, {escape(provenance['split'])}: {escape(sample.question.text)}</h2>"
         f'<p><code>{escape(answer)}</code></p><div class="images">{"".join(figures)}</div>'
     )

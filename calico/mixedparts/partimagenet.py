@@ -114,17 +114,17 @@ class _WholeObjects:
     def find(self, image: ImageRow, above: str) -> tuple[str, list[Row]]:
         """(the object's name, its rows)."""
         other = self._image_of.get(PurePosixPath(image.file_name).name)
-        found: list[Row] = []
+        object_rows: list[Row] = []
         names = set()
         for row in self._rows.rows_of(other.id) if other else []:
             at, name = self._names.get(row.get("category_id"), ("", ""))
             if above in (at, name):
-                found.append(row)
+                object_rows.append(row)
                 names.add(name)
         if other and other.size_hw != image.size_hw:
             message = f"{image.file_name}: {other.size_hw} in the file of objects, {image.size_hw} in that of parts"
             self._report.skip("object_size", message)
-            found = []
-        elif not found:
+            object_rows = []
+        elif not object_rows:
             self._report.repair("missing_object", f"{image.file_name}: has no whole {above}; its parts stand for it")
-        return (names.pop() if len(names) == 1 else above), found
+        return (names.pop() if len(names) == 1 else above), object_rows

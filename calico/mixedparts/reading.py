@@ -32,7 +32,7 @@ def read_objects(
     images: source -> folder of pictures; of sources without one every picture is taken to be there.
     """
     reports = []
-    taken: dict[tuple[str, str], str] = {}  # image -> its split; empty where its picture is not to be used
+    split_of: dict[tuple[str, str], str] = {}  # image -> its split; empty where its picture is not to be used
     with ObjectWriter(folder, sorted({file.name for file in files})) as writer:
         for file in sorted(files, key=lambda file: (_HELD_OUT_FIRST.index(file.split), file.title)):
             report = ReadReport()
@@ -40,10 +40,10 @@ def read_objects(
             for number, record in enumerate(file.records(images.get(file.name), report)):
                 on_progress(f"objects of {file.title}", number + 1, None)
                 key = record.source, record.image_file
-                if key not in taken:
+                if key not in split_of:
                     root = images.get(file.name)
-                    taken[key] = record.split if root is None or _is_picture_of(record, root, report) else ""
-                split = taken[key]
+                    split_of[key] = record.split if root is None or _is_picture_of(record, root, report) else ""
+                split = split_of[key]
                 if not split:
                     report.skip("object_without_image", f"{record.object_id}: the picture {record.image_file}")
                 elif split != record.split:
@@ -51,9 +51,9 @@ def read_objects(
                     report.skip("image_in_two_splits", message)
                 elif shown := visible(record, min_part_pixels, report):
                     writer.add(*shown)
-    told: dict[str, Any] = {"sources": writer.sources, "classes": list(writer.classes), "parts": list(writer.parts)}
-    told["reading"] = [report.as_json() for report in reports]
-    return told
+    manifest: dict[str, Any] = {"sources": writer.sources, "classes": list(writer.classes), "parts": list(writer.parts)}
+    manifest["reading"] = [report.as_json() for report in reports]
+    return manifest
 
 
 def _is_picture_of(record: ObjectRecord, root: Path, report: ReadReport) -> bool:
@@ -83,15 +83,15 @@ def visible(record: ObjectRecord, min_part_pixels: int, report: ReadReport) -> t
     names, part_map = part_map_of(masks)
     counts = np.bincount(part_map.ravel(), minlength=len(names) + 2)
     area = int(counts[1:].sum())
-    shown = {name for k, name in enumerate(names) if counts[k + 2] >= max(1, min_part_pixels)}
-    hidden = [part.name for part in record.parts if normalize_name(part.name) not in shown]
+    visible_names = {name for k, name in enumerate(names) if counts[k + 2] >= max(1, min_part_pixels)}
+    hidden = [part.name for part in record.parts if normalize_name(part.name) not in visible_names]
     if hidden:
         message = f"{record.image_file}: {', '.join(hidden)} of a {record.object_name} cannot be seen"
         report.skip("hidden_part", message, len(hidden))
     if not area:
         report.skip("no_mask", f"{record.source} {record.object_id} of {record.image_file}: its mask is empty")
         return None
-    parts = tuple(part for part in record.parts if normalize_name(part.name) in shown)
+    parts = tuple(part for part in record.parts if normalize_name(part.name) in visible_names)
     if not parts and record.object_rle is None:
         report.skip("no_mask", f"{record.source} {record.object_id} of {record.image_file}: none of its parts is left")
         return None

@@ -201,10 +201,10 @@ class _Source:
 
     def _union(self, rows: CocoRows, ids: Sequence[Any], image: ImageRow, where: str) -> Rle | None:
         """The union of the annotations listed; those of another image, or missing, are skipped and counted."""
-        known = rows.by_ids(ids)
+        row_of = rows.by_ids(ids)
         rles = []
         for number in ids:
-            row = known.get(number)
+            row = row_of.get(number)
             if row is None or row.get("image_id") != image.id:
                 why = "is missing" if row is None else f"is of image {row.get('image_id')!r}, not {image.id!r}"
                 self.report.skip("unknown_annotation", f"{where}: annotation {number!r} {why}")

@@ -54,13 +54,13 @@ class SourceFile:
         report.source = self.title
         common: dict[str, Any] = {"split": self.split or "train", "report": report, "images": images}
         if self.name == "paco":
-            found = read_paco(self.annotations, **common)
+            source_records = read_paco(self.annotations, **common)
         elif self.name == "partimagenet":
-            found = read_partimagenet(self.annotations, objects=self.further.get("objects"), **common)
+            source_records = read_partimagenet(self.annotations, objects=self.further.get("objects"), **common)
         else:
             names = read_part_names(self.further["names"])
-            found = read_ade20k(self.annotations, self.further["maps"], names, **common)
-        for record in united(found):
+            source_records = read_ade20k(self.annotations, self.further["maps"], names, **common)
+        for record in united(source_records):
             yield record if self.split else replace(record, split=_hashed_split(record))
 
     def released(self, images: Path | None) -> ReleasedSource:

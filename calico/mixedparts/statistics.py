@@ -40,8 +40,8 @@ def statistics(data: MixedParts) -> dict[str, Any]:
                 here &= images["split"] == SPLITS.index(split)
             of_them = objects[here[objects["image"]]]
             part_rows = _rows_of(of_them["first_part"], of_them["num_parts"])
-            found = [count for (s, where), count in sizes.items() if s == source and split in (where, "all")]
-            by_size = np.sum(found, axis=0) if found else np.zeros(3, int)
+            counts_by_size = [count for (s, where), count in sizes.items() if s == source and split in (where, "all")]
+            by_size = np.sum(counts_by_size, axis=0) if counts_by_size else np.zeros(3, int)
             ranges = [r for r in data.manifest["ranges"] if r["source"] == source and split in (r["split"], "all")]
             if here.any() or ranges:
                 rows.append(

@@ -28,10 +28,10 @@ class Blob:
         self.num_bytes = os.fstat(self._file).st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        found = os.pread(self._file, length, offset)
-        if len(found) != length:
+        content = os.pread(self._file, length, offset)
+        if len(content) != length:
             raise InputError(f"{self.path}: ends before byte {offset + length}; build the index anew")
-        return found
+        return content
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path,)

@@ -140,18 +140,18 @@ class CorrectionBatches:
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> TrainingBatch:
         """num_parts: of how many micro-batches the step is made; each has its share of the images and groups."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, step, part, num_parts]))
-        wanted = self._num_own(num_parts)
-        chosen: list[CorrectedGroup] = []
+        num_own = self._num_own(num_parts)
+        members: list[CorrectedGroup] = []
         order = rng.choice(len(self.groups), len(self.groups), replace=False, p=self._weights)
         for index in order:
-            if chosen and sum(group.num_images for group in chosen) + self._outlines[index].num_images > wanted:
+            if members and sum(group.num_images for group in members) + self._outlines[index].num_images > num_own:
                 break
-            chosen.append(self.groups[index])
-        chosen = [
+            members.append(self.groups[index])
+        members = [
             replace(group, images=tuple(augmented(image, rng, may_flip(group)) for image in group.images))
-            for group in chosen
+            for group in members
         ]
-        return self._build(chosen, rng, num_parts)
+        return self._build(members, rng, num_parts)
 
     def fixed(self, groups: Sequence[CorrectedGroup], number: int, num_parts: int = 1) -> TrainingBatch:
         """A validation batch: these groups as they are, and their share of base images."""
@@ -160,11 +160,11 @@ class CorrectionBatches:
 
     def all_fixed(self, groups: Sequence[CorrectedGroup], num_parts: int) -> Iterator[TrainingBatch]:
         """Validation batches of all these groups, each no larger than a micro-batch of one of `num_parts`."""
-        wanted = self._num_own(num_parts)
+        num_own = self._num_own(num_parts)
         chunk: list[CorrectedGroup] = []
         number = 0
         for group in chain(groups, [None]):
-            if chunk and (group is None or sum(len(g.images) for g in (*chunk, group)) > wanted):
+            if chunk and (group is None or sum(len(g.images) for g in (*chunk, group)) > num_own):
                 torch.manual_seed(number)  # which masks are looked at
                 yield self.fixed(chunk, number, num_parts)
                 chunk, number = [], number + 1

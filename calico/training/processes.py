@@ -44,7 +44,7 @@ class Processes:
             self.device = torch.device("cpu") if is_cpu else state.device  # which says cpu:0
         self.is_main = self.index == 0
 
-    def told(self, value: T) -> T:
+    def from_main(self, value: T) -> T:
         """The main process's value, on every process. JSON-ready: lists come as lists."""
         if self.num == 1:
             return value
@@ -71,7 +71,7 @@ class Processes:
             except Exception as error:
                 kinds = [kind for kind in _ERRORS if isinstance(error, kind)]
                 done, failure = {"error": str(error), "kind": kinds[0].__name__ if kinds else ""}, error
-        done = self.told(done)
+        done = self.from_main(done)
         if failure is not None:
             raise failure
         if "error" in done:

@@ -168,7 +168,7 @@ class Run(Generic[S]):
     def _agree(self) -> None:
         """All stand where the main process does: they change stage and rate, look and end at the same step."""
         if self.processes.num > 1:
-            self.state = RunState(**self.processes.told(asdict(self.state)))
+            self.state = RunState(**self.processes.from_main(asdict(self.state)))
 
     # -- a step -------------------------------------------------------------------------------------------------------
 

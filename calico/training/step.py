@@ -97,15 +97,15 @@ class TrainingStep(nn.Module):
         loss = self.weights.text * text
         for name, (masks, image, value) in prompts.items():
             share = len(image) / max(1, num_masks)
-            found = self._mask_terms(masks, batch.part_maps[image], value)
+            mask_terms = self._mask_terms(masks, batch.part_maps[image], value)
             loss = loss + share * (
-                self.weights.mask * found["mask"]
-                + self.weights.dice * found["dice"]
-                + self.weights.iou * found["iou_error"]
+                self.weights.mask * mask_terms["mask"]
+                + self.weights.dice * mask_terms["dice"]
+                + self.weights.iou * mask_terms["iou_error"]
             )
-            terms[f"{name}_iou"] = found["iou"]
+            terms[f"{name}_iou"] = mask_terms["iou"]
             if name == "seg":
-                terms |= {"mask": found["mask"], "dice": found["dice"]}
+                terms |= {"mask": mask_terms["mask"], "dice": mask_terms["dice"]}
         if self.heads is not None:
             answers = AnswerStates(output.answer_states, answer_row, batch.prompts.slots)
             auxiliary = self.heads(features, states, answers, batch.class_ids, batch.part_ids, batch.presence)
