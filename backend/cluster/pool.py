@@ -134,6 +134,8 @@ class ModelPool:
                 self._give_back(slot)
                 raise (error.cause if isinstance(error.cause, Exception) else error) from None
             except self._ray.exceptions.RayError as error:
+                if self._is_closed:
+                    raise CalicoError("the workers have been ended") from None
                 self._lost(slot)
                 log.warning("worker %d died while it was asked: %s", slot.number, type(error).__name__)
                 if is_last:
