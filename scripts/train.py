@@ -172,8 +172,8 @@ def _phases(args: argparse.Namespace, size: int) -> tuple[Phase, ...]:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises `InputError` for options that do not go together."""
-    if (args.minutes or args.steps or 0) <= 0:
-        raise InputError("--minutes and --steps are above 0")
+    if (args.minutes or args.steps or 0) <= 0 and not (args.steps == 0 and args.trunk):
+        raise InputError("--minutes and --steps are above 0; --steps 0 is for --trunk, to keep what it starts from")
     if args.learning_rate is not None and args.learning_rate <= 0:
         raise InputError(f"--learning-rate is above 0, got {args.learning_rate}")
     if args.grow and not args.start:

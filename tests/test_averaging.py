@@ -54,6 +54,15 @@ def test_every_weight_is_the_mean_and_what_counts_is_the_first_ones(runs: list[P
     assert (tmp_path / WEIGHTS).read_bytes() == before
 
 
+def test_shares_say_how_much_each_counts(runs: list[Path], tmp_path: Path) -> None:
+    assert main([*map(str, runs), "--shares", "3", "1", "--out", str(tmp_path / "mean")]) == 0
+    first, second, mean = (load_file(folder / WEIGHTS)["cam_queries"].double() for folder in (*runs, tmp_path / "mean"))
+    assert torch.allclose(mean, 0.75 * first + 0.25 * second, rtol=1e-3, atol=1e-4)
+    for shares in ([1.0], [1.0, 0.0]):
+        with pytest.raises(InputError, match="each of 2 checkpoints"):
+            average_checkpoints(runs, tmp_path / "other", shares)
+
+
 @pytest.mark.parametrize("which", [(0,), (0, 1, 0)])
 def test_too_few_or_twice_the_same(runs: list[Path], tmp_path: Path, which: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="two or more different checkpoints"):

@@ -191,7 +191,8 @@ def test_titles_say_what_a_group_shows() -> None:
 def test_ctrl_c_ends_with_one_line_whatever_still_computes() -> None:
     """Threads inside a library cannot be unwound; ending the interpreter under them would abort."""
     code = (
-        "import sys, threading, time, types\n"
+        "import signal, sys, threading, time, types\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored\n"
         "import numpy as np\n"
         "from scripts import __main__ as verbs, _cli\n"
         "def work():\n"

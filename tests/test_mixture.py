@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico.checkpoints.files import save_checkpoint
+from calico.checkpoints.files import load_checkpoint, save_checkpoint
 from calico.checkpoints.fingerprint import EMBEDDED
 from calico.data.scenes import SceneSettings, varied_scene
 from calico.drawings import PART_NAMES
@@ -153,6 +153,20 @@ def test_the_run_starts_from_a_checkpoint_trains_and_goes_on(tmp_path: Path) -> 
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["watch_box_iou"] for row in rows] == [0.25]
     assert trainer(3).state.step == 2
+
+
+def test_no_steps_keep_what_a_trunk_starts_from(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "tiny", build(micro_tiny()), micro_tiny(), TOKENIZER)
+    settings = TrainingSettings(steps=0, phases=(Phase(1.0, SIZE),), batch=BATCH, num_workers=0)
+    start = tmp_path / "tiny"
+    Trainer(tmp_path / "run", settings, micro_small(), TOKENIZER, None, False, mixture(), start).run()
+    made, _, _ = load_checkpoint(tmp_path / "run" / "checkpoint")
+    own = load_checkpoint(start)[0].state_dict()
+    for name, value in made.state_dict().items():
+        key = name.replace(".own.", ".", 1)
+        if ".own." in name or name.startswith(("qformer.", "llm.", "pixel_decoder.")):
+            torch.testing.assert_close(value, own[key], atol=1e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_large_images_and_what_the_checkpoint_knows_are_told() -> None:
     assert found["large images"].line.startswith("!   large images")
     assert "Submit takes about 31 s" in found["large images"].detail
     assert found["it knows"].detail.startswith("It knows 14 classes of drawn objects (chair, stool,")
-    assert found["it knows"].detail.endswith("It does not know photographs.")
+    assert found["it knows"].detail.endswith("It does not know your photographs.")
 
 
 BLOCKED = (403, {"detail": "URL resolves to a reserved network address (block: 127.0.0.0/8)"})

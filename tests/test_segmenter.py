@@ -134,7 +134,7 @@ def test_preprocessing_is_the_models_own() -> None:
 def test_the_embedded_checkpoint_loads_and_segments() -> None:
     embedded = CoSegmenter.from_checkpoint(device="cpu")
     found = embedded.segment(group(8))
-    assert embedded.version.startswith("calico-tiny-")
+    assert embedded.version.startswith("calico-small-")
     assert set(found.answers) == set(SubTask)
     assert found.regions
 

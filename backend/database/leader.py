@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from collections.abc import Iterator
+import os
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
 
 import sqlalchemy as sa
 
@@ -21,12 +22,12 @@ LEADER_LOCK, RECONCILE_LOCK = 0xCA11C0_02, 0xCA11C0_03
 
 
 class Leader:
-    """is_leader: as of the last look. Gives it up when the database is closed."""
+    """is_leader: as of the last look. Gives it up when the database is closed, or when nobody holds this any more."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection: sa.Connection | None = None
-        self._file: IO[str] | None = None
+        self._let_go: Callable[[], object] | None = None  # of the locked file
         self.is_leader = False
         database.on_close.append(self.close)
 
@@ -44,9 +45,9 @@ class Leader:
             with suppress(sa.exc.SQLAlchemyError):
                 self._connection.close()
             self._connection = None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._let_go is not None:
+            self._let_go()
+            self._let_go = None
 
     def _hold_lock(self) -> bool:
         try:
@@ -65,14 +66,14 @@ class Leader:
             return False
 
     def _hold_file(self) -> bool:
-        if self._file is None:
-            file = open(f"{self._database.file}.leader", "w")  # noqa: SIM115  held as long as this leads
+        if self._let_go is None:
+            file = os.open(f"{self._database.file}.leader", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                file.close()
+                os.close(file)
                 return False
-            self._file = file
+            self._let_go = weakref.finalize(self, os.close, file)
         return True
 
 

@@ -11,7 +11,7 @@ from calico.checkpoints.registry import CARD
 from calico.errors import CheckpointError
 from calico.model.config import CalicoConfig
 
-EMBEDDED = Path(__file__).parents[1] / "weights" / "calico-tiny"
+EMBEDDED = Path(__file__).parents[1] / "weights" / "calico-small"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter.safetensors"

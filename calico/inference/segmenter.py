@@ -11,9 +11,9 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 
-from calico.checkpoints.adapter import load_adapted
+from calico.checkpoints.adapter import AdapterCard, find_base, load_adapted
 from calico.checkpoints.files import load_checkpoint
-from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version, is_adapter
+from calico.checkpoints.fingerprint import ADAPTER_CARD, EMBEDDED, checkpoint_version, is_adapter
 from calico.errors import InputError
 from calico.inference.answered_masks import Asked, MaskWriter, restored_mask, restored_masks
 from calico.inference.encodings import EncodingCache, ImageEncoder
@@ -33,7 +33,7 @@ from calico.model.memory import images_that_fit
 from calico.model.out_of_memory import in_halves
 from calico.model.precision import check_bits, check_device, quantise_llm
 from calico.model.preprocessing import Preprocessor, fitted_points
-from calico.part_memory.evidence import remembered
+from calico.part_memory.evidence import proposed, remembered
 from calico.part_memory.memory import PartMemory, Sight, load_memory
 from calico.part_memory.pyramid import PyramidReader
 from calico.values import CoSegmentation, ImageGroup, Problem, SubTask, image_digest
@@ -64,12 +64,13 @@ class CoSegmenter:
         version: str = "unsaved",
         options: ServingOptions | None = None,
         memory: PartMemory | None = None,
+        base_memory: PartMemory | None = None,
     ) -> None:
         self.model = model.eval()
         self.config = config
         self.tokenizer = tokenizer
         self.version = version
-        self.memory = memory
+        self.memory, self.base_memory = memory, base_memory
         self.options = options = options or ServingOptions()
         self.steps = LanguageSteps(model, compiled=options.compiled)
         self._likely_names = LikelyNames(self.steps, tokenizer, config.num_queries, config.system_prompt)
@@ -105,14 +106,21 @@ class CoSegmenter:
         if options.dtype not in DTYPES:
             raise InputError(f"dtype {options.dtype!r}: expected float32 or bfloat16")
         places = device, DTYPES[options.dtype], None if options.llm_bits is None else "cpu"
+        checkpoint = folder
         if is_adapter(folder):
-            model, config, tokenizer = load_adapted(folder, None if base is None else Path(base), *places)
+            base = None if base is None else Path(base)
+            model, config, tokenizer = load_adapted(folder, base, *places)
+            checkpoint = find_base(folder, AdapterCard.from_file(folder / ADAPTER_CARD), base)
         else:
             model, config, tokenizer = load_checkpoint(folder, *places)
         if options.llm_bits is not None:
             quantise_llm(model, options.llm_bits, device)
-        version, memory = checkpoint_version(folder), load_memory(folder)
-        return cls(model, config, tokenizer, version=version, options=options, memory=memory)
+        version, memory, base_memory = checkpoint_version(folder), None, load_memory(checkpoint)
+        if checkpoint != folder:
+            memory = load_memory(folder)
+        elif base_memory is not None and not base_memory.card.is_base:
+            memory, base_memory = base_memory, None
+        return cls(model, config, tokenizer, version=version, options=options, memory=memory, base_memory=base_memory)
 
     def warm_up(self) -> None:
         """The first group pays for allocations and compiled code; here a blank one does. Nothing of it is kept."""
@@ -160,30 +168,39 @@ class CoSegmenter:
         results: list[CoSegmentation] = []
         for group, own, asked in zip(groups, shown, candidates, strict=True):
             merged = merge(group.sizes_hw, own, found[: len(own)])
-            results.append(self._with_memory(group, merged, asked, memory))
+            results.append(self._with_memories(group, merged, asked, memory))
             found = found[len(own) :]
         return results
 
     def reconciled(self, group: ImageGroup, answers: Mapping[SubTask, AnsweredMasks]) -> CoSegmentation:
         """One co-segmentation of the answers about a group, seen again in the light of the part memory."""
-        return self._with_memory(group, reconcile(group.sizes_hw, answers), None, self.memory)
+        return self._with_memories(group, reconcile(group.sizes_hw, answers), None, self.memory)
 
-    def _with_memory(
+    def _with_memories(
         self,
         group: ImageGroup,
         found: CoSegmentation,
         candidates: Sequence[str] | None,
         memory: PartMemory | None,
     ) -> CoSegmentation:
-        if memory is None:
-            return found
-        reader = PyramidReader(self.model, self.config, memory.card.size)
+        """The checkpoint's own first, which leaves the team's names to the team's."""
+        for one in (self.base_memory, memory):
+            if one is not None:
+                found = self._with_memory(group, found, candidates, one)
+        return found
+
+    def _with_memory(
+        self, group: ImageGroup, found: CoSegmentation, candidates: Sequence[str] | None, memory: PartMemory
+    ) -> CoSegmentation:
+        reader = PyramidReader(self.model, self.config, memory.card.size, memory.card.has_context)
         sights: list[Sight | None] = []
         for image, size_hw in zip(group.images, group.sizes_hw, strict=True):
             with self._lock:  # clicks and other predictions get their turn between the images
                 features = reader(image)
             sight = memory.sight(features, size_hw)
             sights.append(sight if sight is None or candidates is None else sight.among(candidates))
+        if memory.card.is_base:
+            return proposed(found, sights)
         return remembered(found, sights, memory.card.object_names)
 
     def _segment_windows(

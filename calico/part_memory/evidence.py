@@ -63,5 +63,23 @@ def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_nam
     return replace(result, answers=found.answers, problems=(*found.problems, *problems))
 
 
+def proposed(found: CoSegmentation, sights: Sequence[Sight | None]) -> CoSegmentation:
+    """The co-segmentation with what a checkpoint's own memory sees, on the images where it is surer than the language
+    model: where its estimate of the object's IoU is higher, object and parts are the memory's. Else nothing changes."""
+    masks: list[NamedMask] = []
+    for image, sight in enumerate(sights):
+        own = [region for region in found.regions if region.image == image]
+        said = max((region.score for region in own if region.part_name is None), default=0.0)
+        if sight is None or sight.object.score <= said:
+            masks += [NamedMask(image, r.object_name, r.part_name, r.mask, r.score, r.is_taught) for r in own]
+            continue
+        seen: dict[str | None, SeenRegion] = {None: sight.object}
+        seen.update(sight.parts)
+        masks += [NamedMask(image, sight.object_name, part, one.mask, one.score) for part, one in seen.items()]
+    masks.sort(key=lambda item: (item.part_name is not None, item.part_name or "", item.image))
+    result = co_segmentation(found.sizes_hw, masks)
+    return replace(result, answers=found.answers, problems=found.problems)
+
+
 def _doubt(image: int, name: str) -> Problem:
     return Problem("memory_doubt", f"image {image + 1}: the memory was taught {name!r} and does not see it", image)

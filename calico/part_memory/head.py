@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,9 +24,11 @@ class PartHead(nn.Module):
         logits: Tensor = self.second(F.relu(self.first(rows)))
         return logits
 
-    def over(self, features: PyramidFeatures) -> Tensor:
-        """(K + 1) x h x w logits on the finest map's grid, cut to the image. The first layer is done at each map's own
-        size, since it is linear: what it gives is then enlarged and added."""
+    def over(self, features: PyramidFeatures, codes: Sequence[int] | None = None) -> Tensor:
+        """(K + 1) x h x w logits on the finest map's grid, cut to the image; codes: of these alone, in their order.
+
+        The first layer is done at each map's own size, since it is linear: what it gives is then enlarged and added.
+        """
         height, width = features.maps[0].shape[1:]
         start = 0
         hidden: Tensor | None = None
@@ -39,7 +43,8 @@ class PartHead(nn.Module):
         rows = max(1, round(height * features.extent[0]))
         columns = max(1, round(width * features.extent[1]))
         hidden = F.relu(hidden[:, :, :rows, :columns] + self.first.bias[:, None, None])
-        return F.conv2d(hidden, self.second.weight[:, :, None, None], self.second.bias)[0]
+        chosen = slice(None) if codes is None else list(codes)
+        return F.conv2d(hidden, self.second.weight[chosen, :, None, None], self.second.bias[chosen])[0]
 
 
 @torch.no_grad()

@@ -99,9 +99,9 @@ def read_rows(item: AnnotatedImage, reader: Reader) -> ImageRows:
     for is_mirrored, scale in VIEWS:
         flip = slice(None, None, -1 if is_mirrored else 1)
         part_map = item.part_map[:, flip]
-        chosen = _balanced(part_map, ROWS_PER_VIEW, rng)
+        chosen = balanced(part_map, ROWS_PER_VIEW, rng)
         features = reader(np.ascontiguousarray(item.image[:, flip]), scale)
-        rows.append(features.at(_places(chosen, part_map.shape)).half())
+        rows.append(features.at(places_of(chosen, part_map.shape)).half())
         values.append(torch.from_numpy(part_map.ravel()[chosen].astype(np.int64)))
         mirrored.append(torch.full((len(chosen),), is_mirrored))
     return ImageRows(torch.cat(rows), torch.cat(values), torch.cat(mirrored))
@@ -154,7 +154,7 @@ def mirrored_codes(names: Sequence[TaughtName]) -> np.ndarray:
     return np.array([0, *swapped], np.int64)
 
 
-def _balanced(codes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def balanced(codes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Indices of about `count` pixels, as many of each code as it has and its share allows."""
     flat = codes.ravel()
     present = np.unique(flat)
@@ -166,6 +166,6 @@ def _balanced(codes: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     return np.concatenate(chosen)
 
 
-def _places(indices: np.ndarray, size_hw: tuple[int, ...]) -> Tensor:
+def places_of(indices: np.ndarray, size_hw: tuple[int, ...]) -> Tensor:
     down, across = np.divmod(indices, size_hw[1])
     return torch.from_numpy(np.stack([(down + 0.5) / size_hw[0], (across + 0.5) / size_hw[1]], 1).astype(np.float32))

@@ -50,7 +50,9 @@ class NameEstimate:
 @dataclass(frozen=True)
 class MemoryCard:
     """size: at which images are looked at, in pixels. areas: of each name, the least share of an image that counts as
-    found. strict_miou_parts: cross-validated over `num_measured` images, None for too few groups to measure."""
+    found. strict_miou_parts: cross-validated over `num_measured` images, None for too few groups to measure.
+    has_context: whether the heads also read the mean of the coarsest map. is_base: of a checkpoint's own many classes,
+    not of a team's (`calico.part_memory.base`)."""
 
     names: tuple[TaughtName, ...]
     size: int
@@ -61,6 +63,8 @@ class MemoryCard:
     strict_miou_parts: float | None = None
     num_measured: int = 0
     seconds: float = 0.0
+    has_context: bool = False
+    is_base: bool = False
     format_version: int = FORMAT_VERSION
 
     @property
@@ -141,12 +145,18 @@ class PartMemory:
             return None
         codes = of_object[shown]
         own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
+        return self._sight(shown, codes, own, size_hw)
+
+    def _sight(
+        self, shown: str, codes: Sequence[int], own: Tensor, size_hw: tuple[int, int], certainty: float = 1.0
+    ) -> Sight | None:
+        """own: (1 + C) x h x w, of nothing and of the object's codes. certainty: that the object is called so."""
         best = own.argmax(0)
         whole = self._region(own[1:].sum(0) - own[0], own[1:].sum(0), best > 0, self._place[TaughtName(shown, None)])
         if whole is None:
             return None
         margin, score = whole
-        item = SeenRegion(_enlarged(margin, size_hw), score)
+        item = SeenRegion(_enlarged(margin, size_hw), score * certainty)
         if not item.mask.any():
             return None
         parts, unseen = {}, set()
@@ -160,7 +170,7 @@ class PartMemory:
             if found is None or mask is None or not mask.any():
                 unseen.add(part)
             else:
-                parts[part] = SeenRegion(mask, found[1])
+                parts[part] = SeenRegion(mask, found[1] * certainty)
         return Sight(shown, item, parts, frozenset(unseen))
 
     def _codes(self, object_name: str) -> list[int]:
@@ -226,4 +236,8 @@ def load_memory(folder: Path) -> PartMemory | None:
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path}: not the heads of {MEMORY_CARD} ({error}); copy the version again") from None
         heads.append(head.eval().requires_grad_(False))
+    if card.is_base:
+        from calico.part_memory.base import BaseMemory
+
+        return BaseMemory(heads, card)
     return PartMemory(heads, card)

@@ -37,6 +37,19 @@ class PyramidFeatures(NamedTuple):
         ]
         return torch.cat(rows).T
 
+    @property
+    def mean(self) -> Tensor:
+        """C, of the coarsest map over the image."""
+        coarse = self.maps[-1]
+        height, width = (max(1, round(n * share)) for n, share in zip(coarse.shape[1:], self.extent, strict=True))
+        return coarse[:, :height, :width].mean((1, 2))
+
+    def coarser(self, stride: int) -> PyramidFeatures:
+        """On a grid of the first map's side over `stride`: finer maps are averaged to it."""
+        side = self.maps[0].shape[1] // stride
+        maps = (F.avg_pool2d(own, own.shape[1] // side) if own.shape[1] > side else own for own in self.maps)
+        return self._replace(maps=tuple(maps))
+
     def half(self) -> PyramidFeatures:
         return self._replace(maps=tuple(own.half() for own in self.maps))
 
@@ -48,12 +61,13 @@ class PyramidFeatures(NamedTuple):
 class PyramidReader:
     """Images -> `PyramidFeatures`. size: longest side in pixels at which they are looked at; an encoder that takes its
     own size only looks at that, and at a smaller scale at an image that fills less of it.
+    has_context: with one map more, of 1 x 1: the mean of the coarsest one over the image.
 
     In bfloat16 where the device is faster in it: what is read is never trained.
     """
 
-    def __init__(self, model: CalicoModel, config: CalicoConfig, size: int) -> None:
-        self._model, self._config, self._size = model, config, size
+    def __init__(self, model: CalicoModel, config: CalicoConfig, size: int, has_context: bool = False) -> None:
+        self._model, self._config, self._size, self._has_context = model, config, size, has_context
         self._is_fixed = config.grounding_encoder.kind in FIXED_SIZE_KINDS
         self._is_bf16 = uses_bf16("auto", model.device)
 
@@ -74,7 +88,8 @@ class PyramidReader:
             maps = _maps(self._model, view)
         height, width = fitted_size_hw((image.shape[0], image.shape[1]), size)
         extent = (height / size * share[0], width / size * share[1])
-        return PyramidFeatures(tuple(own[0].float().cpu() for own in maps), extent)
+        found = PyramidFeatures(tuple(own[0].float().cpu() for own in maps), extent)
+        return found._replace(maps=(*found.maps, found.mean[:, None, None])) if self._has_context else found
 
 
 def _on_larger(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[float, float]]:

@@ -88,7 +88,8 @@ class Run(Generic[S]):
         self.mode, self.anchor, self.validation = mode, anchor, validation
         self.model, self.device = step_module.model, processes.device
         self.files = RunFolder(folder, note)
-        self.state = RunState(num_parts=max(1, settings.num_parts))
+        most = settings.batch.num_images // 2  # a micro-batch has a group of two at least
+        self.state = RunState(num_parts=max(1, min(settings.num_parts, most)))
         self.best: dict[str, Tensor] = {}
         self._kept_seen = KeptSeen()
         self._stage: Stage | None = None
