@@ -185,6 +185,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--images is for the index that --data names; give it too")
     if args.trunk and args.grow:
         raise InputError("--grow is for the same encoders, --trunk for others; give one of them")
+    from calico.model.sizes import PRETRAINED
+
+    if args.trunk and args.trunk not in PRETRAINED:
+        raise InputError(f"--trunk: expected {' or '.join(PRETRAINED)}, got {args.trunk}")
     if args.trunk and not args.start:
         raise InputError("--trunk is put beside the encoders of a checkpoint; give it with --from")
     if args.trunk and not args.shares:

@@ -173,13 +173,14 @@ def test_no_steps_keep_what_a_trunk_starts_from(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--trunk", "efficientnet-lite0"], "--from"),
+        (["--trunk", "resnet", "--from", "x"], "expected efficientnet-lite0"),
         (["--trunk", "efficientnet-lite0", "--from", "x"], "--shares"),
         (["--data", "drawings", "x"], "--shares"),
         (["--data", "drawings", "x", "--shares", "1"], "each of 2"),
         (["--data", "drawings", "x", "--shares", "1", "-1"], "above 0"),
         (["--data", "drawings", "drawings", "--shares", "1", "1"], "twice"),
         (["--encoders-first", "0.2"], "--shares"),
-        (["--trunk", "x", "--grow", "--from", "y"], "--trunk"),
+        (["--trunk", "efficientnet-lite0", "--grow", "--from", "y"], "--trunk"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

@@ -160,7 +160,8 @@ def test_the_trunk_and_the_encoders_beside_it_stay_frozen_in_every_mode() -> Non
     attach(model, choose_spec(model, config))
     assert not any(name.startswith("trunk.") for name in trained(model))
     assert any(name.startswith("grounding_encoder.") for name in trained(model))
-    assert encoder_activation_bytes(config, 4) > 0
+    own = encoder_activation_bytes(micro_tiny(), 4)
+    assert own < encoder_activation_bytes(config, 4) < 20 * own  # the convolutions beside the trunk get LoRA as well
 
 
 def test_rows_move_to_another_vocabulary() -> None:
@@ -194,6 +195,9 @@ def test_a_trunk_beside_a_checkpoint_changes_nothing_at_first(tmp_path: Path) ->
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     with pytest.raises(InputError, match="wants"):
         with_trunk(replace(micro_small(), num_queries=4), TOKENIZER, tmp_path)
+    save_checkpoint(tmp_path / "small", model, micro_small(), TOKENIZER)
+    with pytest.raises(InputError, match="has the trunk micro already"):
+        with_trunk(micro_small(), TOKENIZER, tmp_path / "small")
 
 
 def test_the_known_trunk_has_its_known_size() -> None:

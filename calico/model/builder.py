@@ -25,12 +25,12 @@ from calico.model.cam import CorrespondenceAdaptation
 from calico.model.cem import CorrespondenceExtraction, NoExtraction
 from calico.model.config import CalicoConfig, EncoderConfig
 from calico.model.encoders import ConvGrounding, ConvTokens, Dinov2Tokens, SamGrounding, TransformerTokens
-from calico.model.preprocessing import CLIP_MEAN_STD, IMAGENET_MEAN_STD, SAM_MEAN_STD
+from calico.model.preprocessing import CLIP_MEAN_STD, IMAGENET_MEAN_STD, SAM_MEAN_STD, MeanStd
 from calico.model.qformer import QFormer
 from calico.model.segmentation import PixelDecoder, SegmentationProjection
 from calico.model.sizes import TRUNKS
 from calico.model.trunk import build_trunk, trunk_channels
-from calico.model.trunk_encoders import MeanStd, OwnView, TrunkGrounding, TrunkTokens
+from calico.model.trunk_encoders import OwnView, TrunkGrounding, TrunkTokens
 
 
 def build(config: CalicoConfig) -> CalicoModel:

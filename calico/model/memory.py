@@ -163,25 +163,35 @@ def encoder_activation_bytes(config: CalicoConfig, itemsize: int) -> int:
     """Per image, of compact encoders and a Q-Former that train with LoRA; a trunk under them is frozen, keeps nothing.
 
     Convolutional: three maps per convolution of the pyramids (before and after the norm, LoRA's own); in the grounding
-    encoder six of its width at stride 4. On a trunk: two maps and six more per residual block at each level that is
-    read. Both: the context maps at the strides of the fine ones; the Q-Former's layers as in `activation_bytes`.
+    encoder six of its width at stride 4. On a trunk: these of the convolutions beside it, and two maps and six more per
+    residual block at each level that is read. Both: the context maps at the strides of the fine ones; the Q-Former's
+    layers as in `activation_bytes`.
     """
-    grounding = config.grounding_encoder
-    options, encoders = grounding.options, (config.global_encoder, config.semantic_encoder, grounding)
-    count = 0
-    for encoder in encoders:
-        for width, num_blocks, level in _levels(encoder, config.trunk):
-            maps = 2 + 6 * num_blocks if encoder.kind == "trunk" else 3 * (1 + 2 * num_blocks)
-            count += maps * width * (encoder.image_size >> level) ** 2
-    level, context = options.get("level", 2), options.get("context_width", 0)
-    if grounding.kind == "conv":
-        count += 6 * grounding.hidden_size * (grounding.image_size // 4) ** 2
-    for below, share in ((1, 6), (2, 3)):
-        count += share * context * (grounding.image_size >> (level - below)) ** 2
+    count = sum(_kept_values(encoder, config.trunk) for encoder in (config.global_encoder, config.semantic_encoder))
+    count += _kept_values(config.grounding_encoder, config.trunk, is_grounding=True)
     qformer = config.qformer
     per_layer = config.num_queries * (8 * qformer["hidden_size"] + qformer["intermediate_size"])
     count += qformer["num_hidden_layers"] * per_layer
     return count * itemsize
+
+
+def _kept_values(encoder: EncoderConfig, trunk: str, is_grounding: bool = False) -> int:
+    """Numbers of one compact encoder; of one on a trunk, those of its own convolutions too."""
+    options, size = encoder.options, encoder.image_size
+    count = 0
+    for width, num_blocks, level in _levels(encoder, trunk):
+        maps = 2 + 6 * num_blocks if encoder.kind == "trunk" else 3 * (1 + 2 * num_blocks)
+        count += maps * width * (size >> level) ** 2
+    if is_grounding:
+        level, context = options.get("level", 2), options.get("context_width", 0)
+        if encoder.kind == "conv":
+            count += 6 * encoder.hidden_size * (size // 4) ** 2
+        for below, share in ((1, 6), (2, 3)):
+            count += share * context * (size >> (level - below)) ** 2
+    if encoder.kind == "trunk":
+        own = EncoderConfig("conv", size // options["own_stride"], encoder.hidden_size, options["own"])
+        count += _kept_values(own, trunk, is_grounding)
+    return count
 
 
 def _levels(encoder: EncoderConfig, trunk: str) -> list[tuple[int, int, int]]:

@@ -29,6 +29,8 @@ class TrunkSize(NamedTuple):
         return tuple(stage.width for stage, is_last in zip(self.stages, taps, strict=True) if is_last)
 
 
+PRETRAINED = ("efficientnet-lite0",)  # of `TRUNKS`, those whose weights can be had
+
 TRUNKS = {
     "efficientnet-lite0": TrunkSize(
         32,

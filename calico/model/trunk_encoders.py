@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calico.model.encoders import FineContext, GroundingFeatures, Residual
-
-MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+from calico.model.preprocessing import MeanStd
 
 
 class OwnView(nn.Module):

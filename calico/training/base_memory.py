@@ -20,6 +20,7 @@ from calico.errors import InputError
 from calico.masks import iou
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
+from calico.model.trunk import trunk_channels
 from calico.part_memory.base import BaseMemory
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.lessons import TaughtName, balanced, places_of
@@ -57,6 +58,8 @@ def fit_base_memory(
 ) -> BaseMemory:
     """items: with exact masks of what they name. The estimates are not made yet: `calibrated`. Raises `InputError`."""
     settings = settings or BaseMemorySettings()
+    if not config.trunk:
+        raise InputError("a checkpoint's own memory wants a model with a trunk; see calico train --trunk")
     size = config.grounding_encoder.image_size
     reader = PyramidReader(model, config, size, has_context=True)
     numbers: dict[TaughtName, int] = {}
@@ -81,8 +84,8 @@ def fit_base_memory(
     for number in range(settings.num_drawings):
         drawn = draw(DRAWING_SEED + number, size_hw=(size, size)).image
         read(drawn, np.zeros(drawn.shape[:2], np.uint8), np.zeros(1, np.int64), settings.rows // 2)
-    head = _fitted(torch.cat(rows), torch.cat(codes), len(numbers), model, settings, on_progress)
-    count = len(numbers)
+    count, num_context = len(numbers), trunk_channels(config.trunk)[-1]
+    head = _fitted(torch.cat(rows), torch.cat(codes), count, num_context, settings, on_progress)
     card = MemoryCard(
         tuple(numbers), size, 0, len(rows), (LEAST_AREA,) * count, (NameEstimate(cutoff=0.0),) * count,
         has_context=True, is_base=True,
@@ -94,15 +97,15 @@ def _fitted(
     rows: Tensor,
     codes: Tensor,
     num_names: int,
-    model: CalicoModel,
+    num_context: int,
     settings: BaseMemorySettings,
     on_progress: Callable[[str, int], None],
 ) -> PartHead:
-    """rows: M x D float16, the last map's means behind the maps."""
+    """rows: M x D float16, the last `num_context` of them the mean of the coarsest map."""
     some = rows[:: max(1, len(rows) // 50_000)].float()
     mean, scale = some.mean(0), some.std(0) + 1e-3
     noise = torch.zeros(rows.shape[1])
-    noise[-_num_context(rows.shape[1], model) :] = settings.noise
+    noise[-num_context:] = settings.noise
     counts = torch.bincount(codes, minlength=num_names + 1).float().clamp(min=1)
     weights = counts.rsqrt()
     weights *= counts.sum() / (weights * counts).sum()
@@ -122,14 +125,6 @@ def _fitted(
         optimizer.step()
         on_progress("fitting", step)
     return folded(head, mean, torch.diag(1 / scale))
-
-
-def _num_context(num_features: int, model: CalicoModel) -> int:
-    """Channels of the coarsest map, which stand at the end a second time."""
-    if model.trunk is None:
-        raise InputError("a checkpoint's own memory wants a model with a trunk; see calico train --trunk")
-    widths: tuple[int, ...] = model.trunk.size.widths  # type: ignore[union-attr, assignment]
-    return min(num_features, widths[-1])
 
 
 def calibrated(

@@ -33,7 +33,9 @@ def with_trunk(config: CalicoConfig, tokenizer: CalicoTokenizer, start: Path | N
     if config.trunk != "micro":
         load_pretrained(model.trunk, pretrained_file(config.trunk))  # type: ignore[arg-type]
     if start is not None:
-        before, _, old_tokenizer = load_checkpoint(start)
+        before, old_config, old_tokenizer = load_checkpoint(start)
+        if old_config.trunk:
+            raise InputError(f"{start}: has the trunk {old_config.trunk} already; to train it on, leave out --trunk")
         _take_over(model, before.state_dict(), old_tokenizer, tokenizer, start)
     return model
 
