@@ -49,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--trunk",
-        help="put a pretrained trunk (efficientnet-lite0) beside the encoders of --from, a checkpoint without one",
+        metavar="NAME",
+        help="put a pretrained trunk beside the encoders of --from, a checkpoint without one: efficientnet-lite0, or a "
+        "backbone of transformers, as a folder or by its name on the hub",
     )
     parser.add_argument(
         "--encoders-first",
@@ -98,6 +100,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.model.config import calico_small, calico_tiny
     from calico.training.batches import MIXED_BATCH
     from calico.training.mixture import Mixture
+    from calico.training.new_trunk import TrunkStart, small_on
     from calico.training.recipe import training_settings
     from calico.training.trainer import Trainer
 
@@ -106,7 +109,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     if isinstance(data, Mixture):
         own = CalicoTokenizer.from_file((args.start or EMBEDDED) / TOKENIZER)
         tokenizer = grown(own, (*data.classes, *data.parts), calico_small().llm["vocab_size"])
-        config = calico_small(len(tokenizer), args.trunk or calico_small().trunk)
+        config = small_on(len(tokenizer), args.trunk or calico_small().trunk)
     else:
         tokenizer = CalicoTokenizer.train()
         config = calico_tiny(len(tokenizer))
@@ -149,7 +152,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             None if args.trunk else args.start,
             args.grow,
             data,
-            args.start if args.trunk else None,
+            TrunkStart(args.start, args.trunk) if args.trunk else None,
             None if args.watch is None else MixedParts(args.watch, "test"),
         )
         state = trainer.run(show)
@@ -185,10 +188,6 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--images is for the index that --data names; give it too")
     if args.trunk and args.grow:
         raise InputError("--grow is for the same encoders, --trunk for others; give one of them")
-    from calico.model.sizes import PRETRAINED
-
-    if args.trunk and args.trunk not in PRETRAINED:
-        raise InputError(f"--trunk: expected {' or '.join(PRETRAINED)}, got {args.trunk}")
     if args.trunk and not args.start:
         raise InputError("--trunk is put beside the encoders of a checkpoint; give it with --from")
     if args.trunk and not args.shares:

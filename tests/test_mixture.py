@@ -22,6 +22,7 @@ from calico.model.inputs import ModelInputs
 from calico.training import trainer as module
 from calico.training.batches import BatchSettings
 from calico.training.mixture import Mixture
+from calico.training.new_trunk import TrunkStart
 from calico.training.pools import DrawnPool
 from calico.training.run_folder import RunState
 from calico.training.sources import Batches
@@ -133,7 +134,8 @@ def test_the_run_starts_from_a_checkpoint_trains_and_goes_on(tmp_path: Path) -> 
 
     def trainer(steps: int) -> Trainer:
         length = replace(settings, steps=steps)
-        return Trainer(tmp_path / "run", length, micro_small(), TOKENIZER, None, False, mixture(), tmp_path / "tiny")
+        start = TrunkStart(tmp_path / "tiny", "micro")
+        return Trainer(tmp_path / "run", length, micro_small(), TOKENIZER, None, False, mixture(), start)
 
     first = trainer(2)
     assert first.model.trunk is not None
@@ -160,7 +162,8 @@ def test_no_steps_keep_what_a_trunk_starts_from(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "tiny", build(micro_tiny()), micro_tiny(), TOKENIZER)
     settings = TrainingSettings(steps=0, phases=(Phase(1.0, SIZE),), batch=BATCH, num_workers=0)
     start = tmp_path / "tiny"
-    Trainer(tmp_path / "run", settings, micro_small(), TOKENIZER, None, False, mixture(), start).run()
+    trunk = TrunkStart(start, "micro")
+    Trainer(tmp_path / "run", settings, micro_small(), TOKENIZER, None, False, mixture(), trunk).run()
     made, _, _ = load_checkpoint(tmp_path / "run" / "checkpoint")
     own = load_checkpoint(start)[0].state_dict()
     for name, value in made.state_dict().items():
@@ -173,7 +176,7 @@ def test_no_steps_keep_what_a_trunk_starts_from(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--trunk", "efficientnet-lite0"], "--from"),
-        (["--trunk", "resnet", "--from", "x"], "expected efficientnet-lite0"),
+        (["--trunk", "./none", "--from", str(EMBEDDED), "--data", "drawings", "--shares", "1"], "no folder"),
         (["--trunk", "efficientnet-lite0", "--from", "x"], "--shares"),
         (["--data", "drawings", "x"], "--shares"),
         (["--data", "drawings", "x", "--shares", "1"], "each of 2"),

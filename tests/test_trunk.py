@@ -22,7 +22,8 @@ from calico.model.config import CalicoConfig, EncoderConfig, calico_tiny, on_tru
 from calico.model.memory import encoder_activation_bytes, num_tokens
 from calico.model.modes import set_mode, train_mode
 from calico.model.preprocessing import CLIP_MEAN_STD, IMAGENET_MEAN_STD, SAM_MEAN_STD, Preprocessor
-from calico.model.trunk import TRUNKS, SameConv2d, build_trunk, folded, trunk_channels
+from calico.model.sizes import TRUNKS
+from calico.model.trunk import SameConv2d, build_trunk, folded
 from calico.training.new_trunk import moved_rows, with_trunk
 
 TOKENIZER = CalicoTokenizer.train()
@@ -82,7 +83,7 @@ def test_a_folded_norm_does_what_it_did() -> None:
 def test_a_trunk_halves_level_by_level(name: str) -> None:
     with torch.device("meta"):
         maps = build_trunk(name)(torch.zeros(1, 3, SIZE, SIZE))
-    assert [level.shape[1] for level in maps] == list(trunk_channels(name))
+    assert [level.shape[1] for level in maps] == [3, *TRUNKS[name].widths]
     assert [level.shape[2] for level in maps] == [SIZE >> k for k in range(6)]
 
 

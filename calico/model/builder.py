@@ -20,16 +20,17 @@ from transformers import (
 )
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder, SamVisionEncoder
 
+from calico.model.backbone import BackboneTrunk
 from calico.model.calico import CalicoModel
 from calico.model.cam import CorrespondenceAdaptation
 from calico.model.cem import CorrespondenceExtraction, NoExtraction
 from calico.model.config import CalicoConfig, EncoderConfig
 from calico.model.encoders import ConvGrounding, ConvTokens, Dinov2Tokens, SamGrounding, TransformerTokens
-from calico.model.preprocessing import CLIP_MEAN_STD, IMAGENET_MEAN_STD, SAM_MEAN_STD, MeanStd
+from calico.model.preprocessing import CLIP_MEAN_STD, IMAGENET_MEAN_STD, SAM_MEAN_STD
 from calico.model.qformer import QFormer
 from calico.model.segmentation import PixelDecoder, SegmentationProjection
-from calico.model.sizes import TRUNKS
-from calico.model.trunk import build_trunk, trunk_channels
+from calico.model.sizes import BackboneLevels, MeanStd
+from calico.model.trunk import build_trunk
 from calico.model.trunk_encoders import OwnView, TrunkGrounding, TrunkTokens
 
 
@@ -42,12 +43,12 @@ def build(config: CalicoConfig) -> CalicoModel:
     llm_size = llm.config.hidden_size
     cam_layers = () if "cam" in config.without else config.cam_layers
     return CalicoModel(
-        trunk=build_trunk(config.trunk) if config.trunk else None,
-        global_encoder=_token_encoder(config.global_encoder, config.trunk, CLIP_MEAN_STD),
+        trunk=_trunk(config),
+        global_encoder=_token_encoder(config.global_encoder, config, CLIP_MEAN_STD),
         qformer=QFormer(InstructBlipQFormerModel(qformer_config), queries),
         image_projection=nn.Linear(qformer_config.hidden_size, llm_size),
         llm=llm,
-        semantic_encoder=_token_encoder(config.semantic_encoder, config.trunk, IMAGENET_MEAN_STD),
+        semantic_encoder=_token_encoder(config.semantic_encoder, config, IMAGENET_MEAN_STD),
         cem=NoExtraction()
         if "cem" in config.without
         else CorrespondenceExtraction(
@@ -55,18 +56,25 @@ def build(config: CalicoConfig) -> CalicoModel:
         ),
         cams=nn.ModuleList(CorrespondenceAdaptation(llm_size, qformer_config.hidden_size) for _ in cam_layers),
         cam_layers=cam_layers,
-        grounding_encoder=_grounding_encoder(config.grounding_encoder, config.trunk),
+        grounding_encoder=_grounding_encoder(config.grounding_encoder, config),
         seg_projection=SegmentationProjection(llm_size, config.grounding_encoder.hidden_size),
         pixel_decoder=_pixel_decoder(config),
     )
 
 
-def _token_encoder(config: EncoderConfig, trunk: str, mean_std: MeanStd) -> nn.Module:
+def _trunk(config: CalicoConfig) -> nn.Module | None:
+    if config.backbone:
+        return BackboneTrunk(BackboneLevels(**config.backbone))
+    return build_trunk(config.trunk) if config.trunk else None
+
+
+def _token_encoder(config: EncoderConfig, model: CalicoConfig, mean_std: MeanStd) -> nn.Module:
     if config.kind == "trunk":
         options = dict(config.options)
         own = ConvTokens(config.hidden_size, **options.pop("own"))
-        view = OwnView(options.pop("own_stride"), TRUNKS[trunk].mean_std, mean_std)
-        return TrunkTokens(own, view, config.hidden_size, trunk_channels(trunk)[options["level"]], **options)
+        view = OwnView(options.pop("own_stride"), model.trunk_mean_std, mean_std)
+        channels = model.trunk_widths[options["level"] - 1]
+        return TrunkTokens(own, view, config.hidden_size, channels, **options)
     if config.kind == "conv":
         return ConvTokens(config.hidden_size, **config.options)
     if config.kind == "eva_clip":
@@ -77,12 +85,12 @@ def _token_encoder(config: EncoderConfig, trunk: str, mean_std: MeanStd) -> nn.M
     raise ValueError(f"unknown token encoder {config.kind!r}, expected trunk, conv, eva_clip or dinov2")
 
 
-def _grounding_encoder(config: EncoderConfig, trunk: str) -> nn.Module:
+def _grounding_encoder(config: EncoderConfig, model: CalicoConfig) -> nn.Module:
     if config.kind == "trunk":
         options = dict(config.options)
         own = ConvGrounding(config.hidden_size, **options.pop("own"))
-        view = OwnView(options.pop("own_stride"), TRUNKS[trunk].mean_std, SAM_MEAN_STD)
-        return TrunkGrounding(own, view, config.hidden_size, trunk_channels(trunk), **options)
+        view = OwnView(options.pop("own_stride"), model.trunk_mean_std, SAM_MEAN_STD)
+        return TrunkGrounding(own, view, config.hidden_size, (3, *model.trunk_widths), **options)
     if config.kind == "conv":
         return ConvGrounding(config.hidden_size, **config.options)
     if config.kind == "sam":

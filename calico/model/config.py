@@ -15,6 +15,7 @@ from typing import Any
 
 from calico.errors import CheckpointError
 from calico.language.questions import VICUNA_SYSTEM
+from calico.model.sizes import TRUNKS, MeanStd
 
 FORMAT_VERSION = 1
 FULL_SIZE = ("calico-7b", "calico-1b")  # presets that are joined from published weights and trained as the paper says
@@ -54,7 +55,8 @@ class CalicoConfig:
     num_mask_grid: int  # side of the mask logits in pixels, four times the grounding embedding's
     mask_prompt: bool = False  # whether each click after the first also sees the mask before it, as SAM's do
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05})
-    trunk: str = ""  # of `calico.model.sizes.TRUNKS`, which the encoders then share; "": none
+    trunk: str = ""  # of `calico.model.sizes.TRUNKS`, or by the name of `backbone`, which the encoders then share
+    backbone: dict[str, Any] = field(default_factory=dict)  # `calico.model.sizes.BackboneLevels` of another trunk
     system_prompt: str = ""  # before the first turn, for a language model that was trained with one
     fresh: tuple[str, ...] = ()  # beginnings of names of weights that no base has trained, beside CEM and CAM
     new_tokens: tuple[int, ...] = ()  # of the tokenizer, that no base has rows for
@@ -68,6 +70,19 @@ class CalicoConfig:
         kinds = {encoder.kind for encoder in (self.global_encoder, self.semantic_encoder, self.grounding_encoder)}
         if bool(self.trunk) != (kinds == {"trunk"}) or (not self.trunk and "trunk" in kinds):
             raise ValueError(f"trunk: {self.trunk!r} does not go with encoders of kind {', '.join(sorted(kinds))}")
+
+    @property
+    def trunk_widths(self) -> tuple[int, ...]:
+        """Channels of the trunk's maps at strides 2, 4, 8, ..."""
+        return tuple(self.backbone["widths"]) if self.backbone else TRUNKS[self.trunk].widths
+
+    @property
+    def trunk_mean_std(self) -> MeanStd:
+        """What the trunk's pixels, from 0 to 1, are normalised with."""
+        if not self.backbone:
+            return TRUNKS[self.trunk].mean_std
+        mean, std = self.backbone["mean_std"]
+        return tuple(mean), tuple(std)
 
     @property
     def is_full_size(self) -> bool:
@@ -265,13 +280,19 @@ def calico_tiny(vocab_size: int = 768) -> CalicoConfig:
     )
 
 
-def calico_small(vocab_size: int = 1280, trunk: str = "efficientnet-lite0") -> CalicoConfig:
-    """`calico-tiny` with one pretrained trunk beside its three encoders: 256 px in, masks on a 128 x 128 grid."""
+def calico_small(
+    vocab_size: int = 1280, trunk: str = "efficientnet-lite0", backbone: dict[str, Any] | None = None
+) -> CalicoConfig:
+    """`calico-tiny` with one pretrained trunk beside its three encoders: 256 px in, masks on a 128 x 128 grid.
+
+    backbone: of a trunk that is none of ours.
+    """
     tiny = calico_tiny(vocab_size)
     return replace(
         tiny,
         preset="calico-small",
         trunk=trunk,
+        backbone=backbone or {},
         global_encoder=on_trunk(tiny.global_encoder, level=5, width=128),
         semantic_encoder=on_trunk(tiny.semantic_encoder, level=4, width=96),
         grounding_encoder=on_trunk(tiny.grounding_encoder, level=3, width=64, num_blocks=1, context_width=32),

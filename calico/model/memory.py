@@ -16,7 +16,7 @@ from torch import nn
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig, EncoderConfig
 from calico.model.precision import serving_dtype
-from calico.model.sizes import TRUNKS
+from calico.model.sizes import NUM_LEVELS
 
 NF4_BYTES = 0.5 + 4 / 64  # half a byte, and a float32 scale for each 64 weights
 
@@ -167,19 +167,19 @@ def encoder_activation_bytes(config: CalicoConfig, itemsize: int) -> int:
     residual block at each level that is read. Both: the context maps at the strides of the fine ones; the Q-Former's
     layers as in `activation_bytes`.
     """
-    count = sum(_kept_values(encoder, config.trunk) for encoder in (config.global_encoder, config.semantic_encoder))
-    count += _kept_values(config.grounding_encoder, config.trunk, is_grounding=True)
+    count = sum(_kept_values(encoder) for encoder in (config.global_encoder, config.semantic_encoder))
+    count += _kept_values(config.grounding_encoder, is_grounding=True)
     qformer = config.qformer
     per_layer = config.num_queries * (8 * qformer["hidden_size"] + qformer["intermediate_size"])
     count += qformer["num_hidden_layers"] * per_layer
     return count * itemsize
 
 
-def _kept_values(encoder: EncoderConfig, trunk: str, is_grounding: bool = False) -> int:
+def _kept_values(encoder: EncoderConfig, is_grounding: bool = False) -> int:
     """Numbers of one compact encoder; of one on a trunk, those of its own convolutions too."""
     options, size = encoder.options, encoder.image_size
     count = 0
-    for width, num_blocks, level in _levels(encoder, trunk):
+    for width, num_blocks, level in _levels(encoder):
         maps = 2 + 6 * num_blocks if encoder.kind == "trunk" else 3 * (1 + 2 * num_blocks)
         count += maps * width * (size >> level) ** 2
     if is_grounding:
@@ -190,18 +190,18 @@ def _kept_values(encoder: EncoderConfig, trunk: str, is_grounding: bool = False)
             count += share * context * (size >> (level - below)) ** 2
     if encoder.kind == "trunk":
         own = EncoderConfig("conv", size // options["own_stride"], encoder.hidden_size, options["own"])
-        count += _kept_values(own, trunk, is_grounding)
+        count += _kept_values(own, is_grounding)
     return count
 
 
-def _levels(encoder: EncoderConfig, trunk: str) -> list[tuple[int, int, int]]:
+def _levels(encoder: EncoderConfig) -> list[tuple[int, int, int]]:
     """(width, residual blocks, level) of the maps that a compact encoder computes at stride 2^level; none of others."""
     options = encoder.options
     if encoder.kind == "conv":
         return [(w, n, k + 1) for k, (w, n) in enumerate(zip(options["widths"], options["num_blocks"], strict=True))]
     if encoder.kind != "trunk":
         return []
-    last = len(TRUNKS[trunk].widths) if "num_blocks" in options else options["level"]  # top-down, or one level alone
+    last = NUM_LEVELS if "num_blocks" in options else options["level"]  # top-down, or one level alone
     return [(options["width"], options.get("num_blocks", 1), k) for k in range(options["level"], last + 1)]
 
 

@@ -15,15 +15,12 @@ from PIL import Image
 
 from calico.errors import InputError
 from calico.model.config import CalicoConfig
-from calico.model.sizes import TRUNKS
+from calico.model.sizes import MeanStd
 
 CLIP_MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FIXED_SIZE_KINDS = {"eva_clip", "dinov2", "sam"}  # of encoders whose learnt positions are for one size
 SAM_MEAN_STD = ((123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255))
-
-
-MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class BranchPixels(NamedTuple):
@@ -60,7 +57,7 @@ class Preprocessor:
                 f"images of {size} px: encoders of kind {', '.join(fixed)} take their own size only, here {full} px"
             )
         first, second, third = (round(encoder.image_size * size / full) for encoder in encoders)
-        return cls(first, second, third, TRUNKS[config.trunk].mean_std if config.trunk else None)
+        return cls(first, second, third, config.trunk_mean_std if config.trunk else None)
 
     def __call__(self, image: np.ndarray) -> BranchPixels:
         """image: HxWx3 uint8 RGB, upright."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Stage(NamedTuple):
@@ -20,7 +22,7 @@ class TrunkSize(NamedTuple):
 
     stem: int
     stages: tuple[Stage, ...]
-    mean_std: tuple[tuple[float, ...], tuple[float, ...]] = ((127 / 255,) * 3, (128 / 255,) * 3)
+    mean_std: MeanStd = ((127 / 255,) * 3, (128 / 255,) * 3)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -29,7 +31,10 @@ class TrunkSize(NamedTuple):
         return tuple(stage.width for stage, is_last in zip(self.stages, taps, strict=True) if is_last)
 
 
-PRETRAINED = ("efficientnet-lite0",)  # of `TRUNKS`, those whose weights can be had
+NUM_LEVELS = 5  # strides 2, 4, 8, 16 and 32
+PIXELS = ""  # in place of a backbone's stage: the pixels themselves, a block of them a place
+
+PRETRAINED = ("efficientnet-lite0",)  # of `TRUNKS`, those whose weights come in a package
 
 TRUNKS = {
     "efficientnet-lite0": TrunkSize(
@@ -48,3 +53,18 @@ TRUNKS = {
         8, (Stage(8, 1, 3, 1, 1), Stage(8, 2, 3, 2), Stage(12, 1, 5, 2), Stage(16, 1, 3, 2), Stage(24, 1, 5, 2))
     ),
 }
+
+
+class BackboneLevels(NamedTuple):
+    """A backbone of `transformers` as a trunk, as `CalicoConfig.backbone` describes it.
+
+    config: of `transformers`, with its `model_type`. stages: of each level, strides 2 to 32, the stage whose map is
+    taken, or `PIXELS`. widths: channels of each level. scale: of the frame's side, at which the backbone looks (14/16
+    for patches of 14 pixels). mean_std: of pixels from 0 to 1.
+    """
+
+    config: dict[str, Any]
+    stages: tuple[str, ...]
+    widths: tuple[int, ...]
+    scale: float
+    mean_std: MeanStd

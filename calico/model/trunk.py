@@ -6,8 +6,6 @@ padding. Weights: `calico.conversion.efficientnet_lite`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,12 +69,8 @@ class Trunk(nn.Module):
         return [*maps, x]
 
 
-def trunk_channels(name: str) -> Sequence[int]:
-    """Of the maps at strides 1, 2, 4, 8, ..."""
-    return (3, *TRUNKS[name].widths)
-
-
 def build_trunk(name: str) -> Trunk:
+    """One of ours; another is `calico.model.backbone`'s."""
     if name not in TRUNKS:
         raise ValueError(f"unknown trunk {name!r}, expected one of {', '.join(TRUNKS)}")
     return Trunk(TRUNKS[name])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calico.model.encoders import FineContext, GroundingFeatures, Residual
-from calico.model.preprocessing import MeanStd
+from calico.model.sizes import MeanStd
 
 
 class OwnView(nn.Module):

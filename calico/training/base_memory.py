@@ -20,7 +20,6 @@ from calico.errors import InputError
 from calico.masks import iou
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
-from calico.model.trunk import trunk_channels
 from calico.part_memory.base import BaseMemory
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.lessons import TaughtName, balanced, places_of
@@ -84,7 +83,7 @@ def fit_base_memory(
     for number in range(settings.num_drawings):
         drawn = draw(DRAWING_SEED + number, size_hw=(size, size)).image
         read(drawn, np.zeros(drawn.shape[:2], np.uint8), np.zeros(1, np.int64), settings.rows // 2)
-    count, num_context = len(numbers), trunk_channels(config.trunk)[-1]
+    count, num_context = len(numbers), config.trunk_widths[-1]
     head = _fitted(torch.cat(rows), torch.cat(codes), count, num_context, settings, on_progress)
     card = MemoryCard(
         tuple(numbers), size, 0, len(rows), (LEAST_AREA,) * count, (NameEstimate(cutoff=0.0),) * count,

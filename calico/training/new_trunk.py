@@ -6,19 +6,23 @@ starts as the mean of those that spelled it before.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from calico.checkpoints.files import load_checkpoint
+from calico.conversion.backbone import backbone_levels, load_backbone
 from calico.conversion.efficientnet_lite import load_pretrained, pretrained_file
 from calico.errors import InputError
 from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
-from calico.model.config import CalicoConfig
+from calico.model.config import CalicoConfig, calico_small
+from calico.model.sizes import PRETRAINED
 
 logger = logging.getLogger(__name__)
 ADDED = ("trunk.", "global_encoder.", "semantic_encoder.", "grounding_encoder.")  # but for what is below `OWN`
@@ -26,11 +30,31 @@ OWN = ".own."
 TOKEN_ROWS = ("llm.model.embed_tokens.weight", "llm.lm_head.weight")
 
 
-def with_trunk(config: CalicoConfig, tokenizer: CalicoTokenizer, start: Path | None) -> CalicoModel:
+class TrunkStart(NamedTuple):
+    """checkpoint: a folder, without a trunk. trunk: one that has a package, or a backbone's folder or hub name."""
+
+    checkpoint: Path
+    trunk: str
+
+
+def small_on(vocab_size: int, trunk: str) -> CalicoConfig:
+    """`calico-small` on a trunk as `TrunkStart` names it. Raises `InputError` where there is none of this name."""
+    if trunk in PRETRAINED:
+        return calico_small(vocab_size, trunk)
+    levels = backbone_levels(trunk, calico_small().grounding_encoder.image_size)
+    return calico_small(vocab_size, Path(trunk).name, json.loads(json.dumps(levels._asdict())))
+
+
+def with_trunk(
+    config: CalicoConfig, tokenizer: CalicoTokenizer, start: Path | None, trunk: str | None = None
+) -> CalicoModel:
     """A model of `config`, its trunk pretrained. start: a checkpoint of the same sizes without a trunk; None: fresh
-    weights. Raises `InputError` where a size is another or the trunk's weights are not installed."""
+    weights. trunk: where a backbone's weights are. Raises `InputError` where a size is another or the trunk's weights
+    are not to be had."""
     model = build(config)
-    if config.trunk != "micro":
+    if config.backbone:
+        load_backbone(model.trunk, trunk or config.trunk)
+    elif config.trunk != "micro":
         load_pretrained(model.trunk, pretrained_file(config.trunk))  # type: ignore[arg-type]
     if start is not None:
         before, old_config, old_tokenizer = load_checkpoint(start)

@@ -25,7 +25,7 @@ from calico.training.batches import DRAWN, BatchSettings, Vocabulary
 from calico.training.curves import plot_curves
 from calico.training.losses import LossWeights
 from calico.training.mixture import Mixture
-from calico.training.new_trunk import with_trunk
+from calico.training.new_trunk import TrunkStart, with_trunk
 from calico.training.processes import Processes
 from calico.training.run import OnStep, Run, Stage
 from calico.training.run_folder import LOG, STATE, RunState
@@ -80,14 +80,14 @@ class Trainer(Run[TrainingSettings]):
         start: Path | None = None,
         grow: bool = False,
         data: MixedParts | Mixture | None = None,
-        trunk_start: Path | None = None,
+        trunk_start: TrunkStart | None = None,
         watch: MixedParts | None = None,
     ) -> None:
         """start: a checkpoint folder to begin from, with its own sizes; or, with `grow`, inside those of `config`.
 
         data: an index to train on instead of drawings, for which there are no auxiliary heads; or a mixture of sources.
         watch: pictures never trained on, whose clicks and boxes are measured at each save, into the log.
-        trunk_start: a checkpoint that `config` puts a trunk beside, instead of `start`.
+        trunk_start: a checkpoint, and the trunk that `config` puts beside it, instead of `start`.
         """
         self.folder, self.config, self.tokenizer, self.data = Path(folder), config, tokenizer, data
         torch.manual_seed(settings.seed)
@@ -97,7 +97,7 @@ class Trainer(Run[TrainingSettings]):
         if trunk_start is not None and is_resumed:
             model = build(config)
         elif trunk_start is not None:
-            model = with_trunk(config, tokenizer, trunk_start)
+            model = with_trunk(config, tokenizer, *trunk_start)
         elif start is None:
             model = build(config)
         elif grow:
@@ -128,7 +128,7 @@ class Trainer(Run[TrainingSettings]):
         )
         super().__init__(
             self.folder,
-            self._note(settings, start or trunk_start, grow),
+            self._note(settings, trunk_start.checkpoint if trunk_start else start, grow),
             settings,
             step_module,
             optimizer,
