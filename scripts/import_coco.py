@@ -32,6 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the host's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT (the folder above --images)",
     )
+    parser.add_argument(
+        "--max-side", type=int, metavar="PX", help="show reduced copies of larger images, e.g. 2048 (needs --images)"
+    )
+    parser.add_argument("--copies", type=Path, metavar="DIR", help="of --max-side (DIR-PX beside --images DIR)")
     parser.add_argument("--as", choices=["predictions", "annotations"], default="predictions", dest="kind")
     parser.add_argument("--group-size", type=int, default=2, metavar="K", help="images of a group, 2 to 8 (2)")
     parser.add_argument("--only-with-parts", action="store_true", help="leave out objects that have no part")
@@ -50,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def handle(args: argparse.Namespace) -> dict[str, Any]:
+    from backend.coco.display_copies import DisplayCopies
     from backend.coco.import_tasks import CocoImporter, ImagePlaces, write_tasks
     from backend.codecs.config import read_config, write_config
     from calico.coco.dataset import NamingOptions, read_coco
@@ -60,7 +65,14 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--group-size: expected {MIN_GROUP_SIZE} to {MAX_GROUP_SIZE}, got {args.group_size}")
     if args.images is not None and not args.images.is_dir():
         raise InputError(f"--images {args.images}: expected a folder of images; check the path")
-    places = ImagePlaces(args.images, args.prefix, args.document_root)
+    copies = None
+    if args.max_side is not None:
+        if args.images is None:
+            raise InputError("--max-side needs --images DIR: it makes copies of the files there")
+        copies = DisplayCopies.beside(args.images, args.copies, args.max_side)
+    elif args.copies is not None:
+        raise InputError("--copies needs --max-side PX: without it images are shown as they are")
+    places = ImagePlaces(args.images, args.prefix, args.document_root, copies)
     owner = "" if args.object is None else clean_name(args.object)
     if args.object is not None and not owner:
         raise InputError(f"--object: expected the name of an object, got {args.object!r}")
@@ -106,6 +118,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             write_text(args.out.with_suffix(".xml"), xml)
     report |= {**dataclasses.asdict(counts), "problems": dataclasses.asdict(findings)}
     print(f"{counts.tasks} tasks of {counts.images} images with {counts.regions} regions, as {args.kind}")
+    if copies is not None:
+        print(f"images of up to {args.max_side} pixels in {copies.out}: add that folder as the project's storage")
     for code, count in sorted(findings.counts.items()):
         print(f"{count:>7} {code}")
     if not counts.tasks:

@@ -72,9 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     groups.add_argument(
         "--min-similarity", type=float, metavar="S", help="for --by similarity: of any two of a group, -1 to 1"
     )
-    groups.add_argument(
-        "--max-side", type=int, metavar="PX", help="show reduced copies of larger images, e.g. 2048"
-    )
+    groups.add_argument("--max-side", type=int, metavar="PX", help="show reduced copies of larger images, e.g. 2048")
     groups.add_argument("--copies", type=Path, metavar="DIR", help="of --max-side (FOLDER-PX beside FOLDER)")
     groups.add_argument("--sheet", type=Path, metavar="FILE", help="also write the groups as a page to look at")
     groups.add_argument("--out", type=Path, metavar="FILE", required=True, help="the tasks, to be imported as JSON")
@@ -162,10 +160,9 @@ def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
     grouped = [source for group in grouping.groups for source in group.sources]
     copies: dict[str, Any] = {}
     if args.max_side is not None:
-        shown_in = args.copies or folder.resolve().with_name(f"{folder.resolve().name}-{args.max_side}")
-        reduce = DisplayCopies(folder, shown_in, args.max_side)
+        reduce = DisplayCopies.beside(folder, args.copies, args.max_side)
         copies = {source: reduce.copy(source) for source in _cli.track(grouped, "reduced copies")}
-        folder = shown_in
+        folder = reduce.out
 
     def task(group: Any) -> dict[str, Any]:
         own = [copies[source] for source in group.sources] if copies else []

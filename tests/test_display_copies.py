@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from backend.coco.display_copies import DisplayCopies, enlarged
+from backend.coco.display_copies import DisplayCopies, enlarged, reduced
+from backend.codecs.annotation import decode_annotation
 from backend.codecs.config import read_config, write_config
 from backend.codecs.parts import Vocabulary, with_parts
 from backend.codecs.prediction import encode_prediction
@@ -23,7 +24,7 @@ from calico.errors import InputError
 from calico.images import load_image
 from calico.masks import decode_rle
 from calico.values import NamedMask
-from scripts import export_coco, project
+from scripts import export_coco, import_coco, project
 
 
 @settings(max_examples=60, deadline=None)
@@ -31,11 +32,8 @@ from scripts import export_coco, project
 def test_an_enlarged_mask_is_the_same_mask(height: int, width: int, more: int, wider: int, seed: int):
     mask = np.random.default_rng(seed).random((height, width)) < 0.5
     large = enlarged(mask, (height + more, width + wider))
-    back = [
-        (2 * np.arange(small) + 1) * big // (2 * small) for small, big in zip(mask.shape, large.shape, strict=True)
-    ]
     assert large.shape == (height + more, width + wider)
-    assert (large[back[0]][:, back[1]] == mask).all()
+    assert (reduced(large, mask.shape) == mask).all()
 
 
 def photographs(folder: Path) -> Path:
@@ -94,6 +92,23 @@ def test_groups_show_copies_and_the_export_has_the_size_of_the_originals(tmp_pat
     whole = np.zeros((600, 900), bool)
     whole[200:400, 100:120] = True
     assert [(item == whole).all() for item in found] == [True]
+
+    # The file that came out goes in again, onto copies made anew: the same masks as were drawn on the first ones.
+    again = tmp_path / "again.json"
+    importing = [str(tmp_path / "coco.json"), "--out", str(again), "--config", str(tmp_path / "config.xml")]
+    assert import_coco.main([*importing, "--max-side", "450"]) == 2
+    assert "needs --images" in capsys.readouterr().err
+    importing += ["--images", str(folder), "--copies", str(tmp_path / "copies"), "--as", "annotations"]
+    assert import_coco.main([*importing, "--copies", str(tmp_path / "copies")]) == 2
+    assert import_coco.main([*importing, "--max-side", "450"]) == 0, capsys.readouterr().err
+    (second,) = json.loads(again.read_text())
+    assert second["data"]["image2"] == "/data/local-files/?d=copies/b.jpg"
+    assert second["data"]["originals"] == data[0]["originals"]
+    assert load_image(tmp_path / "copies" / "b.jpg").shape[:2] == (450, 300)
+    decoded = decode_annotation(second["annotations"][0], config, sizes, task_data=second["data"]).cosegmentation
+    feet = {key: region.mask for key, region in decoded.by_key.items() if key.kind == "part"}
+    assert feet.keys() == coseg.by_key.keys()
+    assert all((mask == coseg.by_key[key].mask).all() for key, mask in feet.items())
 
     Image.new("RGB", (40, 30)).save(folder / "a.jpg")  # another picture than was copied
     assert export_coco.main([*export, "--restart"]) == 1

@@ -91,6 +91,22 @@ def test_the_next_prediction_after_a_submit_shows_what_was_taught(team: SimpleNa
     team.memories.close()
 
 
+def test_a_click_does_not_look_at_the_images_again(team: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    team.memories.fit(7)
+    first, _ = asked(team)
+    with monkeypatch.context() as without:
+        without.delattr("calico.part_memory.pyramid.PyramidReader.__call__")
+        again, _ = asked(team)
+    assert [(r.key, r.is_taught, int(r.mask.sum())) for r in again.regions] == [
+        (r.key, r.is_taught, int(r.mask.sum())) for r in first.regions
+    ]
+    team.groups = groups_of(7)
+    team.memories.fit(7)
+    monkeypatch.delattr("calico.part_memory.pyramid.PyramidReader.__call__")
+    with pytest.raises(TypeError):
+        asked(team)
+
+
 def test_what_was_deleted_is_forgotten_and_a_vocabulary_is_kept(team: SimpleNamespace) -> None:
     team.groups = groups_of(6) + groups_of(1, "poster")
     team.memories.fit(7)

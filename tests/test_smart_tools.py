@@ -15,8 +15,10 @@ from backend.codecs.config import read_config, write_config
 from backend.codecs.parts import Vocabulary, with_parts
 from backend.codecs.prediction import encode_prediction, region_id
 from backend.http.app import create_app
+from backend.prediction.predictor import Predictor
 from backend.settings import Settings
-from calico.values import ImageGroup
+from calico.correspondence import co_segmentation
+from calico.values import CoSegmentation, ImageGroup, NamedMask
 
 XML = write_config(2)
 CONFIG = read_config(XML)
@@ -42,13 +44,35 @@ class Desk:
             path.write_bytes(png(lamp()))
         data = {f"image{i}": str(path) for i, path in enumerate(paths, 1)}
         self.data = with_parts(data, self.found, CONFIG, Vocabulary())
-        self.client: FlaskClient = create_app(
-            Settings(data_dir=folder / "data", media_roots=(folder,)), load=lambda: self.segmenter
-        ).test_client()
+        app = create_app(Settings(data_dir=folder / "data", media_roots=(folder,)), load=lambda: self.segmenter)
+        self.services: Any = app.extensions["calico"]
+        self.client: FlaskClient = app.test_client()
+        self.taught: list[NamedMask] = []
+        self.project = "3.17"
+
+    def teach(self, name: str) -> np.ndarray:
+        """From now on a part memory of project 3 sees this part on both lamps: its mask."""
+        mask = np.zeros((HEIGHT, WIDTH), bool)
+        mask[13:19, 8:24] = True
+        self.taught = [NamedMask(image, "lamp", name, mask, 0.41, True) for image in range(2)]
+
+        def remembered(project, version, group, found, names):  # type: ignore[no-untyped-def]
+            if project != "3.17":
+                return found, version
+            own = [NamedMask(r.image, r.object_name, r.part_name, r.mask, r.score) for r in found.regions]
+            return co_segmentation(found.sizes_hw, [*own, *self.taught]), f"{version}+5 groups"
+
+        own = self.services
+        predictor = Predictor(own.engine, own.media, own.jobs, own.metrics, remembered=remembered)
+        object.__setattr__(own, "predictor", predictor)  # it learns only where it has a host
+        label = {"value": name, "background": "#000000", "hint": "part", "of": "lamp"}
+        self.data["parts"].insert(2, label)
+        return mask
 
     def ask(self, *rows: dict[str, Any], code: int = 200) -> dict[str, Any]:
         body = {
             "tasks": [{"id": 7, "data": self.data}],
+            "project": self.project,
             "label_config": XML,
             "params": {"context": {"result": list(rows)}},
         }
@@ -134,6 +158,51 @@ def test_not_this_takes_away_from_what_was_accepted(desk: Desk) -> None:
     more = desk.ask(click(10, 16, "other part"), click(14, 17, "other part", positive=False))
     assert list(desk.regions(more)) == [region], "an editor that still has both"
     assert "at least one positive click" in desk.ask(click(3, 3, "shade", positive=False), code=400)["error"]
+
+
+def taught_id(desk: Desk, image: int) -> str:
+    found = co_segmentation(desk.found.sizes_hw, desk.taught)
+    return region_id(7, next(r for r in found.regions if r.image == image))
+
+
+def mask_of(desk: Desk, answer: dict[str, Any], image: int) -> np.ndarray:
+    decoded: CoSegmentation = decode_annotation(
+        answer, CONFIG, [(HEIGHT, WIDTH)] * 2, task_data=desk.data
+    ).cosegmentation
+    (region,) = [region for region in decoded.regions if region.image == image and region.part_name]
+    return region.mask
+
+
+def test_a_click_on_what_the_team_taught_has_its_name_its_mask_and_its_region(desk: Desk) -> None:
+    """Of a new name that the model does not know: its score is low, its mask better than the mask decoder's."""
+    taught = desk.teach("socket")
+    answer = desk.ask(click(10, 16))
+    assert desk.regions(answer) == {taught_id(desk, 0): ("img1", "socket")}, "image 2 shows it already"
+    assert (mask_of(desk, answer, 0) == taught).all()
+    again = desk.ask(click(12, 15))
+    assert (mask_of(desk, again, 0) == taught).all(), "a second click that agrees with it"
+    less = desk.ask(click(9, 14, "socket", positive=False))
+    assert list(desk.regions(less)) == [taught_id(desk, 0)]
+    assert not mask_of(desk, less, 0)[14, 9]
+
+
+def test_another_name_for_what_the_team_taught_is_proposed_where_it_corresponds(desk: Desk) -> None:
+    desk.teach("socket")
+    desk.data["parts"].insert(2, {"value": "foot", "background": "#000000", "hint": "part", "of": "lamp"})
+    regions = desk.regions(desk.ask(click(10, 16, "foot")))
+    assert regions.pop(taught_id(desk, 1)) == ("img2", "foot")
+    assert list(regions.values()) == [("img1", "foot")]
+
+
+def test_what_another_project_taught_is_not_seen(desk: Desk) -> None:
+    desk.teach("socket")
+    desk.project = "4.17"
+    assert list(desk.regions(desk.ask(click(10, 16, "other part"))).values()) == [("img1", "other part")]
+
+
+def test_a_taught_part_is_shown_already_when_it_is_asked_for(desk: Desk) -> None:
+    desk.teach("socket")
+    assert desk.ask(asked("socket"))["result"][-1]["value"]["text"] == ["socket: on image 1 and 2 already"]
 
 
 def test_a_click_elsewhere_is_another_region(desk: Desk) -> None:

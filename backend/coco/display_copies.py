@@ -25,12 +25,13 @@ _SHOWN_BY_BROWSERS = frozenset({"JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP"})
 
 
 class DisplayCopy(NamedTuple):
-    """path: what is shown. original: the path of the original, below the folder's parent. size_hw: the original's
-    (height, width), upright."""
+    """path: what is shown. original: the path of the original, below the folder's parent. size_hw, shown_hw: the
+    original's (height, width) and the copy's, upright."""
 
     path: Path
     original: str
     size_hw: tuple[int, int]
+    shown_hw: tuple[int, int]
 
 
 class DisplayCopies:
@@ -46,6 +47,12 @@ class DisplayCopies:
         self.folder, self.out, self.max_side = folder.resolve(), out.resolve(), max_side
         if self.out.is_relative_to(self.folder):
             raise InputError(f"--copies {out}: lies within {folder}; name a folder beside it")
+
+    @classmethod
+    def beside(cls, folder: Path, out: Path | None, max_side: int) -> DisplayCopies:
+        """In `out`, or in a folder beside that of the images, named by it and the size."""
+        folder = folder.resolve()
+        return cls(folder, out or folder.with_name(f"{folder.name}-{max_side}"), max_side)
 
     def copy(self, source: str) -> DisplayCopy:
         """Raises InputError for an address, and for what is no picture or lies elsewhere."""
@@ -66,7 +73,9 @@ class DisplayCopies:
                 _link(Path(source), path)
             else:
                 self._reduce(source, path, "PNG" if header.file_format == "PNG" else "JPEG")
-        return DisplayCopy(path, f"{self.folder.name}/{relative.as_posix()}", header.size_hw)
+        return DisplayCopy(
+            path, f"{self.folder.name}/{relative.as_posix()}", header.size_hw, self._size_hw(header.size_hw)
+        )
 
     def _size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         scale = min(1.0, self.max_side / max(size_hw))
@@ -92,6 +101,15 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def reduced(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """HxW bool for a copy of that size: every pixel of the copy takes the value under its middle. It undoes `enlarged`,
+    so that masks which were exported come back as they were drawn."""
+    rows, columns = (
+        ((2 * np.arange(small) + 1) * large // (2 * small)) for small, large in zip(size_hw, mask.shape, strict=True)
+    )
+    return mask[rows][:, columns]
 
 
 def enlarged(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

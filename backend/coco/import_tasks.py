@@ -14,11 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from backend.coco.display_copies import DisplayCopies, reduced
 from backend.codecs.config import task_images
 from backend.codecs.controls import LabelingConfig
 from backend.codecs.parts import Vocabulary, brings_parts, with_parts
 from backend.codecs.prediction import encode_prediction
-from backend.codecs.task_data import address_below, task_address
+from backend.codecs.task_data import Original, address_below, originals_data, task_address
 from calico.coco.dataset import CocoDataset
 from calico.coco.grouping import ObjectGroup, cosegmentation_of, group_objects
 from calico.coco.orientation import Header, read_header
@@ -26,6 +27,7 @@ from calico.coco.rows import ImageRow
 from calico.data.image_files import ImageFolder, is_address
 from calico.errors import InputError
 from calico.files import written_whole
+from calico.values import CoSegmentation
 
 #: Where an image row may hold the address of its image.
 ADDRESS_KEYS = ("source", "file_name", "coco_url", "flickr_url", "url", "image_url", "path")
@@ -33,22 +35,25 @@ ADDRESS_KEYS = ("source", "file_name", "coco_url", "flickr_url", "url", "image_u
 
 @dataclass(frozen=True)
 class Placed:
-    """Where the host finds an image, and the EXIF orientation that its masks must still be turned by."""
+    """Where the host finds an image, the EXIF orientation that its masks must still be turned by, and its file."""
 
     address: str
     turn: int = 1
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
 class ImagePlaces:
     """folder: of the image files; None takes the addresses in the file (`source`, `coco_url`).
 
-    prefix, document_root: as in `task_address`. With a prefix and no folder no image file is looked at.
+    prefix, document_root: as in `task_address`. With a prefix and no folder no image file is looked at. copies: where
+    tasks show reduced copies of the files, below whose folder the host finds them.
     """
 
     folder: Path | None = None
     prefix: str | None = None
     document_root: Path | None = None
+    copies: DisplayCopies | None = None
 
     def place(self, image: ImageRow, *, is_upright: bool) -> Placed:
         """Raises InputError where the image is missing, or is not the one that was annotated."""
@@ -58,7 +63,20 @@ class ImagePlaces:
         if path is None:
             raise InputError("no such file in the folder of images")
         turn = _turn(image.size_hw, read_header(path), is_upright)
-        return Placed(task_address(str(path), self.folder, prefix=self.prefix, document_root=self.document_root), turn)
+        if self.copies is not None:
+            return Placed("", turn, path)
+        return Placed(self._address_of(path, self.folder), turn, path)
+
+    def shown(self, place: Placed, mask_hw: tuple[int, int]) -> tuple[str, tuple[int, int], Original | None]:
+        """The address that a task shows, the size of masks on it, and of what it is a copy. mask_hw: the image's."""
+        if self.copies is None or place.path is None:
+            return place.address, mask_hw, None
+        copy = self.copies.copy(str(place.path))
+        address = self._address_of(copy.path, self.copies.out)
+        return address, copy.shown_hw, Original(copy.original, copy.size_hw)
+
+    def _address_of(self, path: Path, folder: Path) -> str:
+        return task_address(str(path), folder, prefix=self.prefix, document_root=self.document_root)
 
     @cached_property
     def _images(self) -> ImageFolder:
@@ -118,7 +136,7 @@ class CocoImporter:
     ) -> None:
         self._findings, self._kind, self._model_version = dataset.findings, kind, model_version
         self.counts = ImportCounts()
-        self._places: dict[Any, Placed | None] = {}
+        self._images, self._places = places, dict[Any, Placed | None]()
         self._vocabulary = Vocabulary()
         objects = []
         for item in dataset.objects:
@@ -162,7 +180,12 @@ class CocoImporter:
         coseg = cosegmentation_of(group, self._findings, orientations=turns)
         if not coseg.regions:
             raise InputError("none of its masks can be read")
-        data = data_of(config, [place.address for place in placed if place], name=group.name)
+        shown = [
+            self._images.shown(place, size) for place, size in zip(filter(None, placed), coseg.sizes_hw, strict=True)
+        ]
+        coseg = _of_sizes(coseg, [size for _, size, _ in shown])
+        data = data_of(config, [address for address, _, _ in shown], name=group.name)
+        data |= originals_data([original for _, _, original in shown if original])
         if brings_parts(config):
             data = with_parts(data, coseg, config, self._vocabulary)
         encoded = encode_prediction(
@@ -178,6 +201,14 @@ class CocoImporter:
         rows = [{k: v for k, v in row.items() if k != "score"} for row in encoded.prediction["result"]]
         rows = [{**row, "origin": "manual"} if "origin" in row else row for row in rows]
         return {"data": data, "annotations": [{"result": rows}]}
+
+
+def _of_sizes(coseg: CoSegmentation, sizes_hw: Sequence[tuple[int, int]]) -> CoSegmentation:
+    """On reduced copies of these sizes."""
+    if list(coseg.sizes_hw) == list(sizes_hw):
+        return coseg
+    regions = tuple(replace(region, mask=reduced(region.mask, sizes_hw[region.image])) for region in coseg.regions)
+    return replace(coseg, sizes_hw=tuple(sizes_hw), regions=regions)
 
 
 def data_of(config: LabelingConfig, addresses: Sequence[str], *, name: str = "") -> dict[str, Any]:

@@ -39,9 +39,13 @@ def task_of(
         data["images"] = list(addresses)
     else:
         raise InputError(f"layout: expected A or B, got {layout!r}")
-    if originals:
-        data[ORIGINALS] = [{"file": o.file, "height": o.size_hw[0], "width": o.size_hw[1]} for o in originals]
-    return {"data": data | {PARTS: unknown_parts()}}
+    return {"data": data | originals_data(originals) | {PARTS: unknown_parts()}}
+
+
+def originals_data(originals: Sequence[Original]) -> dict[str, Any]:
+    """What a task's data says of the images that it shows reduced copies of; nothing without any."""
+    rows = [{"file": o.file, "height": o.size_hw[0], "width": o.size_hw[1]} for o in originals]
+    return {ORIGINALS: rows} if rows else {}
 
 
 def originals_of(data: Mapping[str, Any], num_images: int) -> tuple[Original, ...]:

@@ -130,6 +130,7 @@ def _routes(app: Flask, services: Services) -> None:
         label_config = body.get("label_config")
         if not isinstance(label_config, str):
             raise InputError("expected the labeling config as text in label_config; is the caller Label Studio?")
+        project = _text(body.get("project"))
         context = (body.get("params") or {}).get("context") if isinstance(body.get("params"), Mapping) else None
         if engine.state == "failed":
             engine.segmenter()  # raises why: better one clear error than a failure for every task
@@ -141,9 +142,9 @@ def _routes(app: Flask, services: Services) -> None:
             if click is not None:
                 if not tasks:
                     raise InputError("interactive request: expected a task, got none")
-                results: list[Any] = [services.predictor.click(tasks[0], label_config, click)]
+                results: list[Any] = [services.predictor.click(tasks[0], label_config, click, project)]
             else:
-                results = services.predictor.predict(tasks, label_config, _text(body.get("project")))
+                results = services.predictor.predict(tasks, label_config, project)
         finally:
             room.release()
         with services.metrics.span("json"):

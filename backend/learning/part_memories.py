@@ -21,6 +21,7 @@ from backend.media.media import Media
 from backend.prediction.engine import Engine
 from backend.prediction.model_import import import_model
 from backend.prediction.predictor import describe
+from backend.prediction.result_cache import ResultCache
 from calico.errors import InputError
 from calico.snapshots.records import AnnotatedGroup
 from calico.values import CoSegmentation, ImageGroup
@@ -36,6 +37,7 @@ QUIET_S = 1.5  # after the last event: people submit one group after the other
 LONGEST_WAIT_S = 10.0  # where they never pause
 RETRY_S = 60.0  # after a fit that failed
 MAX_IMAGES = 400  # of the newest groups
+SEEN_BYTES = 16_000_000  # of predictions in a memory's light, packed, which clicks ask for again
 MAX_PROJECTS = 8  # memories that are held; the one that was not asked for longest goes
 
 #: (project, longest side of a kept picture in pixels) -> its corrections as they are now.
@@ -57,6 +59,7 @@ class Learnt:
     seconds: float | None = None
     used_at: float = field(default_factory=time.monotonic)
     looks: KeptLooks | None = None
+    seen: ResultCache = field(default_factory=lambda: ResultCache(SEEN_BYTES))
 
     def as_json(self) -> dict[str, Any]:
         card = None if self.memory is None else self.memory.card
@@ -131,13 +134,19 @@ class PartMemories:
         """A prediction of this model in the light of the project's memory, and its version. names: a fixed vocabulary,
         empty for free naming. project: as the host writes it."""
         own = self._of(project_of(project), model)
-        if own is None or own.memory is None:
+        if own is None:
             return found, model
         from calico.part_memory.evidence import remembered
         from calico.part_memory.pyramid import PyramidReader
 
-        memory, version = own.memory, f"{model}+{own.num_groups} groups"
+        with self._lock:  # all of one fit
+            memory, seen, version = own.memory, own.seen, f"{model}+{own.num_groups} groups"
+        if memory is None:
+            return found, model
         own.used_at = self._clock()
+        key = group.digests, tuple(names), tuple((region.key, region.score) for region in found.regions)
+        if (before := seen.get(key)) is not None:
+            return before, version
         segmenter: Any = self._engine.segmenter()
         if segmenter.version != model:  # another one took over meanwhile
             return found, model
@@ -146,7 +155,9 @@ class PartMemories:
         for image, size_hw in zip(group.images, group.sizes_hw, strict=True):
             sight = memory.sight(reader(image), size_hw)
             sights.append(sight if sight is None or not names else sight.among(names))
-        return remembered(found, sights, memory.card.object_names), version
+        result = remembered(found, sights, memory.card.object_names)
+        seen.put(key, result)
+        return result, version
 
     def _of(self, project: int | None, model: str) -> Learnt | None:
         """None too where the memory was fitted on another model, for which it is then fitted anew."""
@@ -230,6 +241,7 @@ class PartMemories:
             own.looks.reader = None  # which holds the model, also when another one serves
         with self._lock:
             own.memory, own.model, own.num_groups = memory, segmenter.version, len(groups)
+            own.seen = ResultCache(SEEN_BYTES)
             held = [other for other in self._learnt.values() if other.memory is not None]
             for other in sorted(held, key=lambda other: other.used_at)[:-MAX_PROJECTS]:
                 if other is not own:

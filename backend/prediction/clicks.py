@@ -106,22 +106,45 @@ def clicked_mask(mask: np.ndarray, prompts: Prompts) -> np.ndarray:
 
 
 def region_under(found: CoSegmentation | None, prompts: Prompts, mask: np.ndarray) -> PartRegion | None:
-    """The predicted part that a click is about: the one that is its mask, else the smallest one under its first point.
+    """The predicted part that a click is about: the smallest taught one under its first point; else the one that is
+    its mask, else the smallest one under the point.
 
     found: what was predicted for the group, None where nothing was yet.
     """
     if found is None:
         return None
     parts = [region for region in found.regions if region.image == prompts.image and region.part_name is not None]
-    if mask.any() and parts:
-        best = max(parts, key=lambda region: iou(region.mask, mask))
-        if iou(best.mask, mask) >= SAME_MASK_IOU:
-            return best
     first = next(
         (p for p, is_positive in zip(prompts.points_percent, prompts.labels, strict=True) if is_positive), None
     )
     under = [region for region in parts if first is not None and _lies_on(region.mask, first)]
+    if taught := [region for region in under if region.is_taught]:
+        return min(taught, key=lambda region: int(region.mask.sum()))
+    if mask.any() and parts:
+        best = max(parts, key=lambda region: iou(region.mask, mask))
+        if iou(best.mask, mask) >= SAME_MASK_IOU:
+            return best
     return min(under, key=lambda region: int(region.mask.sum()), default=None)
+
+
+def shown_mask(
+    mask: np.ndarray, score: float, prompts: Prompts, under: PartRegion | None, name: str | None
+) -> tuple[np.ndarray, float]:
+    """The mask that answers a click, and its score. mask: HxW bool, the model's, as `clicked_mask` left it.
+
+    under, name: as `region_under` and `name_of` tell. A taught part that agrees with every click stands as it is: a
+    team's memory masks its parts better than the mask decoder, which has not seen such pictures (docs/benchmarks.md).
+    """
+    if under is not None and under.is_taught and under.part_name == name and _agrees(under.mask, prompts):
+        return under.mask, under.score
+    if not mask.any() and under is not None:
+        mask, score = under.mask, under.score
+    return (mask, score) if score >= MIN_SCORE else (np.zeros_like(mask), score)
+
+
+def _agrees(mask: np.ndarray, prompts: Prompts) -> bool:
+    clicks = zip(prompts.points_percent, prompts.labels, strict=True)
+    return prompts.box_percent is None and all(_lies_on(mask, point) == positive for point, positive in clicks)
 
 
 def name_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -22,6 +22,7 @@ from backend.prediction.lane import Lane, LaneFull, Priority
 from backend.prediction.late_posts import LatePosts, fail, has_already
 from backend.prediction.late_results import LateResults
 from backend.prediction.project_parts import ProjectParts
+from backend.prediction.protocol import Remembered
 from backend.prediction.smart_tools import SmartTools
 from backend.telemetry.log_lines import describe, one_line
 from backend.telemetry.prometheus import Metrics
@@ -37,8 +38,6 @@ MAX_SOURCES_KEPT = 20_000  # characters of a group's addresses that are kept for
 MAX_PROBLEMS = 50  # of a group, as shown in `/jobs`
 
 Prediction = dict[str, Any]
-#: (project, model's version, group, prediction, names of a fixed vocabulary) -> prediction and version to say.
-Remembered = Callable[[str, str, ImageGroup, CoSegmentation, Sequence[str]], tuple[CoSegmentation, str]]
 
 
 class NothingToShow(CalicoError):
@@ -95,7 +94,7 @@ class Predictor:
         self._time_budget_s, self._remembered, self._min_score = time_budget_s, remembered, min_score
         self._given = Given() if given is None else given
         self.late_posts = LatePosts(client, late, self._given, jobs, metrics, queue_size)
-        self._smart_tools = SmartTools(engine, media, metrics, min_score=min_score)
+        self._smart_tools = SmartTools(engine, media, metrics, min_score=min_score, remembered=remembered)
         share = max(GROUPS_AT_ONCE, 2 * groups_at_once)
         self._groups = Lane("groups", num_threads=2 * share, capacity=queue_size, share=share)
         self._parts: dict[int, ProjectParts] = {}
@@ -245,13 +244,16 @@ class Predictor:
 
     # -- clicks -------------------------------------------------------------------------------------------------------
 
-    def click(self, task: Mapping[str, Any], label_config: str, context: Mapping[str, Any]) -> Prediction:
-        """The answer to a smart keypoint or rectangle, or to a part's name, see `SmartTools`.
+    def click(
+        self, task: Mapping[str, Any], label_config: str, context: Mapping[str, Any], project: str = ""
+    ) -> Prediction:
+        """The answer to a smart keypoint or rectangle, or to a part's name, see `SmartTools`. project: as the host
+        writes it.
 
         Raises InputError for what cannot be answered, NotReady or LaneFull for what cannot be answered now.
         """
         deadline = time.monotonic() + self._time_budget_s
-        return self._smart_tools.answer(_id(task), _data(task), config_of(label_config), context, deadline)
+        return self._smart_tools.answer(_id(task), _data(task), config_of(label_config), context, deadline, project)
 
 
 def config_of(label_config: str) -> LabelingConfig:

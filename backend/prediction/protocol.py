@@ -5,12 +5,16 @@ Whatever keeps it may stand behind the worker, also a model that runs elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from calico.values import CoSegmentation, ImageGroup
+
+#: (project, model's version, group, prediction, names of a fixed vocabulary) -> the prediction in the light of what the
+#: project has taught, and the version to say.
+Remembered = Callable[[str, str, ImageGroup, CoSegmentation, Sequence[str]], tuple[CoSegmentation, str]]
 
 
 class Segmenter(Protocol):

@@ -18,11 +18,20 @@ from backend.codecs.config import LabelingConfig, task_images
 from backend.codecs.labels import label_of_region
 from backend.codecs.parts import brings_parts
 from backend.media.media import Media
-from backend.prediction.clicks import MIN_SCORE, ClickMemory, clicked_mask, id_of, name_of, region_under
+from backend.prediction.clicks import (
+    MIN_SCORE,
+    ClickMemory,
+    clicked_mask,
+    id_of,
+    name_of,
+    region_under,
+    shown_mask,
+)
 from backend.prediction.engine import Engine, NotReady
 from backend.prediction.interactive import Prompts, encode_mask, read_prompts, read_question
 from backend.prediction.lane import LaneFull, Priority
 from backend.prediction.proposals import Proposal, missing_images, objects_of, proposal_rows, proposals
+from backend.prediction.protocol import Remembered
 from backend.telemetry.prometheus import Metrics
 from calico.errors import InputError
 from calico.inference.belief import MIN_IMAGE_SCORE, worth_showing
@@ -36,10 +45,21 @@ Prediction = dict[str, Any]
 
 
 class SmartTools:
-    """Safe to share between threads. min_score: as `worth_showing` takes it: what is not shown can be asked for."""
+    """Safe to share between threads. min_score: as `worth_showing` takes it: what is not shown can be asked for.
+    remembered: sees a prediction in the light of what the project has taught, as the one on the screen was.
+    """
 
-    def __init__(self, engine: Engine, media: Media, metrics: Metrics, *, min_score: float = MIN_IMAGE_SCORE) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        media: Media,
+        metrics: Metrics,
+        *,
+        min_score: float = MIN_IMAGE_SCORE,
+        remembered: Remembered | None = None,
+    ) -> None:
         self._engine, self._media, self._metrics, self._min_score = engine, media, metrics, min_score
+        self._remembered = remembered
         self._memory = ClickMemory()
 
     def answer(
@@ -49,15 +69,16 @@ class SmartTools:
         config: LabelingConfig,
         context: Mapping[str, Any],
         deadline: float,
+        project: str = "",
     ) -> Prediction:
-        """deadline: on the monotonic clock, when the answer must be there.
+        """deadline: on the monotonic clock, when the answer must be there. project: as the host writes it.
 
         Raises InputError for what cannot be answered, NotReady or LaneFull for what cannot be answered now.
         """
         sources = task_images(config, data)
         text = read_question(context, config)
         if text is not None:
-            return self._asked(normalize_name(text), task, data, config, sources, deadline, context)
+            return self._asked(normalize_name(text), task, data, config, sources, deadline, context, project)
         prompts = read_prompts(context, config)
         if not 0 <= prompts.image < len(sources):
             raise InputError(f"interactive request: image {prompts.image + 1} of a task that has {len(sources)}")
@@ -73,14 +94,11 @@ class SmartTools:
         with self._media.group(sources, task=task) as images:
             group = ImageGroup(images)
             del images
-            found = self._found(group, config, data, min(deadline, time.monotonic() + FOUND_WAIT_S))
+            found = self._found(group, config, data, min(deadline, time.monotonic() + FOUND_WAIT_S), project)
             pieces = clicked_mask(mask, prompts)
             under = region_under(found, prompts, pieces)
-            if not pieces.any() and under is not None:
-                pieces, score = under.mask, under.score
-            if score < MIN_SCORE:
-                pieces = pieces & False
             name = name_of(prompts, under, config, data)
+            pieces, score = shown_mask(pieces, score, prompts, under, name)
             region = known or id_of(task, prompts, under, name)
             if prompts.label is None and name is not None and under is not None:
                 match = label_of_region(under, config.known_labels(prompts.image, data), config.vocabulary)
@@ -120,12 +138,16 @@ class SmartTools:
         return mask, score, call.version
 
     def _found(
-        self, group: ImageGroup, config: LabelingConfig, data: Mapping[str, Any], deadline: float
+        self, group: ImageGroup, config: LabelingConfig, data: Mapping[str, Any], deadline: float, project: str
     ) -> CoSegmentation | None:
         """What is predicted for the group; None where it is not known in time: the click is answered without it."""
+        names = tuple(config.candidates(data))
         try:
-            call = self._engine.segment(group, config.candidates(data), Priority.WAITED_FOR)
-            return worth_showing(call.result(max(0.0, deadline - time.monotonic())), self._min_score)
+            call = self._engine.segment(group, names, Priority.WAITED_FOR)
+            found = call.result(max(0.0, deadline - time.monotonic()))
+            if self._remembered is not None:
+                found, _ = self._remembered(project, call.version, group, found, names)
+            return worth_showing(found, self._min_score)
         except (TimeoutError, LaneFull) as error:
             log.warning("a click is answered without the rest of its group: %s", error or "not predicted in time")
             return None
@@ -154,6 +176,7 @@ class SmartTools:
         sources: Sequence[str],
         deadline: float,
         context: Mapping[str, Any],
+        project: str,
     ) -> Prediction:
         """The part of that name on every image that shows it and on which it was not predicted; and a word about it."""
         if not MIN_GROUP_SIZE <= len(sources) <= MAX_GROUP_SIZE:
@@ -161,7 +184,7 @@ class SmartTools:
         with self._media.group(sources, task=task) as images:
             group = ImageGroup(images)
             del images
-            found = self._found(group, config, data, deadline)
+            found = self._found(group, config, data, deadline, project)
             if found is None:
                 raise NotReady("the model is busy; try again in some seconds")
             shown = sorted({region.image for region in found.regions if region.part_name == name})
