@@ -93,22 +93,22 @@ class Services:
         models = self.engine.models
         serving = models.serving
         state = "resting" if models.is_resting else "ready" if serving.done() else "loading"
-        told: dict[str, Any] = {"status": "UP", "model": state}
+        health: dict[str, Any] = {"status": "UP", "model": state}
         if state == "ready":
-            told["version"] = serving.result().version
-            if known := self.knows():
-                told["knows"] = known
-        if (wanted := models.wanted) is not None:
-            told["loading"] = wanted.name
+            health["version"] = serving.result().version
+            if part_names := self.knows():
+                health["knows"] = part_names
+        if (successor := models.successor) is not None:
+            health["loading"] = successor.name
             if self.agreement is not None and self.agreement.waits_for:
-                told["waits_for"] = list(self.agreement.waits_for)
+                health["waits_for"] = list(self.agreement.waits_for)
         if self.pool is not None:
-            told["workers"] = self.pool.shown()
+            health["workers"] = self.pool.shown()
         if (failed := models.not_loaded) is not None:
-            told["problem"] = f"{failed.wanted.name} does not load: {describe(failed.error)}"
+            health["problem"] = f"{failed.successor.name} does not load: {describe(failed.error)}"
         if self.inbox.problem is not None:
-            told["inbox"] = self.inbox.problem
-        return told
+            health["inbox"] = self.inbox.problem
+        return health
 
     def training_or_error(self) -> Training:
         """Raises InputError where nothing is trained."""
@@ -252,7 +252,7 @@ def build_services(
         load or champion.load,
         metrics,
         follow=champion.follow,
-        may_serve=agreement.may_serve if agreement else lambda wanted: True,
+        may_serve=agreement.may_serve if agreement else lambda successor: True,
         cache_bytes=settings.result_cache_mb * 1_000_000,
         groups_at_once=settings.batch_groups,
         lanes=pool,

@@ -313,21 +313,21 @@ class Settings:
             try:
                 values[item.name] = item.metadata["parse"](text)
             except ValueError:
-                shown = "" if item.metadata["secret"] else f" (got {text!r})"
-                raise InputError(f"{variable}: expected {item.metadata['valid']}{shown}") from None
+                detail = "" if item.metadata["secret"] else f" (got {text!r})"
+                raise InputError(f"{variable}: expected {item.metadata['valid']}{detail}") from None
         return cls(**values)
 
     def as_environment(self) -> dict[str, str]:
         """Variables for a process that is to have the same settings; the secrets among them, so never for a log."""
-        found = {}
+        variables = {}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, tuple):
                 value = (os.pathsep if item.name == "media_roots" else ",").join(map(str, value))
             elif isinstance(value, Path):
                 value = value.expanduser().resolve()
-            found[item.metadata["variable"]] = "" if value is None else str(value)
-        return found
+            variables[item.metadata["variable"]] = "" if value is None else str(value)
+        return variables
 
     def with_checkpoint(self, folder: Path) -> Settings:
         """The same, serving this checkpoint or adapter whatever the registry has, and training nothing."""

@@ -112,7 +112,7 @@ def run_ablation(
             measured = _measured(variant, own / CHECKPOINT, plan, on_progress)
             write_text(own / EVALUATION, json.dumps({"training": asdict(state), **measured}, indent=2) + "\n")
         reports[variant] = json.loads((own / EVALUATION).read_text(encoding="utf-8"))
-    report = {"plan": asdict(plan), "variants": {name: _row(found) for name, found in reports.items()}}
+    report = {"plan": asdict(plan), "variants": {name: _row(report_of) for name, report_of in reports.items()}}
     write_text(folder / REPORT, json.dumps(report, indent=2) + "\n")
     write_text(folder / TABLE, table(report))
     plot(report, folder / PICTURE)
@@ -152,11 +152,11 @@ def _training_reporter(variant: str, on_progress: OnProgress) -> OnStep:
 
 def _measured(variant: str, checkpoint: Path, plan: AblationPlan, on_progress: OnProgress) -> dict[str, Any]:
     segmenter = CoSegmenter.from_checkpoint(checkpoint)
-    found: dict[str, Any] = {}
+    last: dict[str, Any] = {}
     for done, report in evaluate_drawings(segmenter, plan.num_groups, plan.evaluation_seed):
         on_progress(variant, "evaluating", done / plan.num_groups)
-        found = report or found
-    return {"checkpoint": segmenter.version, **found}
+        last = report or last
+    return {"checkpoint": segmenter.version, **last}
 
 
 def _row(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,8 +177,8 @@ def table(report: Mapping[str, Any]) -> str:
     for name in FIGURES:
         values = ["-" if row[name] is None else f"{row[name]:.3f}" for row in rows.values()]
         counts = sorted({row["n"][name] for row in rows.values()})
-        shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        lines.append(f"| {name} | {' | '.join(values)} | {shown} |")
+        num = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        lines.append(f"| {name} | {' | '.join(values)} | {num} |")
     return "\n".join(lines) + "\n"
 
 

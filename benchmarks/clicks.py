@@ -43,13 +43,13 @@ def benchmark_clicks(checkpoint: Path | None, num_clicks: int, seed: int) -> dic
     while done < num_clicks:
         case = next(cases[size])
         size = 5 - size
-        found = segmenter.segment(case.group)
+        coseg = segmenter.segment(case.group)
         parts = [region for region in case.truth.regions if region.part_name is not None]
         for k in rng.permutation(len(parts))[:3]:
-            seconds.append(_click(segmenter, case, found, parts[k].key, rng, tally))
+            seconds.append(_click(segmenter, case, coseg, parts[k].key, rng, tally))
             done += 1
-        _background(segmenter, case, found, rng, tally)
-        _absent_name(segmenter, case, found, rng, tally)
+        _background(segmenter, case, coseg, rng, tally)
+        _absent_name(segmenter, case, coseg, rng, tally)
     report = {"checkpoint": segmenter.version, "seed": seed, "num_clicks": done, **tally.report()}
     return report | {"median_seconds_of_a_warm_click": float(np.median(seconds))}
 
@@ -66,31 +66,31 @@ def _point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
 
 
 def _click(
-    segmenter: CoSegmenter, case: Case, found: CoSegmentation, key: RegionKey, rng: np.random.Generator, tally: _Tally
+    segmenter: CoSegmenter, case: Case, coseg: CoSegmentation, key: RegionKey, rng: np.random.Generator, tally: _Tally
 ) -> float:
-    truth, predicted = case.truth.by_key, found.by_key
+    truth, predicted = case.truth.by_key, coseg.by_key
     image, mask = case.group.images[key.image], truth[key].mask
     points, labels = [_point(mask, rng)], [True]
     started = time.perf_counter()
     raw, score = segmenter.segment_prompts(image, points, labels)
-    named = segmenter.segment_named(case.group, key.name, objects_of(found), shown=[key.image])
+    named = segmenter.segment_named(case.group, key.name, objects_of(coseg), shown=[key.image])
     elapsed = time.perf_counter() - started
     prompts = _prompts(key.image, points, labels, mask.shape)
-    shown = clicked_mask(raw, prompts)
-    under = region_under(found, prompts, shown)
-    if not shown.any() and under is not None:
-        shown, score = under.mask, under.score
+    answer = clicked_mask(raw, prompts)
+    under = region_under(coseg, prompts, answer)
+    if not answer.any() and under is not None:
+        answer, score = under.mask, under.score
     tally.add("point: IoU of the model's mask", iou(raw, mask))
-    tally.add("point: IoU of the answer", iou(shown, mask) if score >= MIN_SCORE else 0.0)
-    tally.add("point: answered", bool(shown.any()) and score >= MIN_SCORE)
+    tally.add("point: IoU of the answer", iou(answer, mask) if score >= MIN_SCORE else 0.0)
+    tally.add("point: answered", bool(answer.any()) and score >= MIN_SCORE)
     while len(points) < 3 and (click := next_click(raw, mask)) is not None:
         points.append((float(click.x), float(click.y)))
         labels.append(click.positive)
         raw = segmenter.segment_prompts(image, points, labels).mask
     tally.add("3 points: IoU", iou(raw, mask))
 
-    nothing = CoSegmentation(found.sizes_hw, tuple(r for r in found.regions if r.part_name != key.name))
-    for what, before in (("click", found), ("forced name alone", nothing)):
+    nothing = CoSegmentation(coseg.sizes_hw, tuple(r for r in coseg.regions if r.part_name != key.name))
+    for what, before in (("click", coseg), ("forced name alone", nothing)):
         made = {p.mask.image: p.mask.mask for p in proposals(before, key.name, named, task=0, clicked=key.image)}
         for other in range(len(case.group)):
             if other == key.image:
@@ -115,7 +115,7 @@ def _click(
 
 
 def _background(
-    segmenter: CoSegmenter, case: Case, found: CoSegmentation, rng: np.random.Generator, tally: _Tally
+    segmenter: CoSegmenter, case: Case, coseg: CoSegmentation, rng: np.random.Generator, tally: _Tally
 ) -> None:
     for i, image in enumerate(case.group.images):
         objects = [r.mask for r in case.truth.regions if r.image == i and r.part_name is None]
@@ -125,19 +125,19 @@ def _background(
         point = _point(background, rng)
         mask, score = segmenter.segment_prompts(image, [point], [True])
         prompts = _prompts(i, [point], [True], mask.shape)
-        shown = clicked_mask(mask, prompts)
-        is_answered = (bool(shown.any()) or region_under(found, prompts, shown) is not None) and score >= MIN_SCORE
+        answer = clicked_mask(mask, prompts)
+        is_answered = (bool(answer.any()) or region_under(coseg, prompts, answer) is not None) and score >= MIN_SCORE
         tally.add("background: the model makes a mask", bool(mask.any()))
         tally.add("background: answered", is_answered)
 
 
 def _absent_name(
-    segmenter: CoSegmenter, case: Case, found: CoSegmentation, rng: np.random.Generator, tally: _Tally
+    segmenter: CoSegmenter, case: Case, coseg: CoSegmentation, rng: np.random.Generator, tally: _Tally
 ) -> None:
     """A name that no image of the group shows, asked for."""
     names = [name for name in PART_NAMES if all(region.part_name != name for region in case.truth.regions)]
     name = names[int(rng.integers(len(names)))]
-    named = segmenter.segment_named(case.group, name, objects_of(found))
-    made = {proposal.mask.image for proposal in proposals(found, name, named, task=0)}
-    for image in missing_images(found, name):
+    named = segmenter.segment_named(case.group, name, objects_of(coseg))
+    made = {proposal.mask.image for proposal in proposals(coseg, name, named, task=0)}
+    for image in missing_images(coseg, name):
         tally.add("asked for a name that is nowhere: proposed", image in made)

@@ -70,13 +70,13 @@ def groups_of(number: int, side: int) -> list[ImageGroup]:
     """Pairs of images that differ, `side` pixels high and wide."""
     rng = np.random.default_rng(0)
     base = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
-    found = []
+    groups = []
     for k in range(number):
         pair = (base.copy(), base.copy())
         for i, image in enumerate(pair):
             image[0, 0] = (k % 256, k // 256, i)
-        found.append(ImageGroup(pair))
-    return found
+        groups.append(ImageGroup(pair))
+    return groups
 
 
 def benchmark_cluster(num_workers: Sequence[int], seconds: float, side: int) -> dict[str, Any]:
@@ -147,15 +147,15 @@ def _throughput(number: int, seconds: float, side: int) -> dict[str, Any]:
 
 
 def _clicks(engine: Engine, image: np.ndarray, number: int) -> list[float]:
-    found = []
+    seconds = []
     for k in range(number):
         began = time.perf_counter()
         try:
             engine.segment_prompts(image, [(float(k), 1.0)], [True], None).result(60)
         except LaneFull:
             continue
-        found.append(time.perf_counter() - began)
-    return found
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def _p95(values: Sequence[float]) -> float:

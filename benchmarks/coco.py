@@ -109,15 +109,15 @@ def judge(document: Mapping[str, Any], truths: list[CoSegmentation], *, by_name:
     ious = []
     for number, truth in enumerate(truths, start=1):
         for region in truth.regions:
-            found = np.zeros_like(region.mask)
+            best = np.zeros_like(region.mask)
             image = images.get(f"{number}-{region.image}.png")
             if image is not None and (image["height"], image["width"]) == region.mask.shape:
                 for row in rows_of.get(image["id"], []):
                     if names[row["category_id"]] == _title(region, by_name):
                         mask = decode_segmentation(row["segmentation"], region.mask.shape).mask
                         if 2 * np.count_nonzero(mask & region.mask) > np.count_nonzero(mask):
-                            found |= mask
-            ious.append(iou(found, region.mask))
+                            best |= mask
+            ious.append(iou(best, region.mask))
     return {
         "images": len(document["images"]),
         "annotations": len(document["annotations"]),

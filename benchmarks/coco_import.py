@@ -50,15 +50,15 @@ def benchmark_import(verb: Sequence[str], num_annotations: int, interval_s: floa
                 memory.append(_resident_bytes(process.pid))
                 time.sleep(interval_s)
         seconds = time.perf_counter() - start
-        told = json.loads(report.read_text("utf-8"))
+        summary = json.loads(report.read_text("utf-8"))
         steps = max(1, len(memory) // 10)
         return {
             "processor": processor(),
             "annotations": num_annotations,
             "coco_mb": round(coco.stat().st_size / 1e6),
             "tasks_mb": round(out.stat().st_size / 1e6),
-            "tasks": told["tasks"],
-            "regions": told["regions"],
+            "tasks": summary["tasks"],
+            "regions": summary["regions"],
             "minutes": seconds / 60,
             "memory_mb": [round(value / 1e6) for value in memory[::steps]],
             "most_memory_mb": round(max(memory) / 1e6),

@@ -80,7 +80,7 @@ class MadeUpProject:
     def _drawn(self) -> list[tuple[list[AnnotatedImage], list[Any], list[Any]]]:
         """Drawings, the rows of their prediction, the rows of their correction."""
         config = read_config(self.label_config)
-        found = []
+        drawn_groups = []
         for seed in range(NUM_DRAWN):
             images = draw_group(seed, group_size=2, size=self._image_size)
             truth = truth_of(images)
@@ -89,8 +89,8 @@ class MadeUpProject:
                 encode_prediction(side, config, model_version="made-up", task_id=seed).prediction["result"]
                 for side in (_off(truth, seed), truth)
             ]
-            found.append((images, *sides))
-        return found
+            drawn_groups.append((images, *sides))
+        return drawn_groups
 
     def picture(self, number: int, image: int) -> Path:
         return self.pictures / f"{number}-{image + 1}.png"
@@ -145,11 +145,11 @@ def host_of(made_up: MadeUpProject, num_groups: int) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = urlsplit(self.path)
-            if asked.path == f"/api/projects/{PROJECT}/":
+            url = urlsplit(self.path)
+            if url.path == f"/api/projects/{PROJECT}/":
                 answer: dict[str, Any] = {"label_config": made_up.label_config, "task_number": num_groups}
             else:
-                query = {key: values[0] for key, values in parse_qs(asked.query).items()}
+                query = {key: values[0] for key, values in parse_qs(url.query).items()}
                 after = json.loads(query["query"])["filters"]["items"][0]["value"]
                 last = min(num_groups, after + int(query["page_size"]))
                 answer = {"tasks": [made_up.task(number) for number in range(after + 1, last + 1)]}

@@ -90,7 +90,7 @@ def against_plain(segmenter: CoSegmenter, groups: Sequence[ImageGroup], names: S
         with slow:
             other += [plain.segment(group, names) for group in some]
     overlaps = [agreement(a, b) for a, b in zip(one, other, strict=True)]
-    found = [overlap for overlap in overlaps if overlap is not None]
+    equal = [overlap for overlap in overlaps if overlap is not None]
     return {
         "throughput_ratio": slow.wall_s / fast.wall_s,
         "processor_time_ratio": slow.processor_s / fast.processor_s,
@@ -98,8 +98,8 @@ def against_plain(segmenter: CoSegmenter, groups: Sequence[ImageGroup], names: S
         "plain_seconds_per_group": slow.wall_s / len(groups),
         "batched_processor_seconds_per_group": fast.processor_s / len(groups),
         "plain_processor_seconds_per_group": slow.processor_s / len(groups),
-        "groups_with_equal_names": len(found),
-        "least_mask_iou": min(found, default=None),
+        "groups_with_equal_names": len(equal),
+        "least_mask_iou": min(equal, default=None),
         "num_regions": sum(len(result.regions) for result in one),
     }
 
@@ -205,9 +205,9 @@ def limits(segmenter: CoSegmenter, group: ImageGroup, names: Sequence[str] | Non
     with timed_stages(segmenter, stages):
         segmenter.segment(group, candidates=names)
     features, places = segmenter._encode(group.images, group.digests)
-    asked = [Asked(0, sub_task, places, group.sizes_hw) for sub_task in SubTask]
+    questions = [Asked(0, sub_task, places, group.sizes_hw) for sub_task in SubTask]
     with FlopCounterMode(display=False) as counter:
-        segmenter._generate(asked, features, [names or ()] * len(asked), [None] * len(asked), limit=1)
+        segmenter._generate(questions, features, [names or ()] * len(questions), [None] * len(questions), limit=1)
     laps = stages["decode"].laps
     return {
         "bandwidth_bytes_per_second": bandwidth,

@@ -52,11 +52,11 @@ class PlainPath:
                     seg = segs[mention.seg_index]
                     state = answer.states[seg][None]
                     grounding = features[mention.image].grounding
-                    found = self.model.segment(grounding, state, torch.zeros(1, dtype=torch.long))
+                    decoded = self.model.segment(grounding, state, torch.zeros(1, dtype=torch.long))
                     size_hw = group.sizes_hw[mention.image]
-                    masks[mention.seg_index] = restored_mask(found.logits[0], size_hw, self._longest)
+                    masks[mention.seg_index] = restored_mask(decoded.logits[0], size_hw, self._longest)
                     probability = name_probability(answer, seg, self.tokenizer)
-                    scores[mention.seg_index] = float(found.iou[0].clamp(0, 1)) * probability
+                    scores[mention.seg_index] = float(decoded.iou[0].clamp(0, 1)) * probability
             answers[sub_task] = AnsweredMasks(text, parsed, masks, scores)
         return reconcile(group.sizes_hw, answers)
 
@@ -89,7 +89,7 @@ class PlainPath:
         with ExitStack() as stack:
             hook = self.model.llm.get_decoder().register_forward_pre_hook(before_decoder, with_kwargs=True)
             stack.callback(hook.remove)
-            found = self.model.llm.generate(
+            generated = self.model.llm.generate(
                 inputs_embeds=self.model.embed(features, batch),
                 attention_mask=batch.attention_mask,
                 max_new_tokens=limit,
@@ -102,10 +102,10 @@ class PlainPath:
                 output_scores=True,
                 prefix_allowed_tokens_fn=allowed if constraint else None,
             )
-        ids = found.sequences[0].tolist()
+        ids = generated.sequences[0].tolist()
         finished = bool(ids) and ids[-1] == self.tokenizer.eos_id
         ids = ids[:-1] if finished else ids
-        states = [step[-1][0, -1] for step in found.hidden_states[: len(ids)]]
-        scores = [float(s[0].float().log_softmax(-1)[i]) for s, i in zip(found.scores, ids, strict=False)]
+        states = [step[-1][0, -1] for step in generated.hidden_states[: len(ids)]]
+        scores = [float(s[0].float().log_softmax(-1)[i]) for s, i in zip(generated.scores, ids, strict=False)]
         empty = features.image_tokens.new_zeros(0, features.image_tokens.shape[2])
         return Answer(ids, scores, torch.stack(states) if states else empty, finished)

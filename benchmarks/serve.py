@@ -76,8 +76,8 @@ def _written(folder: Path, seed: int, group_size: int) -> list[Path]:
 
 def _spans(exposition: bytes) -> dict[str, float]:
     """Seconds spent so far per span, from the metrics' own text."""
-    found = {}
+    seconds = {}
     for line in exposition.decode().splitlines():
         if line.startswith("calico_span_seconds_sum{"):
-            found[line.split('span="')[1].split('"')[0]] = float(line.rsplit(" ", 1)[1])
-    return found
+            seconds[line.split('span="')[1].split('"')[0]] = float(line.rsplit(" ", 1)[1])
+    return seconds

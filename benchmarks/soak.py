@@ -133,7 +133,7 @@ def _soak(port: int, pid: int, tasks: list[dict[str, Any]], seconds: float, num_
     return {
         "requests": sum(map(len, times.values())),
         "errors": dict(errors),
-        "seconds": {kind: _spread(found) for kind, found in sorted(times.items())},
+        "seconds": {kind: _spread(values) for kind, values in sorted(times.items())},
         "rss_mb": {"first": samples[0][1], "last": samples[-1][1], "most": max(sample[1] for sample in samples)},
         "rss_slope_mb_per_hour": _slope([(at / 3600, rss) for at, rss, _ in later]),
         "descriptors": {"first": samples[0][2], "last": samples[-1][2], "most": max(sample[2] for sample in samples)},
@@ -194,5 +194,5 @@ def _slope(points: list[tuple[float, float]]) -> float:
     """Of the line of least squares."""
     if len(points) < 3:
         return 0.0
-    found: float = statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
-    return found
+    slope: float = statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
+    return slope

@@ -20,8 +20,8 @@ def vocabulary_of(size: int) -> tuple[str, ...]:
     """`size` names: those of the drawings and their parts, then others of part data, then invented ones."""
     from calico.language.words import DRAWN_OBJECTS, DRAWN_PARTS, OTHER_NAMES, pseudo_word
 
-    shown = ("chair", "stool", "leg", "seat", "back", "arm")
-    names = list(dict.fromkeys([*shown, *DRAWN_PARTS, *DRAWN_OBJECTS, *OTHER_NAMES]))[:size]
+    first_names = ("chair", "stool", "leg", "seat", "back", "arm")
+    names = list(dict.fromkeys([*first_names, *DRAWN_PARTS, *DRAWN_OBJECTS, *OTHER_NAMES]))[:size]
     rng = np.random.default_rng(0)
     while len(names) < size:
         names = list(dict.fromkeys([*names, f"{pseudo_word(rng)} {pseudo_word(rng)}"]))
@@ -41,11 +41,11 @@ def benchmark_vocabulary(
     pictures = [draw(seed, size_hw=(256, 256), object_name=name).image for seed, name in enumerate(FOUND_AT, start=1)]
     group = ImageGroup(tuple(pictures))
     names = {size: vocabulary_of(size) for size in sizes}
-    found: dict[int, set[tuple[Any, ...]]] = {}
+    regions: dict[int, set[tuple[Any, ...]]] = {}
     memory: dict[int, int | None] = {}
     for size in sizes:
         coseg = segmenter.segment(group, candidates=names[size])
-        found[size] = {(region.image, region.kind, region.name) for region in coseg.regions}
+        regions[size] = {(region.image, region.kind, region.name) for region in coseg.regions}
         memory[size] = resident_bytes()
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(num_repeats):
@@ -62,8 +62,8 @@ def benchmark_vocabulary(
                 "seconds": middle,
                 "times_the_first": middle / base,
                 "memory_times_the_first": None if now is None or before is None else now / before,
-                "regions": len(found[size]),
-                "regions_as_the_first": len(found[size] & found[first]),
+                "regions": len(regions[size]),
+                "regions_as_the_first": len(regions[size] & regions[first]),
             }
         )
     return {
@@ -71,5 +71,5 @@ def benchmark_vocabulary(
         "processor": processor(),
         "num_repeats": num_repeats,
         "sizes": rows,
-        "regions": sorted(map(list, found[first])),
+        "regions": sorted(map(list, regions[first])),
     }

@@ -52,10 +52,10 @@ def correspond(
             node = parent[node]
         return node
 
-    known = set(keys)
+    present = set(keys)
     for first, second in relations:
         for key in (first, second):
-            if key not in known:
+            if key not in present:
                 raise KeyError(f"relation names a region that is not there: {key}")
         if first.kind != second.kind:
             raise ValueError(f"a relation joins {first.kind} {first.name!r} with {second.kind} {second.name!r}")
@@ -67,8 +67,8 @@ def correspond(
     result: dict[RegionKey, Correspondence] = {}
     for group in members.values():
         names = "  ".join(sorted({key.name for key in group}))  # two spaces: no normalised name holds them
-        found = Correspondence(f"{group[0].kind}:{names}", tuple(sorted({key.image for key in group})))
-        result.update(dict.fromkeys(group, found))
+        correspondence = Correspondence(f"{group[0].kind}:{names}", tuple(sorted({key.image for key in group})))
+        result.update(dict.fromkeys(group, correspondence))
     return result
 
 

@@ -265,8 +265,8 @@ class CoSegmentation:
         if sub_task is SubTask.COMMON_OBJECT:
             keep = [r for r in self.regions if r.kind == "object" and r.occurrence is Occurrence.COMMON]
         else:
-            wanted = Occurrence.COMMON if sub_task is SubTask.COMMON_PARTS else Occurrence.UNIQUE
-            keep = [r for r in self.regions if r.kind == "object" or r.occurrence is wanted]
+            occurrence = Occurrence.COMMON if sub_task is SubTask.COMMON_PARTS else Occurrence.UNIQUE
+            keep = [r for r in self.regions if r.kind == "object" or r.occurrence is occurrence]
         return CoSegmentation(self.sizes_hw, tuple(keep), self.answers, self.problems)
 
 
@@ -299,11 +299,11 @@ class AnnotatedImage:
 
     def masks(self, image: int) -> list[NamedMask]:
         """The object's mask and each part's, as regions of image number `image` of a group."""
-        found = [NamedMask(image, self.object_name, None, self.part_map > 0)]
-        found += [
+        masks = [NamedMask(image, self.object_name, None, self.part_map > 0)]
+        masks += [
             NamedMask(image, self.object_name, name, self.part_map == k + 2) for k, name in enumerate(self.part_names)
         ]
-        return [item for item in found if item.mask.any()]
+        return [item for item in masks if item.mask.any()]
 
 
 @dataclass(frozen=True)

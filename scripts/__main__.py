@@ -18,17 +18,17 @@ from scripts import _cli
 
 def verbs() -> dict[str, str]:
     """Verb -> first line of its docstring, in alphabetical order."""
-    found = {}
+    lines = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
         doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8-sig"), str(path))) or ""
-        found[path.stem] = doc.partition("\n")[0]
-    return found
+        lines[path.stem] = doc.partition("\n")[0]
+    return lines
 
 
 def usage() -> str:
-    known = verbs()
-    width = max(map(len, known), default=0)
-    listed = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in known.items())
+    lines = verbs()
+    width = max(map(len, lines), default=0)
+    listed = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in lines.items())
     return f"usage: calico VERB ...\n\n{listed}\n\n`calico VERB --help` says more about one."
 
 
@@ -38,9 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return _cli.DONE
     verb, *rest = argv
-    known = verbs()
-    if verb not in known:
-        near = difflib.get_close_matches(verb, known, n=1)
+    lines = verbs()
+    if verb not in lines:
+        near = difflib.get_close_matches(verb, lines, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "`calico` lists them"
         print(f"error: there is no verb {verb!r}; {remedy}", file=sys.stderr)
         return _cli.BAD_INPUT

@@ -212,8 +212,8 @@ def measure_codec(args: argparse.Namespace) -> dict[str, Any]:
     if run.returncode:
         last = (run.stderr.strip().splitlines() or ["no output"])[-1]
         raise InputError(f"{args.sdk_python} could not compare: {last}; it needs label-studio-sdk")
-    found: dict[str, Any] = json.loads(run.stdout)
-    return found
+    report: dict[str, Any] = json.loads(run.stdout)
+    return report
 
 
 def measure_data(args: argparse.Namespace) -> dict[str, Any]:

@@ -149,8 +149,8 @@ def _snapshot(args: argparse.Namespace) -> _Data:
     for name in ("images", "limit", "group_size", "unseen"):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} does not go with --snapshot")
-    asked = args.split or "test"
-    split = {"val": VALIDATION, "all": None}.get(asked, asked)
+    split_name = args.split or "test"
+    split = {"val": VALIDATION, "all": None}.get(split_name, split_name)
     snapshot = Snapshot(args.snapshot)
     ids = [
         record["id"]
@@ -158,11 +158,11 @@ def _snapshot(args: argparse.Namespace) -> _Data:
         if split in (None, record["split"]) and not record["provenance"]["accepted_as_is"]
     ]
     if not ids:
-        raise InputError(f"{args.snapshot}: its split {asked} has no group that people changed; try --split all")
+        raise InputError(f"{args.snapshot}: its split {split_name} has no group that people changed; try --split all")
     seen = len(seen_groups(args.checkpoint) & set(ids))
     if seen:
         print(f"this version was trained on {seen} of these {len(ids)} groups: not a fair test of it")
-    what = f"{args.snapshot} ({asked})"
+    what = f"{args.snapshot} ({split_name})"
     return _Data(snapshot_cases(snapshot, split), len(ids), None, lambda: {"data": what, "num_trained_on": seen})
 
 
@@ -208,9 +208,9 @@ def _print(report: Mapping[str, Any]) -> None:
     print(f"{report['checkpoint']}: {report['n_groups']} groups of {report['data']}")
     for name in SHOWN:
         value, error = overall.get(name), overall["stderr"].get(name)
-        shown = "-" if value is None else f"{value:.3f}"
+        figure = "-" if value is None else f"{value:.3f}"
         print(
-            f"  {name:<28}{shown:>8} {'' if error is None else f'± {error:.3f}':<8}   n = {overall['n'].get(name, 0)}"
+            f"  {name:<28}{figure:>8} {'' if error is None else f'± {error:.3f}':<8}   n = {overall['n'].get(name, 0)}"
         )
     print(f"  {'seconds per group':<28}{report['seconds_per_group']:>8.3f}            median")
     if "baseline" in report:

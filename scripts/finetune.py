@@ -114,7 +114,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
                 line = lines[what] = bar.add_task(what, total=100)
             bar.update(line, completed=int(100 * share), note=note)
 
-        found = challenge(
+        outcome = challenge(
             Snapshot(args.data),
             registry,
             args.out,
@@ -128,29 +128,29 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             on_progress=show,
         )
     if _cli.is_main_process():
-        show_found(found)
+        show_found(outcome)
     return {
         "command": args.command,
-        "version": found.version,
-        "challenger": found.challenger,
-        "decision": found.decision.as_json(),
-        "other": None if found.other is None else found.other.as_json(),
-        "published": found.published,
-        "figures": found.figures,
-        "training": found.training,
+        "version": outcome.version,
+        "challenger": outcome.challenger,
+        "decision": outcome.decision.as_json(),
+        "other": None if outcome.other is None else outcome.other.as_json(),
+        "published": outcome.published,
+        "figures": outcome.figures,
+        "training": outcome.training,
     }
 
 
-def show_found(found: Challenge) -> None:
-    for what, sides in found.figures.items():
+def show_found(outcome: Challenge) -> None:
+    for what, sides in outcome.figures.items():
         for side, figures in sides.items():
-            told = figures.get("reconciled", {})
+            reconciled = figures.get("reconciled", {})
             values = [
-                f"{name} {'-' if (value := told.get(name)) is None else f'{value:.3f}'}"
+                f"{name} {'-' if (value := reconciled.get(name)) is None else f'{value:.3f}'}"
                 for name in ("strict_miou_parts", "name_precision", "name_recall")
             ]
             print(f"{what:<5}{side:<11}{'  '.join(values)}  n = {figures['n_groups']} groups")
-    print(f"{found.version}: {found.decision.reason}{'; published' if found.published else ''}")
+    print(f"{outcome.version}: {outcome.decision.reason}{'; published' if outcome.published else ''}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -76,13 +76,13 @@ def released_files(given: list[str]) -> dict[str, Path]:
     """`--released SPLIT=FILE` -> split -> file."""
     from calico.mixedparts.index import SPLITS
 
-    found = {}
+    files = {}
     for text in given:
         split, _, path = text.partition("=")
         if split not in SPLITS or not Path(path).is_file():
             raise InputError(f"--released {text}: expected SPLIT=FILE, SPLIT one of {', '.join(SPLITS)}, FILE there")
-        found[split] = Path(path)
-    return found
+        files[split] = Path(path)
+    return files
 
 
 def build_data(args: argparse.Namespace) -> dict[str, Any]:
@@ -119,11 +119,11 @@ def build_data(args: argparse.Namespace) -> dict[str, Any]:
             bar.update(lines[stage], completed=done, total=total)
 
         manifest = build_index(args.out, files, images, settings, overrides, show, released)
-    for found in manifest["reading"]:
-        print(f"{found['source']}: {found['objects']:,} objects with {found['parts']:,} parts read")
+    for source in manifest["reading"]:
+        print(f"{source['source']}: {source['objects']:,} objects with {source['parts']:,} parts read")
         for kind in ("repaired", "skipped"):
-            for code, count in sorted(found[kind].items()):
-                print(f"{count:>9,} {kind} {code}: {found['examples'].get(code, [''])[0]}")
+            for code, count in sorted(source[kind].items()):
+                print(f"{count:>9,} {kind} {code}: {source['examples'].get(code, [''])[0]}")
     for row in manifest["shortfalls"]:
         kind = f"{row['split']} {row['source']} {row['sub_task']}"
         print(f"{kind}: {row['kept']:,} of {row['wanted']:,} samples (the data hold {row['possible']:,})")

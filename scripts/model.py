@@ -81,22 +81,22 @@ def _memory(args: argparse.Namespace) -> dict[str, Any]:
         model = build(config)
         serving = serving_memory(model.requires_grad_(False), config, dtype, bits, work)
         attach(model, choose_spec(model, config))
-    found = {
+    estimates = {
         "serving": serving,
         "finetuning": finetuning_memory(model, config, dtype, bits, work),
         "checkpointed": finetuning_memory(model, config, dtype, bits, work, checkpointing=True),
     }
-    print("\n".join(table(found.items())))
+    print("\n".join(table(estimates.items())))
     print(f"estimated: bfloat16, language model in {args.bits} bits; {_told(work)}")
     plan = plan_card(config, finetune_settings(config, bits=bits), bits, dtype)
-    line, fits = plan.told(int(args.card * GIB), bits)
+    line, fits = plan.verdict(int(args.card * GIB), bits)
     print(f"a backend and its training job on one {line}")
     return {
         "preset": args.preset,
         "bits": args.bits,
         "workload": dataclasses.asdict(work),
         "one_card": {**dataclasses.asdict(plan), "card": int(args.card * GIB), "fits": fits},
-        "bytes": {name: {**dataclasses.asdict(e), "total": e.total} for name, e in found.items()},
+        "bytes": {name: {**dataclasses.asdict(e), "total": e.total} for name, e in estimates.items()},
         "command": args.command,
     }
 

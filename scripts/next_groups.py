@@ -70,7 +70,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             summary = chooser.run(show)
     for place, choice in enumerate(summary.choices, start=1):
         print(f"{place:>4}  task {choice.id:<8} {choice.reason}")
-    told = [
+    counts = [
         (summary.open, "unlabelled"),
         (summary.labelled, "labelled"),
         (summary.skipped, "left out: skipped by annotators"),
@@ -81,7 +81,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         (summary.cleared, "places of an earlier run removed"),
         (summary.annotated_meanwhile, "annotated meanwhile"),
     ]
-    print("\n".join([f"{summary.seen} tasks seen", *(f"{count:>7} {what}" for count, what in told if count)]))
+    print("\n".join([f"{summary.seen} tasks seen", *(f"{count:>7} {what}" for count, what in counts if count)]))
     if not options.dry_run and options.write == "field":
         print(f"tab {TAB!r} of the data manager: {settings.label_studio_url}/projects/{args.project}/data")
     choices = [choice._asdict() for choice in summary.choices]

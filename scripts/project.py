@@ -166,8 +166,8 @@ def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
 
     def task(group: Any) -> dict[str, Any]:
         own = [copies[source] for source in group.sources] if copies else []
-        shown = [str(copy.path) for copy in own] or group.sources
-        places = [task_address(s, folder, prefix=args.prefix, document_root=args.document_root) for s in shown]
+        addresses = [str(copy.path) for copy in own] or group.sources
+        places = [task_address(s, folder, prefix=args.prefix, document_root=args.document_root) for s in addresses]
         originals = [Original(copy.original, copy.size_hw) for copy in own]
         return task_of(places, args.layout, name=group.name, originals=originals)
 

@@ -33,18 +33,18 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
 
     group = load_group(args.images)
     segmenter = CoSegmenter.from_checkpoint(args.checkpoint, args.device)
-    found = segmenter.segment(group, candidates=args.names)
-    report = regions_to_json(found, [str(path) for path in args.images])
+    coseg = segmenter.segment(group, candidates=args.names)
+    report = regions_to_json(coseg, [str(path) for path in args.images])
     _cli.write_json(args.out / "regions.json", report)
-    write_group_page(args.out, group, found, title=f"CALICO {segmenter.version}")
-    warnings = warnings_of(found)
+    write_group_page(args.out, group, coseg, title=f"CALICO {segmenter.version}")
+    warnings = warnings_of(coseg)
     for line in warnings:
         print(f"likely wrong: {line}")
-    for region in found.regions:
+    for region in coseg.regions:
         shown_on = ", ".join(str(image + 1) for image in region.correspondence)
         what = region.object_name if region.part_name is None else f"{region.object_name}: {region.part_name}"
         print(f"image {region.image + 1}  {what:<28}{region.occurrence:<8} on {shown_on:<8} score {region.score:.2f}")
-    for problem in (problem for problem in found.problems if problem.message not in warnings):
+    for problem in (problem for problem in coseg.problems if problem.message not in warnings):
         print(f"problem {problem.code}: {problem.message}")
     print(f"look at {args.out / 'index.html'}")
     return report

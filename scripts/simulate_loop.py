@@ -100,12 +100,12 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     )
     with _cli.progress() as bar:
         show = shown_on(bar)
-        found = simulate(settings, args.out, checkpoint=args.checkpoint, command=args.command, on_progress=show)
-    found["command"] = args.command
-    summarised = report.save(found, args.out)
+        results = simulate(settings, args.out, checkpoint=args.checkpoint, command=args.command, on_progress=show)
+    results["command"] = args.command
+    summarised = report.save(results, args.out)
     print(report.text(summarised))
     print(f"curves in {args.out / 'curves.png'}, everything in {args.out / 'results.json'}")
-    return {"command": args.command, "start": found["start"], "settings": found["settings"], **summarised}
+    return {"command": args.command, "start": results["start"], "settings": results["settings"], **summarised}
 
 
 def memory_only(args: argparse.Namespace) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def memory_only(args: argparse.Namespace) -> dict[str, Any]:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
             lines.flush()
 
-        found = memory_curve(
+        results = memory_curve(
             args.photos,
             args.memory_only or [5, 15, 30, 60],
             checkpoint=args.checkpoint,
@@ -134,13 +134,14 @@ def memory_only(args: argparse.Namespace) -> dict[str, Any]:
             on_row=on_row,
             on_progress=shown_on(bar),
         )
-    found = {"command": args.command, **found}
-    write_text(args.out / "memory.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    print(table(found))
+    results = {"command": args.command, **results}
+    write_text(args.out / "memory.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    print(table(results))
     print(
-        f"n = {found['n_held_out']} held-out groups, {len(args.seeds)} seeds; everything in {args.out / 'memory.json'}"
+        f"n = {results['n_held_out']} held-out groups, {len(args.seeds)} seeds; "
+        f"everything in {args.out / 'memory.json'}"
     )
-    return found
+    return results
 
 
 def shown_on(bar: Any) -> Any:

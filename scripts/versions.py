@@ -22,12 +22,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _cli.parser(__doc__, shared=False)
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def action(name: str, told: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=told, description=told, parents=[_cli.shared_options()])
-        made.add_argument(
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        parser = verbs.add_parser(name, help=text, description=text, parents=[_cli.shared_options()])
+        parser.add_argument(
             "--registry", type=Path, metavar="DIR", default=Path("registry"), help="its folder (registry)"
         )
-        return made
+        return parser
 
     action("list", "all versions, the current one marked")
     action("show", "one version: origin, metrics, files proved").add_argument("version")
@@ -94,11 +94,13 @@ def publish(registry: Any, args: argparse.Namespace) -> dict[str, Any]:
     decision = decision_by(path, args.base_drop)
     if decision is None and args.scores:
         raise InputError(f"{path}: is not there; name a file of scores")
-    told = None if decision is None else decision.as_json()
+    decision_row = None if decision is None else decision.as_json()
     try:
         event = registry.publish(args.version, decision=decision, force_reason=args.reason if args.force else None)
     except Refused as refusal:
-        raise _cli.Failed(str(refusal), {"command": args.command, "published": False, "decision": told}) from None
+        raise _cli.Failed(
+            str(refusal), {"command": args.command, "published": False, "decision": decision_row}
+        ) from None
     print(f"{event.version} is current ({event.action}: {event.reason})")
     return {"published": True, "event": asdict(event)}
 

@@ -97,7 +97,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         plan_conversion,
         write_checkpoint,
     )
-    from calico.conversion.coverage import Wanted
+    from calico.conversion.coverage import BaseRequest
     from calico.conversion.sources import open_source
     from calico.conversion.vocabulary import read_vocabulary
     from calico.model.config import PRESETS, CalicoConfig
@@ -115,24 +115,24 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         taken = {name.partition(".")[0] for name in (*config.fresh, *fresh)}
         from_blip = set(FROM_INSTRUCTBLIP) - taken
         from_llama = set(FROM_GLAMM) - taken - set(FROM_SAM if args.sam else ())
-        wanted = [
-            Wanted(blip, from_blip, (*rules, CAM_QUERIES_RULE, ("cam_queries", "model.query_tokens"))),
-            Wanted(llama, from_llama, rules),
-            Wanted(dinov2, FROM_DINOV2, rules),
+        requests = [
+            BaseRequest(blip, from_blip, (*rules, CAM_QUERIES_RULE, ("cam_queries", "model.query_tokens"))),
+            BaseRequest(llama, from_llama, rules),
+            BaseRequest(dinov2, FROM_DINOV2, rules),
         ]
         if args.eva_clip:
-            wanted.append(Wanted(open_source(args.eva_clip, offline=args.offline), FROM_EVA_CLIP, rules))
+            requests.append(BaseRequest(open_source(args.eva_clip, offline=args.offline), FROM_EVA_CLIP, rules))
         if args.sam:
-            wanted.append(Wanted(open_source(args.sam, offline=args.offline), FROM_SAM, rules))
+            requests.append(BaseRequest(open_source(args.sam, offline=args.offline), FROM_SAM, rules))
         vocabulary = read_vocabulary(llama, args.tokenizer or (None if args.llama else blip.locate("tokenizer.json")))
-        config = fitted_config(config, wanted, vocabulary, fresh)
-        coverage, status = plan_assembly(config, wanted, vocabulary), STARTING_POINT
+        config = fitted_config(config, requests, vocabulary, fresh)
+        coverage, status = plan_assembly(config, requests, vocabulary), STARTING_POINT
     else:
         source = open_source(args.source, offline=args.offline)
         vocabulary = read_vocabulary(source, args.tokenizer)
-        want = Wanted(source, _blocks(config), rules)
-        config = fitted_config(config, [want], vocabulary)
-        coverage, status = plan_conversion(config, want, vocabulary), f"converted from {source.name}"
+        request = BaseRequest(source, _blocks(config), rules)
+        config = fitted_config(config, [request], vocabulary)
+        coverage, status = plan_conversion(config, request, vocabulary), f"converted from {source.name}"
     show(coverage)
     with _cli.progress() as bar:
         line = bar.add_task("shards", total=None)
@@ -165,12 +165,12 @@ def inspect(args: argparse.Namespace, config: CalicoConfig, rules: tuple[tuple[s
     from collections import Counter
 
     from calico.conversion.assemble import places_of
-    from calico.conversion.coverage import Wanted, cover, grouped
+    from calico.conversion.coverage import BaseRequest, cover, grouped
     from calico.conversion.sources import open_source
 
     source = open_source(args.source, offline=args.offline)
     places = places_of(config)
-    coverage = cover(places, [Wanted(source, _blocks(config), rules)], {})
+    coverage = cover(places, [BaseRequest(source, _blocks(config), rules)], {})
     specs = {key: source.spec(key) for key in sorted(source.keys)}
     dtypes = Counter(spec.dtype_name for spec in specs.values())
     print(f"{source.name}: {len(specs)} tensors, {', '.join(f'{n} {name}' for name, n in sorted(dtypes.items()))}")
@@ -233,8 +233,8 @@ def _rules(path: Path | None) -> tuple[tuple[str, ...], ...]:
     if path is None:
         return ()
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-        return tuple((str(ours), str(theirs)) for ours, theirs in found.items())
+        pairs = json.loads(path.read_text(encoding="utf-8-sig"))
+        return tuple((str(ours), str(theirs)) for ours, theirs in pairs.items())
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f'--map {path}: expected JSON of {{"our name": "its key"}} ({error})') from None
 

@@ -36,22 +36,22 @@ def test_full_size_in_4_bits_serves_and_trains_on_one_card_of_24_gib_and_not_in_
     assert job is not None
     assert job.num_images == 2
     assert four.serving + job.num_bytes <= 24 * GIB
-    assert four.told(24 * GIB, 4)[1]
-    assert "fits" in four.told(24 * GIB, 4)[0]
+    assert four.verdict(24 * GIB, 4)[1]
+    assert "fits" in four.verdict(24 * GIB, 4)[0]
     for plan, bits, hint in ((whole, None, True), (four, 4, False)):
-        line, fits = plan.told(20 * GIB, bits)
+        line, fits = plan.verdict(20 * GIB, bits)
         assert not fits
         assert ("CALICO_LLM_BITS=4 takes less" in line) == hint
         assert "CALICO_TRAINING_CARD=alone" in line
-    assert not whole.told(24 * GIB, None)[1]
-    assert whole.told(80 * GIB, None)[1]
-    assert plan_of(calico_1b(), 4).told(16 * GIB, 4)[1]
+    assert not whole.verdict(24 * GIB, None)[1]
+    assert whole.verdict(80 * GIB, None)[1]
+    assert plan_of(calico_1b(), 4).verdict(16 * GIB, 4)[1]
     assert fitting(plan_of(calico_1b(), 4).jobs, 12 * GIB) is not None  # with the card to itself
 
 
 def test_a_switch_that_does_not_fit_is_told():
     plan = CardPlan(10 * GIB, 22 * GIB, [JobSize(1, 4, 40, 5 * GIB)])
-    line, fits = plan.told(20 * GIB, 4)
+    line, fits = plan.verdict(20 * GIB, 4)
     assert not fits
     assert "a switch will not fit" in line
 

@@ -178,7 +178,7 @@ def test_aliases_synonyms_and_dynamic_labels():
     body = """<Image name="i" value="$a"/><BrushLabels name="b" toName="i" value="$parts">
       <Label value="Leg" alias="leg" predicted_values="foot, limb"/></BrushLabels>"""
     config = read_config(xml(body))
-    assert config.labels == (Label("leg", ("foot", "limb"), shown="Leg"),)
+    assert config.labels == (Label("leg", ("foot", "limb"), caption="Leg"),)
     assert config.vocabulary == "fixed"
     assert config.candidates({"a": "x", "parts": [{"value": "Seat"}, "arm"]}) == ("object", "leg", "seat", "arm")
     with pytest.raises(InputError, match=r"no '\$parts'"):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from backend.host.client import LabelStudioClient
 from backend.media.disk_cache import DiskCache
-from backend.media.fetching import Fetcher, is_public, resolve, same_origin, shown
+from backend.media.fetching import Fetcher, is_public, public_url, resolve, same_origin
 from backend.media.media import Media
 from backend.settings import Settings
 from backend.telemetry.prometheus import Metrics
@@ -191,8 +191,8 @@ def test_same_origin(first, second, same):
 
 
 def test_what_is_shown_of_an_address_holds_no_credential():
-    assert shown("https://user:pass@h:8443/a/b.png?X-Amz-Signature=abc") == "https://h:8443/a/b.png"
-    assert shown("http://h:secret") == "an address that is no URL"
+    assert public_url("https://user:pass@h:8443/a/b.png?X-Amz-Signature=abc") == "https://h:8443/a/b.png"
+    assert public_url("http://h:secret") == "an address that is no URL"
 
 
 @pytest.mark.parametrize(

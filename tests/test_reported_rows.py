@@ -305,10 +305,10 @@ def test_the_label_of_a_click() -> None:
 
 def test_find_label() -> None:
     labels = (
-        Label("l1", shown="Leg"),
+        Label("l1", caption="Leg"),
         Label("leg"),
         Label("chair_seat", synonyms=("cushion",)),
-        Label("Lehne", shown="back"),
+        Label("Lehne", caption="back"),
     )
     for given_text, expected in [
         ("l1", "l1"),

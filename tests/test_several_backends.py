@@ -24,7 +24,7 @@ from backend.learning.reconcile import Reconciler
 from backend.prediction.agreement import Agreement
 from backend.prediction.given import SharedGiven
 from backend.prediction.late_results import LateResults
-from backend.prediction.succession import Wanted
+from backend.prediction.succession import Successor
 from backend.settings import Settings
 
 
@@ -205,7 +205,7 @@ def agreements(databases):
 
 
 def wanted(version, at_once=False):
-    return Wanted(version, lambda: Named(None), at_once, version)
+    return Successor(version, lambda: Named(None), at_once, version)
 
 
 @pytest.mark.postgres

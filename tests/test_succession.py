@@ -77,7 +77,7 @@ def test_two_requests_around_a_publish_carry_both_versions(registry):
     loads.gate.clear()
     publish(registry, "v1")
     during = engine.segment(group())  # the new one is being loaded: the old one answers
-    assert engine.models.wanted is not None
+    assert engine.models.successor is not None
     loads.gate.set()
     wait_for(lambda: engine.version() == "v1")
     after = engine.segment(group())
@@ -238,7 +238,7 @@ def test_a_version_that_does_not_load_keeps_the_old_one(registry, monkeypatch, c
     name = publish(registry, "broken")
     wait_for(lambda: engine.models.not_loaded)
     assert engine.version() == "base"
-    assert engine.models.not_loaded.wanted.name == name
+    assert engine.models.not_loaded.successor.name == name
     assert f"{name} does not load" in caplog.text
     publish(registry, "v1")
     wait_for(lambda: engine.version() == "v1")

@@ -518,7 +518,7 @@ def test_without_a_token_nothing_is_trained_and_the_line_says_what_to_set(make, 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CALICO_VERSIONS", str(tmp_path / "registry"))
     assert job.main([str(store.folder_of(1))]) == 1
-    assert store.told(1, "outcome.json") == {"error": NO_TOKEN}
+    assert store.report_of(1, "outcome.json") == {"error": NO_TOKEN}
 
 
 BACKEND = """

@@ -134,9 +134,9 @@ class CocoExporter:
         return self._coverage
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        told: dict[str, Any] = {**saved["coverage"]}
-        told |= {name: Findings(**told[name]) for name in ("skipped", "problems")}
-        self._coverage, self._after = Coverage(**told), saved["after"]
+        coverage: dict[str, Any] = {**saved["coverage"]}
+        coverage |= {name: Findings(**coverage[name]) for name in ("skipped", "problems")}
+        self._coverage, self._after = Coverage(**coverage), saved["after"]
 
     def _note_files(self) -> None:
         """What the image rows tell together."""
@@ -252,8 +252,8 @@ class CocoExporter:
                 scores[str(row.get("id"))] = float(row["score"])
         regions = []
         for region in coseg.regions:
-            known = [scores[row] for row in row_ids.get(region.key, ()) if row in scores]
-            regions.append(replace(region, score=max(known)) if known else region)
+            region_scores = [scores[row] for row in row_ids.get(region.key, ()) if row in scores]
+            regions.append(replace(region, score=max(region_scores)) if region_scores else region)
         return CoSegmentation(coseg.sizes_hw, tuple(regions), coseg.answers, coseg.problems)
 
 

@@ -25,9 +25,9 @@ def read_tasks(path: Path) -> Iterator[Task]:
         with open(path, encoding="utf-8-sig") as file:
             for number, item in enumerate(_items(file, path), start=1):
                 if not isinstance(item, dict) or not isinstance(item.get("data"), dict):
-                    known = ", ".join(list(item)[:8]) if isinstance(item, dict) else type(item).__name__
+                    keys = ", ".join(list(item)[:8]) if isinstance(item, dict) else type(item).__name__
                     raise InputError(
-                        f"{path}: item {number} is no task with `data` (it has: {known}); export the project as JSON, "
+                        f"{path}: item {number} is no task with `data` (it has: {keys}); export the project as JSON, "
                         "not as JSON-MIN"
                     )
                 yield item

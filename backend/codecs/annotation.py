@@ -90,20 +90,20 @@ def decode_annotation(
     labels. A region that cannot be read becomes a problem. `InputError` where nothing can: no rows, an unknown size.
     """
     rows = annotation.get("result") if isinstance(annotation, Mapping) else annotation
-    found = read_rows(rows, config)  # type: ignore[arg-type]
-    problems = [*(Problem("malformed_row", fault) for fault in found.faults), *found.remarks]
+    content = read_rows(rows, config)  # type: ignore[arg-type]
+    problems = [*(Problem("malformed_row", fault) for fault in content.faults), *content.remarks]
     place: dict[str, int] = {}
-    for region in found.regions.values():
+    for region in content.regions.values():
         image = config.image_of(region.to_name, region.item_index)
         if image is None:
-            known = ", ".join(controls.image for controls in config.images)
-            message = f"region {region.id}: no <Image> is named {region.to_name!r}, the config has {known}"
+            image_names = ", ".join(controls.image for controls in config.images)
+            message = f"region {region.id}: no <Image> is named {region.to_name!r}, the config has {image_names}"
             problems.append(Problem("unknown_image", f"{message}; is it another project's?"))
         elif not 0 <= image < (MAX_GROUP_SIZE if sizes_hw is None else len(sizes_hw)):
             problems.append(Problem("unknown_image", f"region {region.id}: the task has no image {image + 1}"))
         else:
             place[region.id] = image
-    sizes = _sizes(config, sizes_hw, found.regions, place)
+    sizes = _sizes(config, sizes_hw, content.regions, place)
     num_pixels = sum(sizes[image][0] * sizes[image][1] for image in place.values())
     if len(place) > MAX_REGIONS or num_pixels > MAX_MASK_PIXELS:
         raise InputError(
@@ -115,7 +115,7 @@ def decode_annotation(
     left_out: list[LeftOut] = []
     known_labels = cache(lambda image: config.known_labels(image, task_data))
     for key, image in place.items():
-        region = found.regions[key]
+        region = content.regions[key]
         labels, has_text = known_labels(image), config.controls(image).text is not None
         try:
             named.append(_named(region, image, labels, has_text, sizes[image], problems))
@@ -131,7 +131,7 @@ def decode_annotation(
         masks.append(NamedMask(item.image, objects[item.image], item.part, item.mask))
         kind = "object" if item.part is None else "part"
         key_of[item.drawn.id] = RegionKey(item.image, kind, item.part or objects[item.image])
-    relations = _relations(found.relations, key_of, config.relation, problems)
+    relations = _relations(content.relations, key_of, config.relation, problems)
     coseg = co_segmentation(sizes, masks, relations=relations)
     for item in named:
         computed = coseg.by_key[key_of[item.drawn.id]].occurrence
@@ -153,16 +153,16 @@ def _is_size(size_hw: Size) -> bool:
 
 def _sizes(
     config: LabelingConfig,
-    given: Sequence[Size | None] | None,
+    known_sizes: Sequence[Size | None] | None,
     regions: Mapping[str, DrawnRegion],
     place: Mapping[str, int],
 ) -> list[Size]:
-    if given is None:
-        given = [None] * (config.num_images or max(place.values(), default=-1) + 1)
+    if known_sizes is None:
+        known_sizes = [None] * (config.num_images or max(place.values(), default=-1) + 1)
     sizes: list[Size] = []
-    for image, size in enumerate(given):
-        told = (regions[key].size_hw for key, where in place.items() if where == image)
-        size = size or next((t for t in told if t is not None), None)
+    for image, size in enumerate(known_sizes):
+        own_sizes = (regions[key].size_hw for key, where in place.items() if where == image)
+        size = size or next((t for t in own_sizes if t is not None), None)
         if size is None:
             raise InputError(f"image {image + 1}: no row tells its size; pass the (height, width) of the image itself")
         if not _is_size(size):
@@ -262,18 +262,18 @@ def _duplicates(named: Sequence[_Named]) -> Iterable[Problem]:
     )
     for a, b in islice(alike, MAX_COMPARED):
         if (overlap := iou(a.mask, b.mask)) >= OVERLAP:
-            told = f"regions {a.drawn.id} and {b.drawn.id} are both {a.part or a.owner or UNNAMED_OBJECT!r}"
-            message = f"image {a.image + 1}: {told} and cover each other (IoU {overlap:.2f}); they count as one"
+            pair = f"regions {a.drawn.id} and {b.drawn.id} are both {a.part or a.owner or UNNAMED_OBJECT!r}"
+            message = f"image {a.image + 1}: {pair} and cover each other (IoU {overlap:.2f}); they count as one"
             yield Problem("duplicate_region", message, a.image)
 
 
 def _relations(
-    relations: Iterable[Relation], key_of: Mapping[str, RegionKey], wanted: str | None, problems: list[Problem]
+    relations: Iterable[Relation], key_of: Mapping[str, RegionKey], meaning: str | None, problems: list[Problem]
 ) -> list[tuple[RegionKey, RegionKey]]:
     """The relations that say more than names do: between regions of different names."""
     pairs = []
     for relation in relations:
-        if relation.labels and wanted not in relation.labels:
+        if relation.labels and meaning not in relation.labels:
             continue  # of another meaning, for instance `is above`
         first, second = key_of.get(relation.from_id), key_of.get(relation.to_id)
         owner = f"relation {relation.from_id} -> {relation.to_id}"

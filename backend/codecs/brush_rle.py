@@ -157,8 +157,8 @@ def _token_starts(data: bytes, sizes: tuple[int, ...], num_values: int) -> tuple
             length = (span >> 24 - (first & 7) - size & (1 << size) - 1) + 1
             at = first + size + WORD * length
     positions = np.array(starts, np.int64)
-    found = np.frombuffer(codes, np.uint8)[positions]
-    return positions, found > 3, np.array(sizes, np.int64)[found & 3]
+    heads = np.frombuffer(codes, np.uint8)[positions]
+    return positions, heads > 3, np.array(sizes, np.int64)[heads & 3]
 
 
 def _read(padded: np.ndarray, starts: np.ndarray, num_bits: np.ndarray | int) -> np.ndarray:

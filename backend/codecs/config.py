@@ -175,7 +175,7 @@ def _labels(tag: ET.Element) -> tuple[Label, ...]:
             value=value,
             synonyms=tuple(s.strip() for s in label.get("predicted_values", "").split(",") if s.strip()),
             hint=normalize_name(label.get("hint", "")),
-            shown=shown if (shown := (label.get("value") or "").strip()) != value else "",
+            caption=text if (text := (label.get("value") or "").strip()) != value else "",
         )
         for label in tag.iter("Label")
         if (value := (label.get("alias") or label.get("value") or "").strip())

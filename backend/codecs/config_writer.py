@@ -73,8 +73,8 @@ def write_config(
         )
     if names is not None and len(names) > MAX_LABELS:
         choices = "".join(f"<Choice value={quoteattr(name)}/>" for name in names)
-        shown = f'<Choices name="{NAMES}" toName="img{suffixes[0]}">{choices}</Choices>'
-        lines.append(f'  <View style="display:none">{shown}</View>')
+        hidden_choices = f'<Choices name="{NAMES}" toName="img{suffixes[0]}">{choices}</Choices>'
+        lines.append(f'  <View style="display:none">{hidden_choices}</View>')
     if arrows:
         lines.append(f'  <Relations><Relation value="{RELATION}"/></Relations>')
     return "\n".join([*lines, "</View>", ""])
@@ -133,10 +133,10 @@ def _name_tag(suffix: str, *, is_group: bool, is_fixed: bool) -> str:
             f'  <Choices name="occurrence{suffix}" toName="img{suffix}" perRegion="true" choice="single" '
             'showInline="true"><Choice value="common"/><Choice value="unique"/></Choices>'
         )
-    shown = 'displayMode="region-list"'
+    visibility = 'displayMode="region-list"'
     if is_group:
-        shown = f'whenLabelValue="other part" visibleWhen="region-selected" whenTagName="part{suffix}"'
+        visibility = f'whenLabelValue="other part" visibleWhen="region-selected" whenTagName="part{suffix}"'
     return (
         f'  <TextArea name="name{suffix}" toName="img{suffix}" perRegion="true" editable="true" required="true" '
-        f'requiredMessage="{NEEDS_NAME}" maxSubmissions="1" rows="1" placeholder="name" {shown}/>'
+        f'requiredMessage="{NEEDS_NAME}" maxSubmissions="1" rows="1" placeholder="name" {visibility}/>'
     )

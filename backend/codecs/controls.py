@@ -37,12 +37,12 @@ class Label:
     value: str
     synonyms: tuple[str, ...] = ()
     hint: str = ""
-    shown: str = ""
+    caption: str = ""
 
     @property
     def role(self) -> str | None:
         """As the function `role`, of what stands in results or else of what the editor shows."""
-        return role(self.value) or (role(self.shown) if self.shown else None)
+        return role(self.value) or (role(self.caption) if self.caption else None)
 
 
 class Labels(tuple[Label, ...]):
@@ -88,7 +88,7 @@ class Labels(tuple[Label, ...]):
         equals."""
         exact: dict[str, Label] = {}
         folded: dict[str, Label] = {}
-        for texts in (lambda label: (label.value,), lambda label: (label.shown,), lambda label: label.synonyms):
+        for texts in (lambda label: (label.value,), lambda label: (label.caption,), lambda label: label.synonyms):
             for label in self:
                 for text in filter(None, texts(label)):
                     exact.setdefault(text, label)
@@ -265,8 +265,8 @@ class LabelingConfig:
         if self.layout == "A":
             return next((i for i, controls in enumerate(self.images) if controls.image == to_name), None)
         before, _, after = self.images[0].image.partition(self.index_flag)
-        found = re.fullmatch(re.escape(before) + r"([0-9]{1,9})" + re.escape(after), to_name)
-        return int(found[1]) if found else None
+        match = re.fullmatch(re.escape(before) + r"([0-9]{1,9})" + re.escape(after), to_name)
+        return int(match[1]) if match else None
 
     def known_labels(self, image: int, task_data: Mapping[str, Any] | None = None) -> Labels:
         """The labels of what draws on an image, those that the task brings (`value="$parts"`) included."""
@@ -310,10 +310,10 @@ class LabelingConfig:
 
 def at_most_labels(labels: Iterable[Label]) -> tuple[Label, ...]:
     """Raises InputError where there are more than anybody chooses from: names are compared with each of them."""
-    found = tuple(islice(labels, MAX_LABELS + 1))
-    if len(found) > MAX_LABELS:
+    first_labels = tuple(islice(labels, MAX_LABELS + 1))
+    if len(first_labels) > MAX_LABELS:
         raise InputError(f"labeling config: more than {MAX_LABELS:,} labels in one control; use fewer")
-    return found
+    return first_labels
 
 
 def _brought(item: Any) -> Label | None:
@@ -368,11 +368,11 @@ def lookup(expression: str, data: Mapping[str, Any]) -> Any:
         raise InputError(f"task data: expected an object, got {type(data).__name__}")
     if expression[1:] in data:
         return data[expression[1:]]
-    found: Any = data
+    value: Any = data
     for step in re.findall(r"[^.\[\]]+", expression[1:]):
         try:
-            found = found[int(step)] if isinstance(found, list) else found[step]
+            value = value[int(step)] if isinstance(value, list) else value[step]
         except (KeyError, IndexError, TypeError, ValueError):
-            known = ", ".join(sorted(map(str, data))) or "none"
-            raise InputError(f"task data has no {expression!r} (its keys: {known}); import it with that key") from None
-    return found
+            keys = ", ".join(sorted(map(str, data))) or "none"
+            raise InputError(f"task data has no {expression!r} (its keys: {keys}); import it with that key") from None
+    return value

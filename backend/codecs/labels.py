@@ -70,9 +70,9 @@ def match_label(names: Sequence[str], labels: Iterable[Label], *, threshold: flo
 
 
 def _kind_of_match(name: str, label: Label) -> MatchKind:
-    if name in (label.value, label.shown):
+    if name in (label.value, label.caption):
         return MatchKind.EXACT
-    is_spelling = folded_name(name) in (folded_name(label.value), folded_name(label.shown))
+    is_spelling = folded_name(name) in (folded_name(label.value), folded_name(label.caption))
     return MatchKind.CASE_INSENSITIVE if is_spelling else MatchKind.PREDICTED_VALUES
 
 
@@ -93,8 +93,12 @@ def label_of_region(
         roles = ("object",) if is_object else (region.occurrence.value, "part")
         return next((by_role[r] for r in roles if r in by_role), None)
     if vocabulary == "group":
-        found = _own_label(region, labels)
-        return LabelMatch(found.value, MatchKind.EXACT) if found else by_role.get("object" if is_object else "other")
+        own_label = _own_label(region, labels)
+        return (
+            LabelMatch(own_label.value, MatchKind.EXACT)
+            if own_label
+            else by_role.get("object" if is_object else "other")
+        )
     if not is_object:
         names = [f"{region.object_name}:{region.name}", f"{region.object_name} {region.name}", region.name]
         return match_label(names, labels.parts)
@@ -108,4 +112,4 @@ def _own_label(region: PartRegion, labels: Labels) -> Label | None:
         return next((k for k in labels.objects if names_of_label(k, labels)[0] == region.object_name), None)
     said = [(label, *names_of_label(label, labels)) for label in labels.parts]
     mine = [(label, owner) for label, owner, part in said if part == region.part_name]
-    return next((label for wanted in (region.object_name, None) for label, owner in mine if owner == wanted), None)
+    return next((label for name in (region.object_name, None) for label, owner in mine if owner == name), None)

@@ -49,7 +49,7 @@ class Vocabulary:
         return [name for name, _ in self._counts.get(object_name, Counter()).most_common()]
 
 
-def parts_of(coseg: CoSegmentation | None, config: LabelingConfig, known: Vocabulary) -> list[dict[str, str]]:
+def parts_of(coseg: CoSegmentation | None, config: LabelingConfig, vocabulary: Vocabulary) -> list[dict[str, str]]:
     """`parts` of the data of a task that shows this co-segmentation. coseg: None before there is one."""
     regions = () if coseg is None else coseg.regions
     objects = list(dict.fromkeys(region.object_name for region in sorted(regions, key=lambda r: r.image)))
@@ -58,13 +58,13 @@ def parts_of(coseg: CoSegmentation | None, config: LabelingConfig, known: Vocabu
         if region.part_name is not None:
             owners.setdefault(region.part_name, region.object_name)
     if config.names:
-        return _of_vocabulary(objects, owners, config.names, known)
+        return _of_vocabulary(objects, owners, config.names, vocabulary)
     for object_name in objects:
-        for name in known.parts_of(object_name):
+        for name in vocabulary.parts_of(object_name):
             if len(owners) < MAX_PARTS and name not in objects:
                 owners.setdefault(name, object_name)
     labels = [_item(name, OBJECT_COLOR, "object") for name in objects or ["object"]]
-    colors = known.palette.assign(owners)
+    colors = vocabulary.palette.assign(owners)
     for name, owner in list(owners.items())[:MAX_PARTS]:
         value = name + PART_SUFFIX if name in objects else name
         labels.append(_item(value, colors[name], "part", owner))
@@ -77,7 +77,7 @@ def unknown_parts() -> list[dict[str, str]]:
 
 
 def _of_vocabulary(
-    objects: Sequence[str], owners: Mapping[str, str], names: Sequence[Label], known: Vocabulary
+    objects: Sequence[str], owners: Mapping[str, str], names: Sequence[Label], vocabulary: Vocabulary
 ) -> list[dict[str, str]]:
     """The labels of a long fixed vocabulary that are about these objects; those that name no object, too."""
     labels = []
@@ -87,7 +87,7 @@ def _of_vocabulary(
             if owner is None or owner in objects:
                 labels.append(_item(label.value, OBJECT_COLOR, "object"))
         elif owner in objects or (owner is None and part in owners):
-            labels.append(_item(label.value, known.palette.assign([part])[part], "part", owner or owners[part]))
+            labels.append(_item(label.value, vocabulary.palette.assign([part])[part], "part", owner or owners[part]))
     return labels
 
 
@@ -109,8 +109,8 @@ def _with_mark(item: dict[str, str], shown_on: Mapping[str, set[int]]) -> dict[s
     images = shown_on.get(name) or shown_on.get(normalize_name(name.rpartition(":")[2]))
     if item["hint"] != "part" or not images:
         return plain
-    told, mark = ("common", COMMON_MARK) if len(images) > 1 else ("unique", UNIQUE_MARK)
-    return plain | {"html": f'{escape(item["value"])} <small title="{told}">{mark}</small>'}
+    occurrence, mark = ("common", COMMON_MARK) if len(images) > 1 else ("unique", UNIQUE_MARK)
+    return plain | {"html": f'{escape(item["value"])} <small title="{occurrence}">{mark}</small>'}
 
 
 def brings_parts(config: LabelingConfig) -> bool:
@@ -119,12 +119,12 @@ def brings_parts(config: LabelingConfig) -> bool:
 
 
 def with_parts(
-    data: Mapping[str, Any], coseg: CoSegmentation | None, config: LabelingConfig, known: Vocabulary
+    data: Mapping[str, Any], coseg: CoSegmentation | None, config: LabelingConfig, vocabulary: Vocabulary
 ) -> dict[str, Any]:
     """The task's data with the labels of its group. Names that it has already stay: regions may bear them."""
     before = data.get(PARTS)
-    known.learn_from(before)
-    labels = parts_of(coseg, config, known)
+    vocabulary.learn_from(before)
+    labels = parts_of(coseg, config, vocabulary)
     values = {item["value"] for item in labels}
     kept = [
         item

@@ -67,9 +67,9 @@ def encode_prediction(
         match = label_of_region(region, labels, config.vocabulary)
         where = f"{region.kind} {region.name!r} of image {region.image + 1}"
         if match is None:
-            known = ", ".join(label.value for label in labels)
+            label_values = ", ".join(label.value for label in labels)
             problems.append(
-                Problem("no_label", f"{where}: no label of the config means it (labels: {known})", region.image)
+                Problem("no_label", f"{where}: no label of the config means it (labels: {label_values})", region.image)
             )
             continue
         if not region.mask.any():
@@ -200,9 +200,9 @@ def _relation_rows(
         return []
     ids: dict[str, list[str]] = defaultdict(list)
     for region in sorted(coseg.regions, key=lambda r: r.image):
-        found = first_id.get((region.correspondence_id, region.image))
-        if region.part_name is not None and found is not None and found not in ids[region.correspondence_id]:
-            ids[region.correspondence_id].append(found)
+        row_id = first_id.get((region.correspondence_id, region.image))
+        if region.part_name is not None and row_id is not None and row_id not in ids[region.correspondence_id]:
+            ids[region.correspondence_id].append(row_id)
     return [
         {"type": "relation", "from_id": a, "to_id": b, "direction": "bi", "labels": [relation]}
         for chain in ids.values()
@@ -242,10 +242,11 @@ def validate_prediction(
         value = row["value"]
         labelled = [control for control in controls.regions if control.labels_name == from_name]
         if labelled:
-            known = {label.value for label in config.labels_of(labelled[0], task_data)}
+            label_values = {label.value for label in config.labels_of(labelled[0], task_data)}
             given = value.get(row["type"], [])
-            if (not given and row["type"] in value) or not set(given) <= known:
-                raise InputError(f"{owner}: labels {given} are not among the config's ({', '.join(sorted(known))})")
+            if (not given and row["type"] in value) or not set(given) <= label_values:
+                values = ", ".join(sorted(label_values))
+                raise InputError(f"{owner}: labels {given} are not among the config's ({values})")
         if from_name == controls.choices and not set(value["choices"]) <= set(controls.choice_values):
             raise InputError(f"{owner}: choices {value['choices']} are not among {controls.choice_values}")
         if "rle" in value:

@@ -130,21 +130,21 @@ class _Gathered:
         image = self._config.image_of(row["to_name"], item_index if isinstance(item_index, int) else None)
         if image is None or (self._config.layout == "A" and image >= len(self._config.images)):
             return use
-        known = self._config.controls(image).use_of(control)
-        if known is None and use not in (Use.REGION, Use.PROMPT):
+        use_in_config = self._config.controls(image).use_of(control)
+        if use_in_config is None and use not in (Use.REGION, Use.PROMPT):
             self._unknown[control] += 1  # a text is a name only where the config says so
             return Use.OTHER
-        if known in (None, Use.REGION):
+        if use_in_config in (None, Use.REGION):
             return use if use in (Use.REGION, Use.PROMPT) else Use.OTHER
-        return known
+        return use_in_config
 
     def _region(self, row: Mapping[str, Any], row_id: str, use: Use) -> DrawnRegion:
         """The region that a row belongs to: of its id, on its image, with its shape."""
-        known = self._of_id.setdefault(row_id, [])
+        regions_of_id = self._of_id.setdefault(row_id, [])
         item_index = row["item_index"] if isinstance(row.get("item_index"), int) else None
         here = [
             region
-            for region in known
+            for region in regions_of_id
             if region.to_name == row["to_name"]
             and (None in (region.item_index, item_index) or region.item_index == item_index)
         ]
@@ -159,9 +159,12 @@ class _Gathered:
             return same[-1]
         # The first of an id bears it; a second one is a region of its own.
         region = DrawnRegion(
-            row_id if not known else f"{row_id} ({len(known) + 1})", row["to_name"], item_index, row_id=row_id
+            row_id if not regions_of_id else f"{row_id} ({len(regions_of_id) + 1})",
+            row["to_name"],
+            item_index,
+            row_id=row_id,
         )
-        known.append(region)
+        regions_of_id.append(region)
         self.regions.append(region)
         return region
 
@@ -271,17 +274,15 @@ def mask_of_value(value: Mapping[str, Any], size_hw: Size) -> np.ndarray:
         box_width, box_height = _finite([value["width"], value["height"]]) * (width / 100, height / 100)
         return geometry.fill_rectangle(x, y, box_width, box_height, turn, height, width)
     except KeyError as error:
-        known = ", ".join(map(repr, list(value)[:8]))
-        raise InputError(
-            f"shape: expected points, a box or an ellipse in percent, got {known}; draw an area"
-        ) from error
+        keys = ", ".join(map(repr, list(value)[:8]))
+        raise InputError(f"shape: expected points, a box or an ellipse in percent, got {keys}; draw an area") from error
 
 
 def _finite(numbers: Any) -> np.ndarray:
     try:
-        found = np.array(numbers, np.float64)
+        values = np.array(numbers, np.float64)
     except (TypeError, ValueError) as error:
         raise InputError("shape: expected numbers in percent, got other values; draw it again") from error
-    if not (np.abs(found) < 1e6).all():
+    if not (np.abs(values) < 1e6).all():
         raise InputError("shape: expected numbers in percent, got some beyond a million; draw it again")
-    return found
+    return values

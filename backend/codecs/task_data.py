@@ -56,18 +56,18 @@ def originals_of(data: Mapping[str, Any], num_images: int) -> tuple[Original, ..
     given = data.get(ORIGINALS)
     if given is None:
         return ()
-    found = []
+    originals = []
     for item in given if isinstance(given, list) else ():
         row = item if isinstance(item, Mapping) else {}
         height, width = whole_number(row.get("height")), whole_number(row.get("width"))
         if isinstance(row.get("file"), str) and height and width and min(height, width) > 0:
-            found.append(Original(row["file"], (height, width)))
-    if len(found) != num_images:
+            originals.append(Original(row["file"], (height, width)))
+    if len(originals) != num_images:
         raise InputError(
-            f"task data: expected {ORIGINALS!r} with file, height and width of {num_images} images, got {len(found)} "
-            "such; correct them in the task, or make it anew with `calico project groups --max-side`"
+            f"task data: expected {ORIGINALS!r} with file, height and width of {num_images} images, got "
+            f"{len(originals)} such; correct them in the task, or make it anew with `calico project groups --max-side`"
         )
-    return tuple(found)
+    return tuple(originals)
 
 
 def task_address(source: str, folder: Path, *, prefix: str | None = None, document_root: Path | None = None) -> str:

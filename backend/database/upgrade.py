@@ -21,9 +21,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 @cache
 def head() -> str:
     """The revision of this release."""
-    found = ScriptDirectory(str(MIGRATIONS)).get_current_head()
-    assert found is not None
-    return found
+    revision = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    assert revision is not None
+    return revision
 
 
 def revision_of(connection: sa.Connection) -> str | None:

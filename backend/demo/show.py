@@ -171,9 +171,9 @@ class Demo:
                 raise InputError(f"{path} is gone, but not {self.folder / 'data'}; `make demo-clean` removes both")
             account = asdict(Account()) | {"webhook_secret": secrets.token_urlsafe(24)}
             write_text(path, json.dumps(account, indent=2) + "\n", is_private=True)
-        known = json.loads(path.read_text())
-        secret = known.pop("webhook_secret")
-        return Account(**known), secret
+        content = json.loads(path.read_text())
+        secret = content.pop("webhook_secret")
+        return Account(**content), secret
 
     def _start_backend(self, port: int, host_url: str, account: Account, secret: str) -> ChildProcess:
         foreign = ("LABEL_STUDIO_", "DATABASE_URL", "CALICO_BASIC_AUTH_", "CALICO_LABEL_STUDIO")
@@ -196,12 +196,12 @@ class Demo:
 
     def _fill(self, client: LabelStudioClient, host: LabelStudioHost, project: DemoProject, backend_url: str) -> int:
         """The project's id, after its tasks, its backend and their predictions are there."""
-        found = next((item for item in client.projects() if item["title"] == project.title), None)
-        if found is None or client.num_tasks(found["id"]) < project.num_groups:
-            if found is not None:
-                client.delete_project(found["id"])  # left half made by an interrupted start
-            found = self._make(client, host, project)
-        number = int(found["id"])
+        entry = next((item for item in client.projects() if item["title"] == project.title), None)
+        if entry is None or client.num_tasks(entry["id"]) < project.num_groups:
+            if entry is not None:
+                client.delete_project(entry["id"])  # left half made by an interrupted start
+            entry = self._make(client, host, project)
+        number = int(entry["id"])
         with self.step(f"{project.title}: connecting the backend"):
             for other in client.backends(number):
                 if other["title"] == BACKEND_TITLE and other["url"].rstrip("/") != backend_url:

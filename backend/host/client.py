@@ -88,11 +88,11 @@ class LabelStudioClient(HostConnection):
             params: Json = {"project": project, "page": 1, "page_size": page_size, "resolve_uri": "false"}
             if full:
                 params["fields"] = "all"
-            found = self._get("api/tasks/", query=json.dumps(query), **params)["tasks"]
-            yield from found
-            if len(found) < page_size:
+            page = self._get("api/tasks/", query=json.dumps(query), **params)["tasks"]
+            yield from page
+            if len(page) < page_size:
                 return
-            after = int(found[-1]["id"])
+            after = int(page[-1]["id"])
 
     def num_tasks(self, project: int) -> int:
         return int(self.project(project)["task_number"])
@@ -208,10 +208,10 @@ class LabelStudioClient(HostConnection):
 
     def disconnect_backend(self, backend: int) -> None:
         """Removes the backend and, since the host leaves it behind, its webhook."""
-        known = self._get(f"api/ml/{backend}")
+        connection = self._get(f"api/ml/{backend}")
         self.request("DELETE", f"api/ml/{backend}")
-        for hook in self.webhooks(known["project"]):
-            if hook["url"].rstrip("/") == known["url"].rstrip("/") + "/webhook":
+        for hook in self.webhooks(connection["project"]):
+            if hook["url"].rstrip("/") == connection["url"].rstrip("/") + "/webhook":
                 self.request("DELETE", f"api/webhooks/{hook['id']}/")
 
     def start_training(self, backend: int) -> None:

@@ -106,9 +106,9 @@ def _serving_card(data: Mapping[str, Any], root: str) -> str:
         lines.append(f"<p>{escape(serving['loading'])} {until}.</p>")
     if "workers" in serving:
         states = Counter(worker["state"] for worker in serving["workers"])
-        told = ", ".join(f"{count} {escape(state)}" for state, count in sorted(states.items())) or "none"
+        worker_states = ", ".join(f"{count} {escape(state)}" for state, count in sorted(states.items())) or "none"
         calls = ", ".join(f"{worker['worker']}: {worker['calls']}" for worker in serving["workers"])
-        lines.append(f'<p>Workers: {told}</p><p class="soft">calls answered: {escape(calls)}</p>')
+        lines.append(f'<p>Workers: {worker_states}</p><p class="soft">calls answered: {escape(calls)}</p>')
     problems = [serving[name] for name in ("problem", "inbox") if name in serving]
     lines += [f"<p><b>Problem:</b> {escape(problem)}</p>" for problem in problems]
     if "since" in serving and serving.get("version") != serving.get("before"):
@@ -234,8 +234,8 @@ def _jobs(jobs: Sequence[Mapping[str, Any]] | None, root: str) -> str:
         pictures = _pictures(job["pictures"], f"{root}/jobs/training/{job['id']}/pictures")
         log = escape("\n".join(job["log"])) or "(it said nothing yet)"
         more = f"<details><summary>pictures and log</summary>{pictures}<pre>{log}</pre></details>"
-        asked = datetime.fromtimestamp(job["requested_at"], UTC).isoformat(" ", "minutes").removesuffix("+00:00")
-        trigger = f'{escape(job["trigger"])}<br><span class="soft">{asked} UTC</span>'
+        request_time = datetime.fromtimestamp(job["requested_at"], UTC).isoformat(" ", "minutes").removesuffix("+00:00")
+        trigger = f'{escape(job["trigger"])}<br><span class="soft">{request_time} UTC</span>'
         state = f"{job['state']}, being cancelled" if job["is_being_cancelled"] else job["state"]
         seconds = NOTHING if job["seconds"] is None else _duration(job["seconds"])
         rows.append([_text(job["id"]), _text(job["project"]), trigger, escape(state), seconds, ended, more])

@@ -44,8 +44,8 @@ class _Parser(HTTPRequestParser):
         had_head = self.headers_finished
         consumed: int = super().received(data)
         if self.headers_finished and not had_head and self.error is None and self._is_large:
-            known = self.headers.get
-            if not self.gate.admits(self.path, known("X_CALICO_SECRET"), known("AUTHORIZATION")):
+            header = self.headers.get
+            if not self.gate.admits(self.path, header("X_CALICO_SECRET"), header("AUTHORIZATION")):
                 self.error = Unauthorized(f"a body of over {FREE_BODY} bytes wants a credential before it is read")
                 self.completed, self.expect_continue = True, False
         return consumed

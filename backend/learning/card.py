@@ -42,8 +42,8 @@ def tell_card(settings: Settings, folder: Path | None) -> bool | None:
     except (CheckpointError, OSError):
         return None
     total = torch.cuda.get_device_properties(settings.device or "cuda").total_memory
-    asked = finetune_settings(config, bits=settings.llm_bits)
-    line, fits = plan_card(config, asked, settings.llm_bits, torch.bfloat16).told(total, settings.llm_bits)
+    run_settings = finetune_settings(config, bits=settings.llm_bits)
+    line, fits = plan_card(config, run_settings, settings.llm_bits, torch.bfloat16).verdict(total, settings.llm_bits)
     if settings.training_card == ALONE:
         log.info("%s (the model rests while a job trains)", line.partition(": fits")[0])
     else:
@@ -52,7 +52,7 @@ def tell_card(settings: Settings, folder: Path | None) -> bool | None:
 
 
 def cut_to_card(
-    asked: FinetuneSettings,
+    run_settings: FinetuneSettings,
     folder: Path | None,
     device: torch.device,
     say: Callable[[str], None],
@@ -72,13 +72,13 @@ def cut_to_card(
     from calico.training.starting_model import start_config
 
     if device.type != "cuda":
-        return asked
-    sizes = list(job_sizes(start_config(folder), asked, asked.bits, torch.bfloat16))
+        return run_settings
+    sizes = list(job_sizes(start_config(folder), run_settings, run_settings.bits, torch.bfloat16))
     waited = 0.0
     while (size := fitting(sizes, free := free_bytes(device) or 0)) is None:
         if waited >= wait_s:
             least = sizes[-1]
-            fewer = "" if asked.bits == 4 else "CALICO_LLM_BITS=4, "
+            fewer = "" if run_settings.bits == 4 else "CALICO_LLM_BITS=4, "
             raise InputError(
                 f"a training job takes about {least.num_bytes / GIB:.1f} GiB with {least}, and {device} has "
                 f"{free / GIB:.1f} free beside the model that serves; set {fewer}CALICO_TRAINING_CARD=alone, or "
@@ -88,4 +88,4 @@ def cut_to_card(
         sleep(LOOK_S)
         waited += LOOK_S
     log.info("%s has %.1f GiB free: the job takes about %.1f, %s", device, free / GIB, size.num_bytes / GIB, size)
-    return size.of(asked)
+    return size.of(run_settings)

@@ -30,7 +30,7 @@ from backend.codecs.config import LabelingConfig, read_config, task_images
 from backend.codecs.rows import read_rows
 from backend.host.client import HostError
 from backend.learning.feedback_sources import AnnotatedTask
-from backend.media.fetching import shown
+from backend.media.fetching import public_url
 from backend.prediction.predictor import describe
 from backend.project.prelabel import is_held_out
 from calico.errors import InputError
@@ -104,10 +104,10 @@ class Collector:
         self.writer.add(group, images, problems=[problem.code for problem in problems])
 
     def _not_purged(self, task: Json) -> list[Json]:
-        found, told = [], task.get("annotations") or ()
-        if not isinstance(told, (list, tuple)):
-            raise Skip("unreadable", f"annotations: expected a list, got {type(told).__name__}; export it again")
-        for annotation in told:
+        valid, rows = [], task.get("annotations") or ()
+        if not isinstance(rows, (list, tuple)):
+            raise Skip("unreadable", f"annotations: expected a list, got {type(rows).__name__}; export it again")
+        for annotation in rows:
             if not isinstance(annotation, Mapping) or not isinstance(annotation.get("id"), int):
                 message = "an annotation that is no object with an id; export it again"
                 self._skip(task.get("id"), Skip("unreadable", message))
@@ -116,8 +116,8 @@ class Collector:
                     task.get("id"), Skip("purged", "taken out on request, and left out since", annotation.get("id"))
                 )
             else:
-                found.append(annotation)
-        return found
+                valid.append(annotation)
+        return valid
 
     def _skip(self, task: Any, skip: Skip) -> None:
         if skip.code not in _EXPECTED:
@@ -175,17 +175,17 @@ class Collector:
                 except (InputError, HostError) as error:
                     raise Skip("image_gone", f"image {i + 1}: {error}", annotation.get("id")) from None
             return images, list(ImageGroup(tuple(images)).sizes_hw)
-        told: dict[int, tuple[int, int]] = {}
+        sizes: dict[int, tuple[int, int]] = {}
         for rows in (annotation["result"], (prediction or {}).get("result") or []):
             for region in read_rows(rows, config).regions.values():
                 image = config.image_of(region.to_name, region.item_index)
                 if image is not None and region.size_hw is not None:
-                    told.setdefault(image, region.size_hw)
-        unknown = [i + 1 for i in range(len(addresses)) if i not in told]
+                    sizes.setdefault(image, region.size_hw)
+        unknown = [i + 1 for i in range(len(addresses)) if i not in sizes]
         if unknown:
             message = f"image {unknown[0]} has no region that tells its size; run it with images"
             raise Skip("unknown_size", message, annotation.get("id"))
-        return [], [told[i] for i in range(len(addresses))]
+        return [], [sizes[i] for i in range(len(addresses))]
 
     def _provenance(
         self,
@@ -295,11 +295,11 @@ def region_changes(before: DecodedAnnotation, after: DecodedAnnotation) -> tuple
     for key, region in predicted.items():
         if unread & set(before.row_ids[key]):
             continue  # there still, but nobody knows how
-        found = [successor_of_row[row] for row in before.row_ids[key] if row in successor_of_row]
-        if not found:
+        successors = [successor_of_row[row] for row in before.row_ids[key] if row in successor_of_row]
+        if not successors:
             changes.append(_change(region, Change.DELETED) | {"mask": encode_rle(region.mask)})
             continue
-        successor = final[max(found, key=found.count)]
+        successor = final[max(successors, key=successors.count)]
         succeeded.add(successor.key)
         overlap = iou(region.mask, successor.mask) if region.image == successor.image else 0.0
         is_name_right = (region.object_name, region.part_name) == (successor.object_name, successor.part_name)
@@ -359,7 +359,7 @@ def _shown(address: str) -> str:
     """An address to keep: no credentials, no picture within a data URI."""
     if address.startswith("data:"):
         return address.partition(",")[0][:80]
-    return shown(address) if "://" in address else address
+    return public_url(address) if "://" in address else address
 
 
 @lru_cache(maxsize=16)

@@ -43,8 +43,8 @@ class Progress:
             log.info("%s", what)
             self._began_at = now
         self._what, self._written_at = what, now
-        told = {"what": what, "share": round(share, 4), "note": note, "elapsed_s": round(now - self._began_at, 1)}
-        write_json(self._path, told)
+        progress = {"what": what, "share": round(share, 4), "note": note, "elapsed_s": round(now - self._began_at, 1)}
+        write_json(self._path, progress)
 
 
 def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
             "embedded checkpoint; `calico versions add` this one and `calico versions publish --force` it first"
         )
     store = TrainingStore(folder.parent.parent)
-    number, project = int(folder.name), int((store.told(int(folder.name), JOB) or {})["project"])
+    number, project = int(folder.name), int((store.report_of(int(folder.name), JOB) or {})["project"])
     if not settings.label_studio_api_key:
         raise InputError(NO_TOKEN)
     snapshot, num_tasks = collect(
@@ -73,7 +73,7 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
         on_progress=lambda done, note: progress("gathering corrections", 0.0, f"{done} tasks: {note}"),
     )
     log.info("%d groups of %d tasks: %s", snapshot.manifest["num_groups"], num_tasks, snapshot.folder)
-    asked = asked_settings(
+    run_settings = asked_settings(
         registry,
         None,
         minutes=settings.training_minutes,
@@ -84,11 +84,11 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
     )
     current = registry.current()
     start = None if current is None else registry.path_of(current)
-    found = challenge(
+    outcome = challenge(
         snapshot,
         registry,
         folder / RUN,
-        cut_to_card(asked, start, Processes().device, lambda note: progress("waiting for the GPU", 0.0, note)),
+        cut_to_card(run_settings, start, Processes().device, lambda note: progress("waiting for the GPU", 0.0, note)),
         base_data=None if settings.training_replay is None else index_data(settings.training_replay),
         publish=True,
         num_base_groups=settings.training_base_groups,
@@ -98,11 +98,11 @@ def train(settings: Settings, folder: Path, progress: Progress) -> dict[str, Any
     )
     counted = {name: snapshot.manifest[name] for name in ("content_sha256", "num_groups", "splits", "skipped")}
     return {
-        "version": found.version,
-        "published": found.published,
-        "reason": found.decision.reason,
-        "decision": asdict(found.decision),
-        "figures": found.figures,
+        "version": outcome.version,
+        "published": outcome.published,
+        "reason": outcome.decision.reason,
+        "decision": asdict(outcome.decision),
+        "figures": outcome.figures,
         "snapshot": counted,
     }
 

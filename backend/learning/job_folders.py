@@ -117,7 +117,7 @@ class TrainingStore:
     def save(self, job: TrainingJob) -> None:
         write_json(self.folder_of(job.id) / JOB, asdict(job))
 
-    def told(self, job: int, name: str) -> dict[str, Any] | None:
+    def report_of(self, job: int, name: str) -> dict[str, Any] | None:
         """progress.json or outcome.json of a job, None where there is none."""
         try:
             content = json.loads((self.folder_of(job) / name).read_text(encoding="utf-8"))

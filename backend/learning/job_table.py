@@ -141,9 +141,9 @@ class JobTable:
             connection.execute(update)
         return self.get(job.id) or job
 
-    def take_over(self, found: Iterable[TrainingJob]) -> None:
+    def take_over(self, old_jobs: Iterable[TrainingJob]) -> None:
         """Jobs of a release that had no table, once: into a table without any."""
-        rows = [{**asdict(job), "state": job.state.value} for job in found]
+        rows = [{**asdict(job), "state": job.state.value} for job in old_jobs]
         with self._database.writing() as connection:
             if not rows or connection.execute(sa.select(jobs.c.id).limit(1)).first() is not None:
                 return
@@ -156,4 +156,3 @@ class JobTable:
 def _job(row: Mapping[Any, Any]) -> TrainingJob:
     values = {name: value for name, value in row.items() if name in COLUMNS}
     return TrainingJob(**{**values, "state": TrainingState(values["state"])})
-

@@ -240,11 +240,11 @@ class Training:
                     _signal(job, signal.SIGKILL)
             if self._is_shared or self._elapsed - self._beat_at >= BEAT_S:
                 self._beat_at = self._elapsed
-                shown = json.dumps(self._left(job)) if self._is_shared else None
-                self._table.change(job.id, TrainingState.RUNNING, beat=job.beat + 1, shown=shown)
+                details = json.dumps(self._left(job)) if self._is_shared else None
+                self._table.change(job.id, TrainingState.RUNNING, beat=job.beat + 1, shown=details)
             return
         self._processes.pop(job.id, None)
-        outcome = self.store.told(job.id, OUTCOME)
+        outcome = self.store.report_of(job.id, OUTCOME)
         if outcome is not None and "error" not in outcome:
             self._end(job, TrainingState.DONE, str(outcome.get("reason", "")))
         elif job.cancelled_at is not None:
@@ -279,10 +279,10 @@ class Training:
 
     def _end(self, job: TrainingJob, state: TrainingState, reason: str) -> None:
         finished_at = self._clock()
-        shown = json.dumps(self._left(job)) if self._is_shared and job.place == self._place else job.shown
+        details = json.dumps(self._left(job)) if self._is_shared and job.place == self._place else job.shown
         if job.place == self._place and job.started_at is not None:
             self.store.save(replace(job, state=state, reason=reason, finished_at=finished_at))
-        values = {"state": state.value, "reason": reason, "finished_at": finished_at, "shown": shown}
+        values = {"state": state.value, "reason": reason, "finished_at": finished_at, "shown": details}
         if not self._table.change(job.id, job.state, **values):
             return  # another backend was first
         say = log.info if state is TrainingState.DONE else log.warning
@@ -300,7 +300,7 @@ class Training:
 
     def _left(self, job: TrainingJob) -> dict[str, Any]:
         """What its folder tells of it, where it ran."""
-        progress, outcome = self.store.told(job.id, PROGRESS), self.store.told(job.id, OUTCOME)
+        progress, outcome = self.store.report_of(job.id, PROGRESS), self.store.report_of(job.id, OUTCOME)
         return {"progress": progress, "outcome": outcome, "log": self.store.log_tail(job.id, self._settings.secrets)}
 
     def _shown(self, job: TrainingJob) -> dict[str, Any]:

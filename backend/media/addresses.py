@@ -56,7 +56,7 @@ def is_public(address: str) -> bool:
     return ip in _GLOBAL and not any(ip in net for net in _V6)
 
 
-def shown(url: str) -> str:
+def public_url(url: str) -> str:
     """An address as messages and logs show it: without user, password and query, where credentials stand."""
     try:
         parts = httpx.URL(url)

@@ -15,11 +15,11 @@ from concurrent.futures import Future
 
 import httpx
 
-from backend.media.addresses import is_public, port_of, same_origin, shown
+from backend.media.addresses import is_public, port_of, public_url, same_origin
 from backend.media.deadline import BoundedTransport
 from calico.errors import InputError
 
-__all__ = ["Fetcher", "is_public", "resolve", "same_origin", "shown"]
+__all__ = ["Fetcher", "is_public", "public_url", "resolve", "same_origin"]
 
 MAX_REDIRECTS = 5
 _HOST_REMEDIES = {  # of Label Studio itself
@@ -37,10 +37,10 @@ _REMEDIES = {
 def resolve(host: str, port: int) -> list[str]:
     """IP addresses of a host name, in the resolver's order. Raises InputError for an unknown name."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise InputError(f"{host}: no such host; check the address in the task") from None
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def _name(url: httpx.URL) -> str:
@@ -52,7 +52,7 @@ def _joined(base: httpx.URL, location: str) -> str:
     try:
         return str(base.join(location))
     except (httpx.InvalidURL, ValueError):
-        raise InputError(f"{shown(str(base))}: redirects to something that is no URL") from None
+        raise InputError(f"{public_url(str(base))}: redirects to something that is no URL") from None
 
 
 class Fetcher:
@@ -93,11 +93,11 @@ class Fetcher:
                 if response.status_code != 200:
                     remedies = _HOST_REMEDIES if trusted and hop == 0 else _REMEDIES
                     remedy = remedies.get(response.status_code, "try the address in a browser")
-                    raise InputError(f"{shown(url)}: answered {response.status_code}; {remedy}")
+                    raise InputError(f"{public_url(url)}: answered {response.status_code}; {remedy}")
                 return self._body(response, url, deadline)
             finally:
                 response.close()
-        raise InputError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects; name the final address in the task")
+        raise InputError(f"{public_url(url)}: more than {MAX_REDIRECTS} redirects; name the final address in the task")
 
     @staticmethod
     def _parsed(url: str) -> httpx.URL:
@@ -108,7 +108,7 @@ class Fetcher:
                 "an address in the task is not a URL; expected for example https://host/image.jpg"
             ) from None
         if target.scheme not in ("http", "https") or not target.host:
-            raise InputError(f"{shown(url)}: expected an http or https address with a host")
+            raise InputError(f"{public_url(url)}: expected an http or https address with a host")
         return target
 
     def _checked(self, target: httpx.URL, deadline: float, *, trusted: bool) -> list[str]:
@@ -139,7 +139,7 @@ class Fetcher:
             raise self._too_slow(str(target)) from None
 
     def _too_slow(self, url: str) -> InputError:
-        return InputError(f"{shown(url)}: slower than {self._timeout_s:g} s; raise CALICO_MEDIA_TIMEOUT_SECONDS")
+        return InputError(f"{public_url(url)}: slower than {self._timeout_s:g} s; raise CALICO_MEDIA_TIMEOUT_SECONDS")
 
     def _send(
         self, target: httpx.URL, addresses: Sequence[str], headers: dict[str, str], deadline: float
@@ -174,7 +174,7 @@ class Fetcher:
         if time.monotonic() >= deadline:
             raise self._too_slow(str(target))
         raise InputError(
-            f"{shown(str(target))}: not reachable ({reason}); is it up, and reachable from the backend's machine?"
+            f"{public_url(str(target))}: not reachable ({reason}); is it up, and reachable from the backend's machine?"
         )
 
     def _body(self, response: httpx.Response, url: str, deadline: float) -> bytes:
@@ -182,8 +182,8 @@ class Fetcher:
         encoding = ", ".join(response.headers.get_list("content-encoding")).strip().lower()
         if encoding not in ("", "identity"):
             raise InputError(
-                f"{shown(url)}: sent with Content-Encoding {encoding[:40]!r}, which was not asked for; have its server "
-                "send the image file as it is"
+                f"{public_url(url)}: sent with Content-Encoding {encoding[:40]!r}, which was not asked for; have its "
+                "server send the image file as it is"
             )
         if not isinstance(response.stream, httpx.SyncByteStream):
             raise TypeError("a transport of this kind answers with a stream that is read here")
@@ -193,11 +193,13 @@ class Fetcher:
                 body += chunk
                 if len(body) > self._max_bytes:
                     limit = f"{self._max_bytes / 1e6:g} MB"
-                    raise InputError(f"{shown(url)}: larger than {limit}; raise CALICO_MAX_IMAGE_MB if that is right")
+                    raise InputError(
+                        f"{public_url(url)}: larger than {limit}; raise CALICO_MAX_IMAGE_MB if that is right"
+                    )
                 if time.monotonic() > deadline:
                     raise self._too_slow(url)
         except httpx.HTTPError as error:
             if time.monotonic() >= deadline:
                 raise self._too_slow(url) from None
-            raise InputError(f"{shown(url)}: the download broke off ({type(error).__name__})") from None
+            raise InputError(f"{public_url(url)}: the download broke off ({type(error).__name__})") from None
         return bytes(body)

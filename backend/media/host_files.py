@@ -26,10 +26,10 @@ def is_file_of_host(path: str, task: int | None = None) -> bool:
     """
     if not _is_plain(path):
         return False
-    found = _FILES.fullmatch(unquote(path))
-    if found is None:
+    match = _FILES.fullmatch(unquote(path))
+    if match is None:
         return False
-    of_task = found["number"] if path.startswith("/tasks/") else None
+    of_task = match["number"] if path.startswith("/tasks/") else None
     return of_task is None or task is None or int(of_task) == task
 
 

@@ -33,13 +33,13 @@ def read_below(root: Path, source: str, max_bytes: int) -> bytes:
         handle = _opened(base, path.relative_to(base).parts)
     except (OSError, ValueError):
         raise InputError("no such file") from None
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode):
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
         os.close(handle)
         raise InputError("no such file")
     with os.fdopen(handle, "rb") as file:
-        content = b"" if found.st_size > max_bytes else file.read(max_bytes + 1)  # it may grow meanwhile
-    if found.st_size > max_bytes or len(content) > max_bytes:
+        content = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)  # it may grow meanwhile
+    if status.st_size > max_bytes or len(content) > max_bytes:
         raise InputError(f"larger than CALICO_MAX_IMAGE_MB ({max_bytes // 1_000_000} MB)")
     return content
 

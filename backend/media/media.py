@@ -17,7 +17,7 @@ import numpy as np
 
 from backend.host.client import LabelStudioClient
 from backend.media.disk_cache import DiskCache
-from backend.media.fetching import Fetcher, same_origin, shown
+from backend.media.fetching import Fetcher, public_url, same_origin
 from backend.media.host_files import HOST_PATHS, is_file_of_host, path_below
 from backend.media.local_files import Outside, read_below
 from backend.media.pixels import PixelBudget
@@ -78,11 +78,11 @@ class Media:
 
         Raises InputError of one line that holds no credential.
         """
-        found = self._find(source, task)
-        image = self._decode(found.content, found.name, reserve)
-        if found.key is not None:
+        file = self._find(source, task)
+        image = self._decode(file.content, file.name, reserve)
+        if file.key is not None:
             try:
-                self._cache.put(found.key, found.content)  # only what proved to be an image: no login page may stick
+                self._cache.put(file.key, file.content)  # only what proved to be an image: no login page may stick
             except OSError as error:
                 _warn_not_kept(self._cache.folder, error.strerror or type(error).__name__)
         return image
@@ -123,8 +123,8 @@ class Media:
             source = source[len(prefix) :]
         local_root = self._settings.local_files_root
         if source.startswith("/data/local-files/") and local_root:
-            wanted = parse_qs(urlsplit(source).query).get("d", [""])[0]
-            return self._file(str(local_root / wanted.lstrip("/")), (local_root,), "CALICO_LOCAL_FILES_ROOT")
+            relative_path = parse_qs(urlsplit(source).query).get("d", [""])[0]
+            return self._file(str(local_root / relative_path.lstrip("/")), (local_root,), "CALICO_LOCAL_FILES_ROOT")
         if source.startswith(HOST_PATHS):
             return self._download(self._host_url(source, task), task=task, name=source.partition("?")[0])
         return self._file(source, self._settings.media_roots, "CALICO_MEDIA_ROOTS")
@@ -162,8 +162,8 @@ class Media:
             except Outside:
                 continue
             except InputError as error:
-                told = f"{error} below {variable}; put it back, or set that to its folder"
-                raise InputError(f"{_short(source)}: {told if 'no such' in str(error) else error}") from None
+                hint = f"{error} below {variable}; put it back, or set that to its folder"
+                raise InputError(f"{_short(source)}: {hint if 'no such' in str(error) else error}") from None
             return _Found(content, _short(source))
         raise InputError(f"{_short(source)}: outside {variable}; set it to a folder that holds the images")
 
@@ -200,7 +200,7 @@ class Media:
         return self._host_url(f"/tasks/{int(task)}/presign/?fileuri={encoded}", task)
 
     def _download(self, url: str, *, task: int | None, name: str | None = None) -> _Found:
-        name = _short(name or shown(url))
+        name = _short(name or public_url(url))
         is_file = self._is_host_file(url, task)
         key = f"host {url}" if is_file else url  # what the token brought is for who may use it
         data = self._cache.get(key)

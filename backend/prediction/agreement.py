@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from backend.database.database import Database
 from backend.database.patience import Patience, Unavailable
 from backend.database.schema import backends, served
-from backend.prediction.succession import Wanted
+from backend.prediction.succession import Successor
 
 log = logging.getLogger("calico.backend")
 
@@ -59,21 +59,21 @@ class Agreement:
         with self._database.writing() as connection:
             self._say(connection)
 
-    def may_serve(self, wanted: Wanted) -> bool:
+    def may_serve(self, successor: Successor) -> bool:
         """Whether all answer with this version from now on; this backend has it in memory.
 
         Where the database does not answer for seconds, what served goes on.
         """
-        version = wanted.version
+        version = successor.version
         if version is None:
             return True
         with self._lock:
             self._ready = version
             try:
-                return self._patience.ask(lambda: self._agreed(version, wanted.at_once))
+                return self._patience.ask(lambda: self._agreed(version, successor.at_once))
             except Unavailable as error:
-                log.warning("agreeing on %s: %s", wanted.name, str(error))
-                return wanted.at_once
+                log.warning("agreeing on %s: %s", successor.name, str(error))
+                return successor.at_once
 
     def leave(self) -> None:
         """Nobody has to wait for this backend any more."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.prediction.protocol import Segmenter
-from backend.prediction.succession import Wanted
+from backend.prediction.succession import Successor
 from calico.checkpoints.fingerprint import checkpoint_version
 from calico.checkpoints.registry import POINTER, Registry
 from calico.errors import InputError
@@ -62,7 +62,7 @@ class Champion:
         """Proves the version's files by their hashes and loads them. Raises CheckpointError, InputError, OSError."""
         return self._loaded(self._current)
 
-    def follow(self) -> Wanted | None:
+    def follow(self) -> Successor | None:
         """The new champion, once, after a publish or a rollback."""
         with self._lock:
             stamp = self._stamp()
@@ -73,13 +73,13 @@ class Champion:
             try:
                 history = registry.history()
             except InputError:
-                return Wanted(f"what {registry.folder / POINTER} names", lambda: self._loaded(registry.current()))
+                return Successor(f"what {registry.folder / POINTER} names", lambda: self._loaded(registry.current()))
             target = (history[-1].version or None) if history else None
             if target == self._current:
                 return None
             self._current = target
             is_rollback = bool(history) and history[-1].action == "rollback"
-            return Wanted(target or "the checkpoint", lambda: self._loaded(target), is_rollback, target or "")
+            return Successor(target or "the checkpoint", lambda: self._loaded(target), is_rollback, target or "")
 
     def _loaded(self, version: str | None) -> Segmenter:
         if self._registry is None or version is None:

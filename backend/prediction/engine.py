@@ -12,15 +12,15 @@ import numpy as np
 from backend.prediction.lane import Priority
 from backend.prediction.protocol import Segmenter
 from backend.prediction.result_cache import ResultCache
-from backend.prediction.succession import Succession, Wanted
+from backend.prediction.succession import Succession, Successor
 from backend.prediction.worker import (
     Answerer,
-    Asked,
     GroupKey,
     GroupQuestion,
     Lanes,
     NamedQuestion,
     PromptQuestion,
+    Ticket,
     Worker,
 )
 from backend.telemetry.prometheus import Metrics
@@ -37,9 +37,9 @@ class NotReady(CalicoError):
 class Call(Generic[T]):
     """A call of the model that waits, runs or is done."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._answerer = asked.answerer
-        self.future: Future[T] = asked.future
+    def __init__(self, ticket: Ticket) -> None:
+        self._answerer = ticket.answerer
+        self.future: Future[T] = ticket.future
 
     @property
     def version(self) -> str:
@@ -72,8 +72,8 @@ class Engine:
         load: Callable[[], Segmenter],
         metrics: Metrics,
         *,
-        follow: Callable[[], Wanted | None] = lambda: None,
-        may_serve: Callable[[Wanted], bool] = lambda wanted: True,
+        follow: Callable[[], Successor | None] = lambda: None,
+        may_serve: Callable[[Successor], bool] = lambda successor: True,
         queue_size: int = 256,
         cache_bytes: int = 0,
         groups_at_once: int = 1,
@@ -154,7 +154,7 @@ class Engine:
         if recent is not None:
             future: Future[CoSegmentation] = Future()
             future.set_result(recent)
-            return Call(Asked(future, Answerer(version)))
+            return Call(Ticket(future, Answerer(version)))
         question = GroupQuestion(group, tuple(candidates) or None)
         return Call(self._worker.segment(segmenter, question, priority, key))
 

@@ -31,24 +31,27 @@ class Given:
         self._at: OrderedDict[tuple[int, str], float] = OrderedDict()  # (task, version) -> last in a reply or post
         self._lock = threading.Lock()
 
-    def claim(self, asked: Sequence[tuple[int | None, str, float]]) -> list[bool]:
+    def claim(self, requests: Sequence[tuple[int | None, str, float]]) -> list[bool]:
         """Of each (task, version, when its request began by the monotonic clock) whether it is that request's to give:
         nobody gave it since then. One without a task always is."""
         with self._lock:
-            ours = [task is None or self._claims((task, version), began) for task, version, began in asked]
+            ours = [task is None or self._claims((task, version), began) for task, version, began in requests]
         if self._shared is None:
             return ours
         now = time.monotonic()
-        wanted = [(task, version, now - began) for (task, version, began), is_ours in zip(asked, ours, strict=True)
-                  if is_ours and task is not None]  # fmt: skip
+        shared_requests = [
+            (task, version, now - began)
+            for (task, version, began), is_ours in zip(requests, ours, strict=True)
+            if is_ours and task is not None
+        ]
         try:
-            found = self._shared.claim(wanted)
+            claims = self._shared.claim(shared_requests)
         except Unavailable as error:
             log.warning("who gives the host its predictions: %s", str(error))
             return ours
         return [
-            is_ours and (task is None or (task, version) in found)
-            for (task, version, _), is_ours in zip(asked, ours, strict=True)
+            is_ours and (task is None or (task, version) in claims)
+            for (task, version, _), is_ours in zip(requests, ours, strict=True)
         ]
 
     def release(self, task: int, version: str) -> None:
@@ -75,10 +78,10 @@ class SharedGiven:
     def __init__(self, database: Database, patience: Patience) -> None:
         self._database, self._patience = database, patience
 
-    def claim(self, asked: Iterable[tuple[int, str, float]]) -> set[tuple[int, str]]:
+    def claim(self, requests: Iterable[tuple[int, str, float]]) -> set[tuple[int, str]]:
         """Of (task, version, seconds since its request began) those that are this backend's to give: not given to the
         host by any since that request began."""
-        rows = {(task, version): age_s for task, version, age_s in asked}
+        rows = {(task, version): age_s for task, version, age_s in requests}
         return self._patience.ask(lambda: self._claim(rows)) if rows else set()
 
     def release(self, task: int, version: str) -> None:

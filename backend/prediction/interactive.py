@@ -180,8 +180,8 @@ def _target(
     asked = dict(controls.prompt_labels).get(prompts.control, ())
     texts = [prompts.label]
     place = next((n for n, label in enumerate(asked) if find_label(prompts.label, [label])), None)
-    if place is not None and asked[place].shown:
-        texts.append(asked[place].shown)
+    if place is not None and asked[place].caption:
+        texts.append(asked[place].caption)
     for text in texts:
         for control in controls.regions:
             if found := find_label(text, config.labels_of(control, task_data)):

@@ -65,8 +65,10 @@ class LateResults:
             .returning(rows)
         )
         with self._database.writing() as connection:
-            found = list(connection.execute(claim))
-        late = [LateResult(row.id, row.task, row.version, json.loads(row.prediction), row.num_tries) for row in found]
+            claimed_rows = list(connection.execute(claim))
+        late = [
+            LateResult(row.id, row.task, row.version, json.loads(row.prediction), row.num_tries) for row in claimed_rows
+        ]
         return sorted(late, key=lambda result: result.id)
 
     def renew(self, ids: list[int]) -> None:

@@ -164,8 +164,8 @@ class Predictor:
         with self._lock:
             opened = {other.task_id: other for other in reversed(self._opened)}  # the first of each task
         first = [(work, prediction) for work, prediction in ready if opened.get(work.task_id, work) is work]
-        asked = [(work.task_id, prediction["model_version"], work.started) for work, prediction in first]
-        return {work for (work, _), is_ours in zip(first, self._given.claim(asked), strict=True) if is_ours}
+        requests = [(work.task_id, prediction["model_version"], work.started) for work, prediction in first]
+        return {work for (work, _), is_ours in zip(first, self._given.claim(requests), strict=True) if is_ours}
 
     def _run(self, work: _Work) -> None:
         """On a worker thread. Never raises: what fails is this group's affair alone."""
@@ -175,8 +175,8 @@ class Predictor:
         except Exception as error:  # whatever it is, the other groups of the request go on
             self._fail(work.job, error)
             return
-        told = [f"{problem.code}: {problem.message}" for problem in problems[:MAX_PROBLEMS]]
-        work.job.problems = [one_line(text) for text in told]
+        problem_lines = [f"{problem.code}: {problem.message}" for problem in problems[:MAX_PROBLEMS]]
+        work.job.problems = [one_line(text) for text in problem_lines]
         with work.lock:
             work.prediction = prediction
             is_late = work.is_late
@@ -258,10 +258,10 @@ class Predictor:
 
 def config_of(label_config: str) -> LabelingConfig:
     """Read once: a project sends the same text with every request. Raises InputError, as often as it is asked."""
-    found = _config_or_error(label_config)
-    if isinstance(found, InputError):
-        raise InputError(str(found))
-    return found
+    config_or_error = _config_or_error(label_config)
+    if isinstance(config_or_error, InputError):
+        raise InputError(str(config_or_error))
+    return config_or_error
 
 
 @lru_cache(maxsize=64)

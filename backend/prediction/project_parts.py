@@ -40,8 +40,8 @@ class ProjectParts:
             return dict(data)
         with self._lock:
             try:
-                known = self._vocabulary(config)
-                fitted = with_parts(data, coseg, config, known)
+                vocabulary = self._vocabulary(config)
+                fitted = with_parts(data, coseg, config, vocabulary)
                 if fitted[PARTS] != data.get(PARTS):
                     # The host's own data: what a request brings may have addresses that were resolved. From its list:
                     # to read one task that has no prediction yet makes the host ask us for one, and wait for it.
@@ -55,18 +55,18 @@ class ProjectParts:
 
     def _vocabulary(self, config: LabelingConfig) -> Vocabulary:
         if self._known is None:
-            known = Vocabulary()
+            vocabulary = Vocabulary()
             for task in islice(self._client.tasks(self._project), MAX_TASKS_READ):
-                known.learn_from(task["data"].get(PARTS))
+                vocabulary.learn_from(task["data"].get(PARTS))
             for task in islice(self._client.tasks(self._project, full=True, filters=[_ANNOTATED]), MAX_TASKS_READ):
                 for annotation in task.get("annotations") or []:
-                    learn_annotation(known, annotation.get("result") or [], config, task["data"])
-            self._known = known
+                    learn_annotation(vocabulary, annotation.get("result") or [], config, task["data"])
+            self._known = vocabulary
         return self._known
 
 
 def learn_annotation(
-    known: Vocabulary, rows: list[Mapping[str, Any]], config: LabelingConfig, data: Mapping[str, Any]
+    vocabulary: Vocabulary, rows: list[Mapping[str, Any]], config: LabelingConfig, data: Mapping[str, Any]
 ) -> None:
     """What an annotation calls the parts of each image's object."""
     objects: dict[int, str] = {}
@@ -85,4 +85,4 @@ def learn_annotation(
             objects.setdefault(image, names.owner)
     for image, names_here in parts.items():
         if image in objects:
-            known.learn(objects[image], names_here)
+            vocabulary.learn(objects[image], names_here)

@@ -24,7 +24,7 @@ LEAVE_LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Successor:
     """A model that is to serve from now on.
 
     Attributes:
@@ -42,9 +42,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class NotLoaded:
-    """A model that was wanted and could not be loaded; `at` by the monotonic clock."""
+    """A successor that could not be loaded; `at` by the monotonic clock."""
 
-    wanted: Wanted
+    successor: Successor
     error: Exception
     at: float
 
@@ -60,18 +60,18 @@ class Succession:
     def __init__(
         self,
         first: Future[Segmenter] | None,
-        follow: Callable[[], Wanted | None],
+        follow: Callable[[], Successor | None],
         metrics: Metrics,
         reload: Callable[[], Segmenter],
-        may_serve: Callable[[Wanted], bool] = lambda wanted: True,
+        may_serve: Callable[[Successor], bool] = lambda successor: True,
     ) -> None:
         self._promise: Future[Segmenter] | None = Future() if first is None else None  # what waiting calls are given
         self._serving = self._promise or first or Future()
         self._follow, self._reload, self._metrics = follow, reload, metrics
         self._lock = threading.Lock()
         self._may_serve = may_serve
-        self._loaded: tuple[Wanted, Segmenter] | None = None  # waits until it may serve
-        self._wanted: Wanted | None = None  # being loaded, or next to be
+        self._loaded: tuple[Successor, Segmenter] | None = None  # waits until it may serve
+        self._successor: Successor | None = None  # being loaded, or next to be
         self._is_loading = False
         self._is_resting = first is None
         self._before: Future[Segmenter] | None = None  # while calls wait: what serves again if nothing else loads
@@ -86,10 +86,10 @@ class Succession:
         return self._serving
 
     @property
-    def wanted(self) -> Wanted | None:
+    def successor(self) -> Successor | None:
         """What is being loaded to take over."""
         self.look()
-        return self._wanted
+        return self._successor
 
     @property
     def not_loaded(self) -> NotLoaded | None:
@@ -106,9 +106,9 @@ class Succession:
         """Starts to load another one, if one is wanted."""
         with self._lock:
             self._take_over()
-            wanted = None if self._is_resting else self._follow() or self._again()
-            if wanted is not None:
-                self._want(wanted)
+            successor = None if self._is_resting else self._follow() or self._again()
+            if successor is not None:
+                self._succeed_by(successor)
 
     def rest(self) -> None:
         """Lets go of the model, at once but for the calls that have it, so that another process has its memory."""
@@ -117,7 +117,7 @@ class Succession:
                 return
             self._is_resting, serving = True, self._before or self._serving
             self._serving = self._promise = self._promise or Future()
-            self._before = self._wanted = None
+            self._before = self._successor = None
             self._metrics.model_ready.set(0)
         leaving = _weakly(serving)
         del serving
@@ -129,46 +129,46 @@ class Succession:
         with self._lock:
             if self._is_resting:
                 self._is_resting = False
-                self._want(self._follow() or Wanted("the model that rested", self._reload))
+                self._succeed_by(self._follow() or Successor("the model that rested", self._reload))
 
-    def _want(self, wanted: Wanted) -> None:
+    def _succeed_by(self, successor: Successor) -> None:
         """The caller holds the lock."""
-        self._wanted = wanted
-        if wanted.at_once and self._promise is None:
+        self._successor = successor
+        if successor.at_once and self._promise is None:
             self._before, self._promise = self._serving, Future()
             self._serving = self._promise
         if not self._is_loading:
             self._is_loading = True
             threading.Thread(target=self._load, name="next-model", daemon=True).start()
 
-    def _again(self) -> Wanted | None:
+    def _again(self) -> Successor | None:
         failed = self._not_loaded
-        if failed is None or self._wanted is not None or time.monotonic() - failed.at < RETRY_S:
+        if failed is None or self._successor is not None or time.monotonic() - failed.at < RETRY_S:
             return None
-        return replace(failed.wanted, at_once=False)
+        return replace(failed.successor, at_once=False)
 
     def _load(self) -> None:
         """On a thread of its own, until what is wanted was tried. One at a time: two more may not fit into memory."""
         while True:
             with self._lock:
-                wanted = self._wanted
-                self._is_loading = wanted is not None
-            if wanted is None:
+                successor = self._successor
+                self._is_loading = successor is not None
+            if successor is None:
                 return
-            before = self._try(wanted)
+            before = self._try(successor)
             _free(before)
 
-    def _try(self, wanted: Wanted) -> weakref.ref[Segmenter] | None:
+    def _try(self, successor: Successor) -> weakref.ref[Segmenter] | None:
         """Returns the model that it took over from, if it did."""
-        log.info("loading %s", wanted.name)
+        log.info("loading %s", successor.name)
         try:
-            fresh = wanted.load()
+            fresh = successor.load()
         except Exception as error:
-            self._keep(wanted, error)
+            self._keep(successor, error)
             return None
         with self._lock:
             leaving = _weakly(self._serving if self._promise is None else self._before)
-            self._loaded = wanted, fresh
+            self._loaded = successor, fresh
         del fresh
         while (is_serving := self._has_taken_over()) is None:
             time.sleep(AGREE_S)
@@ -180,35 +180,35 @@ class Succession:
         with self._lock:
             if self._loaded is None:
                 return True
-            if self._loaded[0] is self._wanted:
+            if self._loaded[0] is self._successor:
                 return None
             self._loaded = None
             return False
 
     def _take_over(self) -> None:
         """What is loaded, wanted and may serve, serves. Holding the lock."""
-        if self._loaded is None or self._loaded[0] is not self._wanted or not self._may_serve(self._loaded[0]):
+        if self._loaded is None or self._loaded[0] is not self._successor or not self._may_serve(self._loaded[0]):
             return
         fresh = self._loaded[1]
         serving = self._serving = self._promise or Future()
-        self._before = self._promise = self._wanted = self._not_loaded = self._loaded = None
+        self._before = self._promise = self._successor = self._not_loaded = self._loaded = None
         self._tell(fresh.version)
         log.info("%s serves", fresh.version)
         self._metrics.switches.labels("done").inc()
         serving.set_result(fresh)
 
-    def _keep(self, wanted: Wanted, error: Exception) -> None:
+    def _keep(self, successor: Successor, error: Exception) -> None:
         """The model before goes on, also for calls that wait for another."""
         with self._lock:
-            if self._wanted is not wanted:
+            if self._successor is not successor:
                 return
-            self._wanted, self._not_loaded = None, NotLoaded(wanted, error, time.monotonic())
+            self._successor, self._not_loaded = None, NotLoaded(successor, error, time.monotonic())
             promise, before = self._promise, self._before
             self._promise = self._before = None
             if before is not None:
                 self._serving = before
         goes_on = "" if promise is not None and before is None else ", the model before it goes on"
-        log.error("%s does not load%s: %s", wanted.name, goes_on, " ".join(str(error).split()))
+        log.error("%s does not load%s: %s", successor.name, goes_on, " ".join(str(error).split()))
         self._metrics.switches.labels("failed").inc()
         if promise is not None and before is not None:
             before.add_done_callback(lambda done: _pass_on(done, promise))

@@ -60,7 +60,7 @@ class Answerer:
     version: str
 
 
-class Asked(NamedTuple):
+class Ticket(NamedTuple):
     future: Future[Any]
     answerer: Answerer
 
@@ -89,8 +89,8 @@ class _Call:
         self.answerer = Answerer(self.segmenter.version)
 
     @property
-    def asked(self) -> Asked:
-        return Asked(self.future, self.answerer)
+    def ticket(self) -> Ticket:
+        return Ticket(self.future, self.answerer)
 
     def goes_with(self, other: _Call) -> bool:
         """Only batches go together, and only those of one model: nobody who waits before a screen waits for others, and
@@ -146,9 +146,7 @@ class Worker:
         """How many calls wait, those that run not counted."""
         return sum(map(len, self._queues.values()))
 
-    def segment(
-        self, segmenter: Segmenter, question: GroupQuestion, priority: Priority, key: Hashable
-    ) -> Asked:
+    def segment(self, segmenter: Segmenter, question: GroupQuestion, priority: Priority, key: Hashable) -> Ticket:
         """The equal call that waits or runs, or a new one. Raises LaneFull.
 
         An equal call that waits moves up where this one is more urgent.
@@ -161,19 +159,17 @@ class Worker:
                 self._queues[call.priority].remove(call)
                 call.priority = priority
                 self._queues[priority].append(call)
-            return call.asked
+            return call.ticket
 
-    def segment_prompts(self, segmenter: Segmenter, question: PromptQuestion) -> Asked:
+    def segment_prompts(self, segmenter: Segmenter, question: PromptQuestion) -> Ticket:
         """Goes before any group. Raises LaneFull."""
         with self._changed:
-            return self._added(_Call(segmenter, question, Priority.FIRST)).asked
+            return self._added(_Call(segmenter, question, Priority.FIRST)).ticket
 
-    def segment_named(
-        self, segmenter: Segmenter, question: NamedQuestion
-    ) -> Asked:
+    def segment_named(self, segmenter: Segmenter, question: NamedQuestion) -> Ticket:
         """As a click: somebody waits before the screen. Raises LaneFull."""
         with self._changed:
-            return self._added(_Call(segmenter, question, Priority.FIRST)).asked
+            return self._added(_Call(segmenter, question, Priority.FIRST)).ticket
 
     def _added(self, call: _Call) -> _Call:
         is_click = call.priority is Priority.FIRST
@@ -253,7 +249,7 @@ class Worker:
         """A group that fails spoils nobody else's answer: each is then asked about on a turn of its own."""
         try:
             with self._metrics.span("model"):
-                results = _asked(calls)
+                results = _answers(calls)
             for call, result in zip(calls, results, strict=True):
                 if call.key is not None:
                     self._keep(call.key, result)
@@ -279,7 +275,7 @@ class Worker:
                     del self._calls[call.key]
 
 
-def _asked(calls: Sequence[_Call]) -> Sequence[Any]:
+def _answers(calls: Sequence[_Call]) -> Sequence[Any]:
     """What their model says: to one click, or to groups in one call."""
     segmenter, question = calls[0].segmenter, calls[0].question
     if isinstance(question, PromptQuestion):

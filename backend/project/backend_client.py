@@ -52,7 +52,7 @@ class BackendClient:
         self._http.close()
 
     @property
-    def shown(self) -> str:
+    def public_address(self) -> str:
         """The address without its secret."""
         return without_secret(self.url)
 
@@ -70,7 +70,9 @@ class BackendClient:
         body = {"tasks": list(tasks), "label_config": label_config, "project": str(project), "params": {}}
         results = self._when_ready("POST", "/predict", body).get("results")
         if not isinstance(results, list) or len(results) != len(tasks):
-            raise BackendError(f"{self.shown}: /predict gave no list of {len(tasks)} results; is it this backend?")
+            raise BackendError(
+                f"{self.public_address}: /predict gave no list of {len(tasks)} results; is it this backend?"
+            )
         return results
 
     def job(self, task: int) -> Json:
@@ -97,10 +99,12 @@ class BackendClient:
         try:
             return self._http.request(method, self.url + path, **arguments)
         except httpx.TimeoutException:
-            raise BackendError(f"{self.shown}: no answer in time to {path}; is it overloaded?") from None
+            raise BackendError(f"{self.public_address}: no answer in time to {path}; is it overloaded?") from None
         except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise BackendError(f"{self.shown}: not reachable ({reason}); start it with `python -m backend`") from None
+            raise BackendError(
+                f"{self.public_address}: not reachable ({reason}); start it with `python -m backend`"
+            ) from None
 
     def _json(self, response: httpx.Response, *, allow: int = 200) -> Json:
         try:
@@ -109,10 +113,10 @@ class BackendClient:
             body = None
         if response.status_code == 401:
             raise BackendError(
-                f"{self.shown}: wants a credential; give its address as http://HOST:PORT/k/SECRET, or set "
+                f"{self.public_address}: wants a credential; give its address as http://HOST:PORT/k/SECRET, or set "
                 "CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASS"
             )
         if response.status_code not in (200, allow) or not isinstance(body, dict):
             said = body.get("error") if isinstance(body, dict) else "no JSON; is it this backend?"
-            raise BackendError(f"{self.shown}: answered {response.status_code}: {said}")
+            raise BackendError(f"{self.public_address}: answered {response.status_code}: {said}")
         return body

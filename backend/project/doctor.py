@@ -54,17 +54,17 @@ def examine_project(
 
     backend: as this machine reaches it; None: by the address that the project has.
     """
-    known: Json = {}
+    record: Json = {}
     for name, call in {
         "host": lambda: f"Label Studio {client.version()} at {client.url}",
         "token": lambda: f"{client.token_kind}, of {client.whoami().get('email', 'an unnamed user')}",
-        "project": lambda: _project(client, project, known),
+        "project": lambda: _project(client, project, record),
     }.items():
         check = _check(name, call)
         yield check
         if not check.ok:
             return
-    yield _check("labels", lambda: _labels(known["label_config"]))
+    yield _check("labels", lambda: _labels(record["label_config"]))
 
     registered = next(iter(client.backends(project)), None)
     yield _check("connection", lambda: _connection(project, registered))
@@ -85,9 +85,9 @@ def examine_project(
             backend = None
     task = next(islice(client.tasks(project, page_size=1), 1), None)
     if task is not None:
-        shown: list[Json] = []
-        yield _check("a real task", lambda: _real_task(client, task, known["label_config"], settings, backend, shown))
-        if (slow := _slow_submit(shown)) is not None:
+        rows: list[Json] = []
+        yield _check("a real task", lambda: _real_task(client, task, record["label_config"], settings, backend, rows))
+        if (slow := _slow_submit(rows)) is not None:
             yield slow
     yield _check("GPU", lambda: _gpu(settings))
 
@@ -99,11 +99,11 @@ def _check(name: str, call: Callable[[], str]) -> Check:
         return Check(name, False, without_secret(" ".join(str(error).split())))
 
 
-def _project(client: LabelStudioClient, project: int, known: Json) -> str:
-    known.update(client.project(project))
-    if not known["task_number"]:
-        raise InputError(f"{known['title']!r} has no tasks; make some with `calico project groups` and import them")
-    return f"{known['title']!r}, {known['task_number']} tasks"
+def _project(client: LabelStudioClient, project: int, record: Json) -> str:
+    record.update(client.project(project))
+    if not record["task_number"]:
+        raise InputError(f"{record['title']!r} has no tasks; make some with `calico project groups` and import them")
+    return f"{record['title']!r}, {record['task_number']} tasks"
 
 
 def _labels(label_config: str) -> str:
@@ -158,10 +158,12 @@ def _webhook(client: LabelStudioClient, project: int, url: str) -> str:
 
 
 def _health(backend: BackendClient) -> str:
-    found = backend.health()
-    if found.get("model") == "failed":
-        raise BackendError(f"{backend.shown}: its model did not load: {found.get('error')}; see CALICO_CHECKPOINT")
-    return f"{backend.shown}, model {found.get('model')}"
+    health = backend.health()
+    if health.get("model") == "failed":
+        raise BackendError(
+            f"{backend.public_address}: its model did not load: {health.get('error')}; see CALICO_CHECKPOINT"
+        )
+    return f"{backend.public_address}, model {health.get('model')}"
 
 
 def _versions(client: LabelStudioClient, project: int, backend: BackendClient) -> str:
@@ -208,12 +210,12 @@ def _real_task(
     rows: is given those of the prediction.
     """
     if backend is not None:
-        asked = {"id": task["id"], "data": task["data"]}
-        [result] = backend.predict([asked], label_config, task["project"])
+        request = {"id": task["id"], "data": task["data"]}
+        [result] = backend.predict([request], label_config, task["project"])
         if result:
             rows += result["result"]
-            shown = {row["id"] for row in result["result"] if row["type"] != "relation"}
-            return f"task {task['id']}: {len(shown)} regions predicted"
+            region_ids = {row["id"] for row in result["result"] if row["type"] != "relation"}
+            return f"task {task['id']}: {len(region_ids)} regions predicted"
         job = backend.job(task["id"])
         if job.get("state") == "failed":
             raise BackendError(f"task {task['id']}: {job['reason']}")
@@ -227,9 +229,9 @@ def _real_task(
 def _gpu(settings: Settings) -> str:
     import torch
 
-    wanted = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted.startswith("cuda"):
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda"):
         if not torch.cuda.is_available():
-            raise InputError(f"CALICO_DEVICE={wanted}, but torch {torch.__version__} sees no GPU; install a CUDA build")
-        return f"{torch.cuda.get_device_name(wanted)} (of this machine)"
-    return f"{wanted} is used (of this machine); a GPU makes large projects faster"
+            raise InputError(f"CALICO_DEVICE={device}, but torch {torch.__version__} sees no GPU; install a CUDA build")
+        return f"{torch.cuda.get_device_name(device)} (of this machine)"
+    return f"{device} is used (of this machine); a GPU makes large projects faster"

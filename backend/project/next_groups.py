@@ -183,10 +183,10 @@ class NextGroups:
             named = [name for _, name, _ in rows if name]
             row = row._replace(names=tuple(sorted(set(named))))
         elif prediction is not None:
-            found = _regions(prediction["result"], config, task, problems)
-            scores = [score for _, _, score in found]
+            regions = _regions(prediction["result"], config, task, problems)
+            scores = [score for _, _, score in regions]
             row = row._replace(
-                parts=tuple((name, score) for _, name, score in found if name),
+                parts=tuple((name, score) for _, name, score in regions if name),
                 confidence=float(np.mean(scores)) if scores else None,
             )
         if self._features is not None and state != "skipped":
@@ -201,8 +201,8 @@ class NextGroups:
 
     def _prediction(self, task: Task) -> Task | None:
         version = self._options.version
-        found = [item for item in task.get("predictions") or [] if version in (None, item.get("model_version"))]
-        return max(found, key=lambda item: item["id"], default=None)
+        candidates = [item for item in task.get("predictions") or [] if version in (None, item.get("model_version"))]
+        return max(candidates, key=lambda item: item["id"], default=None)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -300,7 +300,7 @@ def _regions(
 ) -> list[tuple[int, str | None, float]]:
     """(image, part name or None for the object, score) of each region; masks are not decoded."""
     scores = {row["id"]: row["score"] for row in result if isinstance(row.get("score"), int | float) and "id" in row}
-    found = []
+    regions = []
     for region in read_rows(result, config).regions.values():
         image = config.image_of(region.to_name, region.item_index)
         if image is None:
@@ -312,8 +312,8 @@ def _regions(
         except InputError as error:
             problems.append(f"region {region.id}: {error}")
             continue
-        found.append((image, names.part, min(1.0, max(0.0, float(scores.get(region.row_id, 1.0))))))
-    return found
+        regions.append((image, names.part, min(1.0, max(0.0, float(scores.get(region.row_id, 1.0))))))
+    return regions
 
 
 def _facts(row: Row) -> GroupFacts:
@@ -323,7 +323,7 @@ def _facts(row: Row) -> GroupFacts:
 
 
 def _labelled(rows: Sequence[Row]) -> Labelled:
-    known = [row for row in rows if row.state == "labelled"]
-    vectors = [row.features for row in known if row.features is not None]
-    counts = Counter(name for row in known for name in row.names)
+    labelled_rows = [row for row in rows if row.state == "labelled"]
+    vectors = [row.features for row in labelled_rows if row.features is not None]
+    counts = Counter(name for row in labelled_rows for name in row.names)
     return Labelled(counts, np.array(vectors, np.float32) if vectors else None)

@@ -78,8 +78,8 @@ class Summary:
             (self.stale_removed, f"stale predictions {would}removed"),
             (self.stale_kept, "stale predictions kept: an annotation started from them"),
         ]
-        shown = [f"{count:>7} {what}" for count, what in lines if count]
-        return "\n".join([f"{self.seen} tasks seen", *shown])
+        counts = [f"{count:>7} {what}" for count, what in lines if count]
+        return "\n".join([f"{self.seen} tasks seen", *counts])
 
 
 def is_held_out(addresses: Sequence[str], share: float) -> bool:
@@ -111,14 +111,14 @@ class Prelabeler:
 
     def run(self, on_progress: Callable[[Summary], None] = lambda summary: None) -> Summary:
         """Goes through the project once. Raises HostError or BackendError where either is away; run it again then."""
-        known = self._client.project(self._project)
-        self._label_config = known["label_config"]
+        record = self._client.project(self._project)
+        self._label_config = record["label_config"]
         config = read_config(self._label_config)
         version = self._source.version
         stored = self._client.model_versions(self._project)
         self._is_ambiguous = any(version in other and other != version for other in stored)
         after = self._resume()
-        self._summary.num_tasks = int(known["task_number"])
+        self._summary.num_tasks = int(record["task_number"])
         tasks = self._client.tasks(self._project, page_size=PAGE_SIZE, after=after)
         while page := list(islice(tasks, PAGE_SIZE)):
             waiting: list[Task] = []
@@ -145,8 +145,8 @@ class Prelabeler:
         if not any(task["total_predictions"] for task in page):
             return set()
         version = self._source.version
-        found = self._tasks_with(version, after=page[0]["id"] - 1, up_to=page[-1]["id"])
-        return {t["id"] for t in found if not self._is_ambiguous or self._predictions_of(t["id"], version)}
+        candidates = self._tasks_with(version, after=page[0]["id"] - 1, up_to=page[-1]["id"])
+        return {t["id"] for t in candidates if not self._is_ambiguous or self._predictions_of(t["id"], version)}
 
     def _tasks_with(self, version: str, *, after: int = 0, up_to: int | None = None) -> Iterator[Task]:
         """The host's filter finds parts of names too: where one name holds another, look at the predictions."""
@@ -187,9 +187,9 @@ class Prelabeler:
             return
         if not tasks:
             return
-        asked = [{"id": task["id"], "data": task["data"]} for task in tasks]
+        requests = [{"id": task["id"], "data": task["data"]} for task in tasks]
         version = self._source.version
-        for task, outcome in zip(tasks, self._source.predict(asked, self._label_config, self._project), strict=True):
+        for task, outcome in zip(tasks, self._source.predict(requests, self._label_config, self._project), strict=True):
             if outcome.reason:
                 self._failed(task, outcome.reason)
                 continue
@@ -276,8 +276,8 @@ def delete_version(client: LabelStudioClient, project: int, version: str, *, dry
     """Removes all predictions of one version; how many there are. Raises InputError for a version that is not there."""
     stored = client.model_versions(project)
     if version not in stored:
-        known = ", ".join(sorted(stored)) or "none"
-        raise InputError(f"project {project} has no predictions of version {version!r}; it has: {known}")
+        versions = ", ".join(sorted(stored)) or "none"
+        raise InputError(f"project {project} has no predictions of version {version!r}; it has: {versions}")
     return stored[version] if dry_run else client.delete_predictions(project, model_version=version)
 
 

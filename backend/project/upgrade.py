@@ -64,13 +64,13 @@ def upgrade_project(
     on_task: Callable[[], None] = lambda: None,
 ) -> Upgrade:
     """Moves a project. Raises InputError, before anything is changed, where its annotations would not fit."""
-    known = client.project(project)
-    old = read_config(known["label_config"])
+    record = client.project(project)
+    old = read_config(record["label_config"])
     if brings_parts(old):
         raise InputError(f"project {project}: its labels are its groups' own part names already")
     xml = upgraded_config(old, arrows=arrows)
     new = read_config(xml)
-    if num := int(known.get("num_tasks_with_annotations") or 0):
+    if num := int(record.get("num_tasks_with_annotations") or 0):
         raise InputError(
             f"project {project}: {num} tasks have annotations, whose controls the new layout does not have; finish the "
             "project as it is, or make a new one for the rest of its tasks"

@@ -39,15 +39,15 @@ class Metrics:
         self.switches = Counter("calico_model_switches", "Changes of the model, by outcome", ["outcome"], registry=to)
         self.model_ready = Gauge("calico_model_ready", "1 once the weights are loaded", registry=to)
 
-    def follow_workers(self, shown: Callable[[], Sequence[Mapping[str, Any]]], num_deaths: Callable[[], int]) -> None:
-        """shown: each worker, with its `state` and `calls`."""
+    def follow_workers(self, workers: Callable[[], Sequence[Mapping[str, Any]]], num_deaths: Callable[[], int]) -> None:
+        """workers: each worker, with its `state` and `calls`."""
 
         def count(state: str) -> Callable[[], float]:
-            return lambda: sum(worker["state"] == state for worker in shown())
+            return lambda: sum(worker["state"] == state for worker in workers())
 
-        workers = Gauge("calico_workers", "Workers of the model, by state", ["state"], registry=self.registry)
+        gauge = Gauge("calico_workers", "Workers of the model, by state", ["state"], registry=self.registry)
         for state in ("starting", "idle", "busy"):
-            workers.labels(state).set_function(count(state))
+            gauge.labels(state).set_function(count(state))
         deaths = Gauge("calico_worker_deaths", "Workers that died since the start", registry=self.registry)
         deaths.set_function(num_deaths)
 

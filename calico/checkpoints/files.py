@@ -101,9 +101,9 @@ def read_config(folder: Path) -> CalicoConfig:
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """Of a checkpoint's weights, told by one of them. Raises `CheckpointError`."""
-    if (found := read_weights(folder).get("cam_queries")) is None:
+    if (queries := read_weights(folder).get("cam_queries")) is None:
         raise CheckpointError(f"{folder}: its weights lack cam_queries; use the {WEIGHTS} of a CALICO")
-    return found.dtype
+    return queries.dtype
 
 
 def load_grown(folder: Path, config: CalicoConfig) -> tuple[CalicoModel, CalicoTokenizer]:
@@ -163,17 +163,17 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_keys(
-    path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], optional: Iterable[str], preset: str
+    path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], optional: Iterable[str], preset: str
 ) -> None:
     """Every key in its place with its shape and its kind of number, or a `CheckpointError` that counts and names what
     does not fit. Floating point may be of any width but 8 bits, which mean nothing without their scales."""
-    missing = sorted(set(expected) - set(found) - set(optional))
-    extra = sorted(set(found) - set(expected))
-    misshaped = sorted(k for k in set(expected) & set(found) if expected[k].shape != found[k].shape)
+    missing = sorted(set(expected) - set(tensors) - set(optional))
+    extra = sorted(set(tensors) - set(expected))
+    misshaped = sorted(k for k in set(expected) & set(tensors) if expected[k].shape != tensors[k].shape)
     other = [
-        f"{key} is {str(found[key].dtype).removeprefix('torch.')}"
-        for key in sorted(set(expected) & set(found))
-        if found[key].dtype not in (_FLOATS if expected[key].is_floating_point() else {expected[key].dtype})
+        f"{key} is {str(tensors[key].dtype).removeprefix('torch.')}"
+        for key in sorted(set(expected) & set(tensors))
+        if tensors[key].dtype not in (_FLOATS if expected[key].is_floating_point() else {expected[key].dtype})
     ]
     kinds = (("missing", missing), ("unknown", extra), ("misshaped", misshaped), ("of another kind of number", other))
     faults = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in kinds if keys]
@@ -196,5 +196,5 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mappi
 def made_for(path: Path) -> str | None:
     """The fingerprint of the weights that a file beside them says it is for."""
     with safe_open(path, framework="pt") as file:
-        found: str | None = (file.metadata() or {}).get("weights")
-        return found
+        name: str | None = (file.metadata() or {}).get("weights")
+        return name

@@ -58,10 +58,10 @@ class Scores:
     is_cross_validated: bool = False
 
     @classmethod
-    def from_json(cls, found: Any) -> Scores:
+    def from_json(cls, row: Any) -> Scores:
         """`InputError` where it is not what `dataclasses.asdict` gives."""
         try:
-            return cls(**found)
+            return cls(**row)
         except TypeError as error:
             names = ", ".join(cls.__dataclass_fields__)
             raise InputError(f"scores: expected an object with {names} ({error})") from None
@@ -127,17 +127,17 @@ def decide(scores: Scores, max_base_drop: float = MAX_BASE_DROP) -> Decision:
         reason = f"not enough evidence: {n} groups, about {needed} needed"
         return decision(Verdict.NOT_ENOUGH_EVIDENCE, reason, needed=needed)
     low, high = paired_interval(differences)
-    told = f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}] over {n} groups"
+    figures = f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}] over {n} groups"
     if low > 0:
-        return decision(Verdict.PUBLISH, f"better: {told}; base test {-drop:+.3f}")
+        return decision(Verdict.PUBLISH, f"better: {figures}; base test {-drop:+.3f}")
     if high < 0:
-        return decision(Verdict.REFUSE, f"worse: {told}")
+        return decision(Verdict.REFUSE, f"worse: {figures}")
     more = num_needed(differences)
     if more is None:
-        return decision(Verdict.REFUSE, f"not better: {told}")
+        return decision(Verdict.REFUSE, f"not better: {figures}")
     needed = max(more, n + 1)
     return decision(
-        Verdict.NOT_ENOUGH_EVIDENCE, f"not enough evidence: {n} groups, about {needed} needed; {told}", needed=needed
+        Verdict.NOT_ENOUGH_EVIDENCE, f"not enough evidence: {n} groups, about {needed} needed; {figures}", needed=needed
     )
 
 

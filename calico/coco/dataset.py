@@ -255,6 +255,6 @@ def _objects_of(
             object_name = UNNAMED_OBJECT
         gathered.setdefault(object_name, []).append((part_name, place))
     return [
-        CocoObject(image, name, tuple(part for part, _ in found), tuple(place for _, place in found), rows)
-        for name, found in sorted(gathered.items())
+        CocoObject(image, name, tuple(part for part, _ in pairs), tuple(place for _, place in pairs), rows)
+        for name, pairs in sorted(gathered.items())
     ]

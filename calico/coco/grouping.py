@@ -58,14 +58,14 @@ def group_objects(dataset: CocoDataset, group_size: int = MIN_GROUP_SIZE) -> lis
         starts = range(0, len(items), group_size)
         groups += [ObjectGroup(name, tuple(items[start : start + group_size])) for start in starts]
     whole = []
-    for found in groups:
-        if MIN_GROUP_SIZE <= len(found.objects) <= MAX_GROUP_SIZE and (
-            found.name in grouped or len(found.objects) == group_size
+    for candidate in groups:
+        if MIN_GROUP_SIZE <= len(candidate.objects) <= MAX_GROUP_SIZE and (
+            candidate.name in grouped or len(candidate.objects) == group_size
         ):
-            whole.append(found)
+            whole.append(candidate)
         else:
-            files = ", ".join(item.image.file_name for item in found.objects[:MAX_GROUP_SIZE])
-            dataset.findings.add("group_size", f"{found.name}: {len(found.objects)} images left ({files})")
+            files = ", ".join(item.image.file_name for item in candidate.objects[:MAX_GROUP_SIZE])
+            dataset.findings.add("group_size", f"{candidate.name}: {len(candidate.objects)} images left ({files})")
     return whole
 
 

@@ -127,14 +127,14 @@ def families_of(
             parts.setdefault((clean_name(owner), clean_name(part[0])), set()).add(long_name(part[0]))
     families = frozenset(
         above
-        for above, found in members.items()
-        if above not in roots and all(f"{name} ".startswith(above + " ") for name in found)
+        for above, longer in members.items()
+        if above not in roots and all(f"{name} ".startswith(above + " ") for name in longer)
     )
     return Families(
         families,
         names,
-        frozenset(short for short, found in owners.items() if len(found) > 1),
-        frozenset(key for key, found in parts.items() if len(found) > 1),
+        frozenset(short for short, several in owners.items() if len(several) > 1),
+        frozenset(key for key, several in parts.items() if len(several) > 1),
         by_supercategory,
         given or {},
     )

@@ -239,13 +239,13 @@ class CocoRows:
         height, width = whole_number(row.get("height")), whole_number(row.get("width"))
         name = file_name_of(row)
         if height is None or width is None:
-            known = self._size_of(name) if self._size_of is not None else None
-            if known is None:
+            size_hw = self._size_of(name) if self._size_of is not None else None
+            if size_hw is None:
                 where = "" if self._size_of is None else "; and no image file tells it"
                 message = f"image {number!r}: expected height and width, got {str(row)[:80]}{where}"
                 self.report.skip("unreadable_image", message)
                 return
-            height, width = known
+            height, width = size_hw
         if height < 1 or width < 1 or height * width > MAX_PIXELS:
             message = f"image {number}: {height} x {width}, expected 1 to {MAX_PIXELS:,} pixels"
             self.report.skip("unreadable_image", message)
@@ -299,8 +299,8 @@ class CocoRows:
             self._row_of = {}
             for index, number in enumerate(self._ids):
                 self._row_of.setdefault(number, index)
-        known = [number for number in map(row_id, ids) if number in self._row_of]
-        return dict(zip(known, self.rows_at(self._row_of[number] for number in known), strict=True))
+        numbers = [number for number in map(row_id, ids) if number in self._row_of]
+        return dict(zip(numbers, self.rows_at(self._row_of[number] for number in numbers), strict=True))
 
     def _row(self, file: BinaryIO, index: int) -> dict[str, Any]:
         start, length = self._places[2 * index], self._places[2 * index + 1]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from calico.checkpoints.files import CONFIG, TOKENIZER
-from calico.conversion.coverage import Coverage, Wanted, cover, read_place
+from calico.conversion.coverage import BaseRequest, Coverage, cover, read_place
 from calico.conversion.vocabulary import Vocabulary
 from calico.conversion.writer import Slot, shards_of, write_shards
 from calico.errors import CheckpointError
@@ -40,7 +40,7 @@ CAM_QUERIES_RULE = ("cam_queries", "query_tokens")
 
 
 def fitted_config(
-    config: CalicoConfig, wanted: Sequence[Wanted], vocabulary: Vocabulary, fresh: Sequence[str] = ()
+    config: CalicoConfig, requests: Sequence[BaseRequest], vocabulary: Vocabulary, fresh: Sequence[str] = ()
 ) -> CalicoConfig:
     """The config with as many token rows as are needed, and the settings of the language model that is taken.
 
@@ -49,8 +49,8 @@ def fitted_config(
     Raises `CheckpointError` where the source says a setting that would make other numbers of equal shapes.
     """
     llm = dict(config.llm)
-    for want in wanted:
-        path = want.source.locate(CONFIG) if "llm" in want.blocks else None
+    for request in requests:
+        path = request.source.locate(CONFIG) if "llm" in request.blocks else None
         if path is None:
             continue
         try:
@@ -65,9 +65,13 @@ def fitted_config(
                 )
         llm |= {name: theirs[name] for name in ("rms_norm_eps", "max_position_embeddings") if name in theirs}
     rows = [vocabulary.size]
-    for want in wanted:
-        keys = [key for key in want.source.keys if key.endswith("embed_tokens.weight")] if "llm" in want.blocks else []
-        rows += [want.source.spec(key).shape[0] for key in keys]
+    for request in requests:
+        keys = (
+            [key for key in request.source.keys if key.endswith("embed_tokens.weight")]
+            if "llm" in request.blocks
+            else []
+        )
+        rows += [request.source.spec(key).shape[0] for key in keys]
     return dataclasses.replace(
         config,
         llm={**llm, "vocab_size": max(rows)},
@@ -84,17 +88,17 @@ def places_of(config: CalicoConfig) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
 
-def plan_assembly(config: CalicoConfig, wanted: Sequence[Wanted], vocabulary: Vocabulary) -> Coverage:
+def plan_assembly(config: CalicoConfig, requests: Sequence[BaseRequest], vocabulary: Vocabulary) -> Coverage:
     """Bases -> coverage; CEM, CAM and what is `fresh` in the config start as a new model's do."""
     places = places_of(config)
     new = tuple(f"{block}." for block in NEW_BLOCKS) + config.fresh
     starts = {name: "new: no base has it" for name in places if name.startswith(new)}
-    return cover(places, wanted, starts, vocabulary)
+    return cover(places, requests, starts, vocabulary)
 
 
-def plan_conversion(config: CalicoConfig, wanted: Wanted, vocabulary: Vocabulary) -> Coverage:
+def plan_conversion(config: CalicoConfig, request: BaseRequest, vocabulary: Vocabulary) -> Coverage:
     """A whole CALICO -> coverage; nothing may start anew, token rows included, unless partial loads are allowed."""
-    coverage = cover(places_of(config), [wanted], {}, vocabulary)
+    coverage = cover(places_of(config), [request], {}, vocabulary)
     for token in vocabulary.new:
         coverage.unfilled.append(f"llm.model.embed_tokens.weight: row of {token.token}")
     return coverage
@@ -136,12 +140,12 @@ def write_checkpoint(
     def read(slot: Slot) -> Tensor:
         if slot.name in coverage.filled:
             source, pieces = coverage.filled[slot.name]
-            found = read_place(slot.name, tuple(slot.shape), source, pieces, vocabulary)
+            tensor = read_place(slot.name, tuple(slot.shape), source, pieces, vocabulary)
         else:
-            found = new[slot.name] if slot.name in new else _new_tensor(slot, seed)
-        if slot.dtype == torch.float16 and found.abs().max() > torch.finfo(torch.float16).max:
+            tensor = new[slot.name] if slot.name in new else _new_tensor(slot, seed)
+        if slot.dtype == torch.float16 and tensor.abs().max() > torch.finfo(torch.float16).max:
             raise CheckpointError(f"{slot.name}: too large for float16; write --dtype bfloat16")
-        return found
+        return tensor
 
     metadata = {"preset": config.preset, "status": status}
     write_shards(folder, shards, read, plan, metadata, lambda name, was: on_shard(name, len(shards), was))

@@ -22,7 +22,7 @@ TOKEN_ROWS = {"llm.model.embed_tokens.weight", "llm.lm_head.weight"}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BaseRequest:
     """A source and the blocks of our model that it is to fill. rules: templates that go before the families' own."""
 
     source: WeightSource
@@ -56,7 +56,7 @@ class Coverage:
         """What is not complete, in one line."""
         unmatched = [key for keys in self.unmatched.values() for key in keys]
         unfit = [f"{place}: {why}" for place, why in self.unfit.items()]
-        found = [
+        faults = [
             f"{len(names)} {what} (first: {names[0]})"
             for what, names in (
                 ("places without a key", self.unfilled),
@@ -65,7 +65,7 @@ class Coverage:
             )
             if names
         ]
-        return "; ".join(found)
+        return "; ".join(faults)
 
     def report(self) -> dict[str, Any]:
         """For JSON: counts by block, and every name that found no partner."""
@@ -96,7 +96,7 @@ class Coverage:
 
 def cover(
     places: Mapping[str, Tensor],
-    wanted: Sequence[Wanted],
+    requests: Sequence[BaseRequest],
     starts: Mapping[str, str],
     vocabulary: Vocabulary | None = None,
 ) -> Coverage:
@@ -106,12 +106,12 @@ def cover(
     count as unmatched.
     """
     coverage = Coverage(starts=dict(starts))
-    used: dict[str, set[str]] = {want.source.name: set() for want in wanted}
-    located = [(want, _located(want)) for want in wanted]
+    used: dict[str, set[str]] = {request.source.name: set() for request in requests}
+    located = [(request, _located(request)) for request in requests]
     for place, like in places.items():
         if place in starts:
             continue
-        pieces_of = next((found for want, families in located if (found := _fill(place, want, families))), None)
+        pieces_of = next((pair for request, families in located if (pair := _fill(place, request, families))), None)
         if pieces_of is None:
             coverage.unfilled.append(place)
             continue
@@ -121,46 +121,46 @@ def cover(
             coverage.unfit[place] = why
         else:
             coverage.filled[place] = (source, pieces)
-    for want, families in located:
-        name = want.source.name
+    for request, families in located:
+        name = request.source.name
         coverage.families[name] = {family.name: prefix for family, prefix in families}
-        prefixes = {family.name: family.prefixes(want.source.keys) for family in FAMILIES}
-        coverage.ambiguous[name] = {family: found for family, found in prefixes.items() if len(found) > 1}
+        prefixes = {family.name: family.prefixes(request.source.keys) for family in FAMILIES}
+        coverage.ambiguous[name] = {family: several for family, several in prefixes.items() if len(several) > 1}
         unmatched, left_out = coverage.unmatched.setdefault(name, []), coverage.left_out.setdefault(name, {})
-        for key in sorted(want.source.keys - used[name]):
-            if why := _why_left_out(key, want, families):
+        for key in sorted(request.source.keys - used[name]):
+            if why := _why_left_out(key, request, families):
                 left_out[key] = why
             else:
                 unmatched.append(key)
     return coverage
 
 
-def _located(want: Wanted) -> list[tuple[Family, str]]:
+def _located(request: BaseRequest) -> list[tuple[Family, str]]:
     """Each family that is in the source once, with its prefix; the caller's own rules first, as a family."""
-    own = [(Family("given rules", "", want.rules), "")] if want.rules else []
-    found = [(family, family.prefixes(want.source.keys)) for family in FAMILIES]
-    return own + [(family, prefixes[0]) for family, prefixes in found if len(prefixes) == 1]
+    own = [(Family("given rules", "", request.rules), "")] if request.rules else []
+    prefixes_of = [(family, family.prefixes(request.source.keys)) for family in FAMILIES]
+    return own + [(family, prefixes[0]) for family, prefixes in prefixes_of if len(prefixes) == 1]
 
 
 def _fill(
-    place: str, want: Wanted, families: Sequence[tuple[Family, str]]
+    place: str, request: BaseRequest, families: Sequence[tuple[Family, str]]
 ) -> tuple[WeightSource, tuple[Piece, ...]] | None:
-    if place.partition(".")[0] not in want.blocks:
+    if place.partition(".")[0] not in request.blocks:
         return None
     for family, prefix in families:
         for pieces in family.recipes(place, prefix):
-            if all(piece.key is None or piece.key in want.source.keys for piece in pieces):
-                return want.source, pieces
+            if all(piece.key is None or piece.key in request.source.keys for piece in pieces):
+                return request.source, pieces
     return None
 
 
-def _why_left_out(key: str, want: Wanted, families: Sequence[tuple[Family, str]]) -> str | None:
+def _why_left_out(key: str, request: BaseRequest, families: Sequence[tuple[Family, str]]) -> str | None:
     for family, prefix in families:
         if why := family.why_left_out(key, prefix):
             return why
     for family, prefix in families:
         block = family.block_of(key, prefix)
-        if block is not None and block not in want.blocks:
+        if block is not None and block not in request.blocks:
             return f"{block} is not taken from here"
     return None
 
@@ -213,20 +213,20 @@ def read_place(
         whole = piece.num_parts == 1
         start = piece.part * num_rows
         parts.append(source.read(piece.key, 0 if whole else start, None if whole else start + num_rows))
-    given = [part for part in parts if part is not None]
+    tensors = [part for part in parts if part is not None]
     if len(parts) == 1:
-        found = given[0]
+        tensor = tensors[0]
         if place in TOKEN_ROWS and vocabulary is not None:
-            found = vocabulary.grow(found, shape[0])
-        found = found.reshape(shape)
+            tensor = vocabulary.grow(tensor, shape[0])
+        tensor = tensor.reshape(shape)
     else:
-        num_zeros = len(parts) - len(given)
-        rest = (shape[0] - sum(len(part) for part in given)) // max(num_zeros, 1)
-        zeros = given[0].new_zeros(rest, *shape[1:])
-        found = torch.cat([zeros if part is None else part for part in parts])
-    if not torch.isfinite(found).all():
+        num_zeros = len(parts) - len(tensors)
+        rest = (shape[0] - sum(len(part) for part in tensors)) // max(num_zeros, 1)
+        zeros = tensors[0].new_zeros(rest, *shape[1:])
+        tensor = torch.cat([zeros if part is None else part for part in parts])
+    if not torch.isfinite(tensor).all():
         raise CheckpointError(f"{source.name}: the tensor for {place} holds numbers that are not finite")
-    return found
+    return tensor
 
 
 def grouped(names: Collection[str]) -> list[str]:

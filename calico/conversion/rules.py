@@ -40,8 +40,8 @@ class Family:
 
     def prefixes(self, keys: Iterable[str]) -> list[str]:
         """What stands before this family's names in a file with these keys; empty where it is not in it."""
-        found = (key.removesuffix(self.anchor) for key in keys if key.endswith(self.anchor))
-        return sorted(prefix for prefix in found if not prefix or prefix.endswith("."))
+        prefixes = (key.removesuffix(self.anchor) for key in keys if key.endswith(self.anchor))
+        return sorted(prefix for prefix in prefixes if not prefix or prefix.endswith("."))
 
     def recipes(self, place: str, prefix: str) -> Iterator[tuple[Piece, ...]]:
         """What could fill a place, best first."""

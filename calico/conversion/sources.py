@@ -120,13 +120,13 @@ class _SafetensorsFile(_File):
         return list(self._file.keys())
 
     def spec(self, key: str) -> Spec:
-        found = self._get(key)
-        dtype = str(found.get_dtype())
-        return Spec(tuple(found.get_shape()), _SAFETENSORS_DTYPES.get(dtype), dtype)
+        view = self._get(key)
+        dtype = str(view.get_dtype())
+        return Spec(tuple(view.get_shape()), _SAFETENSORS_DTYPES.get(dtype), dtype)
 
     def read(self, key: str, start: int, stop: int | None) -> Tensor:
-        found = self._get(key)
-        return found[:] if not found.get_shape() or (start == 0 and stop is None) else found[start:stop]
+        view = self._get(key)
+        return view[:] if not view.get_shape() or (start == 0 and stop is None) else view[start:stop]
 
     def _get(self, key: str) -> Any:
         try:
@@ -142,15 +142,15 @@ class _TorchFile(_File):
             is_zip = file.read(2) == b"PK"
         self.is_in_memory = not is_zip  # torch's format before 1.6 cannot be mapped
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except Exception as error:  # UnpicklingError cannot be named without importing pickle
             raise CheckpointError(f"{path}: {_why_unreadable(error)}; nothing of it was executed") from None
         for name in NESTED:
-            if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-                found = found[name]
-        if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
-            raise CheckpointError(f"{path}: holds {type(found).__name__}, expected names with tensors")
-        self._tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+            if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+                content = content[name]
+        if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+            raise CheckpointError(f"{path}: holds {type(content).__name__}, expected names with tensors")
+        self._tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
     def names(self) -> list[str]:
         return list(self._tensors)

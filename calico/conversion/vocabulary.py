@@ -54,9 +54,9 @@ def read_vocabulary(source: WeightSource, base: Path | None = None) -> Vocabular
     """
     own = source.locate(TOKENIZER)
     if own is not None:
-        known = _read(own)
+        base_tokenizer = _read(own)
     elif base is not None:
-        known = _with_added(_read(base), source.locate(ADDED), base)
+        base_tokenizer = _with_added(_read(base), source.locate(ADDED), base)
     else:
         raise CheckpointError(
             f"{source.name}: no {TOKENIZER} there; give --tokenizer FILE, the {TOKENIZER} of any model with the "
@@ -64,18 +64,18 @@ def read_vocabulary(source: WeightSource, base: Path | None = None) -> Vocabular
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / TOKENIZER
-        known.save(str(path))
+        base_tokenizer.save(str(path))
         tokenizer = CalicoTokenizer.from_file(path, add_missing=True)
         tokenizer.save(path)
         extended = Tokenizer.from_file(str(path))
-    num_known = known.get_vocab_size(with_added_tokens=True)
+    num_base = base_tokenizer.get_vocab_size(with_added_tokens=True)
     new = []
-    for i in range(num_known, len(tokenizer)):
+    for i in range(num_base, len(tokenizer)):
         token = extended.id_to_token(i)
         if token is None:
             raise CheckpointError(f"{source.name}: its tokens are not numbered without gaps; id {i} is missing")
-        new.append(NewToken(token, tuple(known.encode(token, add_special_tokens=False).ids)))
-    return Vocabulary(tokenizer, num_known, tuple(new))
+        new.append(NewToken(token, tuple(base_tokenizer.encode(token, add_special_tokens=False).ids)))
+    return Vocabulary(tokenizer, num_base, tuple(new))
 
 
 def _read(path: Path) -> Tokenizer:
@@ -87,26 +87,26 @@ def _read(path: Path) -> Tokenizer:
 
 def _read_added(path: Path) -> dict[str, int]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        ids = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not an object of tokens and their ids ({error}); copy it again") from None
-    if not isinstance(found, dict) or not all(isinstance(number, int) for number in found.values()):
+    if not isinstance(ids, dict) or not all(isinstance(number, int) for number in ids.values()):
         raise CheckpointError(f"{path}: expected an object of tokens and their ids; copy it again")
-    return found
+    return ids
 
 
 def _with_added(base: Tokenizer, added: Path | None, base_path: Path) -> Tokenizer:
     """The base's own vocabulary with the source's added tokens, each at the id that the source gives it."""
-    wanted = _read_added(added) if added is not None else {}
+    added_ids = _read_added(added) if added is not None else {}
     content: dict[str, Any] = json.loads(base.to_str())
     num_plain = len(content["model"]["vocab"])
     content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < num_plain]
     tokenizer = Tokenizer.from_str(json.dumps(content))
-    new = sorted((i, token) for token, i in wanted.items() if i >= num_plain)
+    new = sorted((i, token) for token, i in added_ids.items() if i >= num_plain)
     tokenizer.add_special_tokens([token for _, token in new])
     if wrong := next((token for i, token in new if tokenizer.token_to_id(token) != i), None):
         raise CheckpointError(
-            f"{added}: {wrong!r} has id {wanted[wrong]}, but {base_path} puts it at {tokenizer.token_to_id(wrong)}; "
+            f"{added}: {wrong!r} has id {added_ids[wrong]}, but {base_path} puts it at {tokenizer.token_to_id(wrong)}; "
             "take the tokenizer of the model that this one was finetuned from"
         )
     return tokenizer

@@ -60,7 +60,7 @@ def write_shards(
     """
     folder.mkdir(parents=True, exist_ok=True)
     present = {path.name: _plan_of(path) for path in folder.glob("*.safetensors")}
-    if other := next((name for name, found in sorted(present.items()) if found != plan), None):
+    if other := next((name for name, other_plan in sorted(present.items()) if other_plan != plan), None):
         raise InputError(f"{folder}: holds other weights ({other}); choose an empty folder, or remove them")
     for name, slots in shards.items():
         was_there = name in present

@@ -195,8 +195,8 @@ def draw_batch(
     classes = rng.sample(CLASSES, min(len(CLASSES), max(1, round(num_images / images_per_class))))
     names = [classes[k % len(classes)] for k in range(min(num_images, 2 * len(classes)))]
     names += rng.choices(classes, k=num_images - len(names))
-    if known := [name for name in favoured if name in CLASSES]:
-        names[: num_images // 2] = rng.choices(known, k=num_images // 2)
+    if drawable := [name for name in favoured if name in CLASSES]:
+        names[: num_images // 2] = rng.choices(drawable, k=num_images // 2)
     rng.shuffle(names)
     sizes = [_size_hw(rng, size, aspect) for _ in names]
     levels: list[str | None] = [None] * len(names)

@@ -103,9 +103,9 @@ class ImageFolder:
             if is_file(candidate) and candidate.resolve().is_relative_to(self._root):
                 return candidate
         for item in names:
-            found = self._find_upload(item)
-            if found is not None:
-                return found
+            upload = self._find_upload(item)
+            if upload is not None:
+                return upload
         return None
 
     def _tails(self, item: str) -> Iterator[Path]:

@@ -155,8 +155,8 @@ def by_pattern(sources: Iterable[str], pattern: str, group_size: int | None = No
         raise InputError(f"pattern {pattern!r}: no parentheses; put them around what the images of a group share")
     keyed, left_over, problems = [], [], []
     for source in sources:
-        if found := expression.search(source):
-            keyed.append((source, " ".join(part or "" for part in found.groups())))
+        if match := expression.search(source):
+            keyed.append((source, " ".join(part or "" for part in match.groups())))
         else:
             left_over.append(source)
             problems.append(Problem("no_match", f"{source}: the pattern {pattern!r} does not match it"))
@@ -181,9 +181,9 @@ def by_key(keyed: Iterable[tuple[str, str]], group_size: int | None = None) -> G
             if len(chunk) == size and MIN_GROUP_SIZE <= size <= MAX_GROUP_SIZE:
                 groups.append(SourceGroup(key, tuple(chunk)))
                 continue
-            wanted = group_size or f"{MIN_GROUP_SIZE} to {MAX_GROUP_SIZE}"
+            sizes = group_size or f"{MIN_GROUP_SIZE} to {MAX_GROUP_SIZE}"
             left_over += chunk
-            problems.append(Problem("group_size", f"{key}: {len(chunk)} images left, a group has {wanted}"))
+            problems.append(Problem("group_size", f"{key}: {len(chunk)} images left, a group has {sizes}"))
     return Grouping(tuple(groups), tuple(left_over), tuple(problems))
 
 

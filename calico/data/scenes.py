@@ -115,9 +115,9 @@ def _background(rng: np.random.Generator, size_hw: tuple[int, int], other: Other
     return np.asarray(pillow)
 
 
-def _composed(behind: np.ndarray, front: np.ndarray, shown: np.ndarray) -> np.ndarray:
+def _composed(behind: np.ndarray, front: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """`front` where `shown` (HxW bool), with an edge one pixel soft."""
-    alpha = Image.fromarray(shown.astype(np.uint8) * np.uint8(255)).filter(ImageFilter.BoxBlur(0.6))
+    alpha = Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).filter(ImageFilter.BoxBlur(0.6))
     return np.asarray(Image.composite(Image.fromarray(np.ascontiguousarray(front)), Image.fromarray(behind), alpha))
 
 
@@ -136,13 +136,13 @@ def _occluded(
     cut, mask = item.image[box], item.part_map[box] > 0
     w, h = (max(2, int(side * scale)) for side in mask.shape[::-1])
     small = np.asarray(Image.fromarray(np.ascontiguousarray(cut)).resize((w, h), Image.Resampling.BILINEAR))
-    shown = np.asarray(Image.fromarray(mask).resize((w, h), Image.Resampling.NEAREST))
+    cover = np.asarray(Image.fromarray(mask).resize((w, h), Image.Resampling.NEAREST))
     at = int(rng.integers(len(own_ys)))
     top, left = int(own_ys[at]) - h // 2, int(own_xs[at]) - w // 2
     rows = slice(max(0, top), min(part_map.shape[0], top + h))
     columns = slice(max(0, left), min(part_map.shape[1], left + w))
     inner = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-    covers = shown[inner]
+    covers = cover[inner]
     if (covers & (part_map[rows, columns] > 0)).sum() > 0.5 * len(own_ys):
         return image, part_map
     image, part_map = image.copy(), part_map.copy()

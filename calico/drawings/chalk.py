@@ -78,8 +78,8 @@ def _hatching(rng: Random, size_hw: tuple[int, int], short: int) -> np.ndarray:
         across = y * math.cos(angle) - x * math.sin(angle)
         return ((along + bend * pitch * np.sin(across / (6 * pitch))) / pitch + phase) % 1.0 < share
 
-    found = strokes(turn) | (strokes(turn + math.pi / 2) if is_crossed else False)
-    return found.astype(np.float32) * np.float32(pressure)
+    lines = strokes(turn) | (strokes(turn + math.pi / 2) if is_crossed else False)
+    return lines.astype(np.float32) * np.float32(pressure)
 
 
 def _wiped(rng: Random, size_wh: tuple[int, int]) -> np.ndarray:

@@ -72,8 +72,8 @@ def curve(points: Sequence[Point], *, closed: bool = False, num: int = 6) -> lis
     t = np.linspace(0.0, 1.0, num, endpoint=False)[None, :, None]
     a, b, c, d = (p[i : len(p) - 3 + i, None, :] for i in range(4))
     q = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-    found = [(float(x), float(y)) for x, y in q.reshape(-1, 2)]
-    return found if closed else [*found, (float(p[-1][0]), float(p[-1][1]))]
+    vertices = [(float(x), float(y)) for x, y in q.reshape(-1, 2)]
+    return vertices if closed else [*vertices, (float(p[-1][0]), float(p[-1][1]))]
 
 
 def blob(part: str, points: Sequence[Point], tone: float = 1.0) -> Primitive:

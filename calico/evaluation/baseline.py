@@ -25,16 +25,16 @@ class FrequentParts:
         self.what = what
 
     @classmethod
-    def counted(cls, shown: Iterable[tuple[str, Iterable[str]]], where: str) -> FrequentParts:
+    def counted(cls, images: Iterable[tuple[str, Iterable[str]]], where: str) -> FrequentParts:
         """shown: the object's name and the visible parts of each image. Usual: at least half of a class have it."""
         num_images: Counter[str] = Counter()
         counts: dict[str, Counter[str]] = {}
-        for name, parts in shown:
+        for name, parts in images:
             num_images[name] += 1
             counts.setdefault(name, Counter()).update(set(parts))
         usual = {
-            name: sorted(part for part, count in found.items() if count >= USUAL * num_images[name])
-            for name, found in counts.items()
+            name: sorted(part for part, count in counter.items() if count >= USUAL * num_images[name])
+            for name, counter in counts.items()
         }
         rule = "the parts that at least half of the images of a class show, each with the whole object's mask; "
         return cls(usual, f"{rule}told the objects and their masks; counted on {num_images.total()} {where}")

@@ -57,7 +57,7 @@ class Gallery:
         places = [(kept, rank) for kept, rank in ranks if len(kept) < self._num_shown or rank < kept[-1][0]]
         if not places:
             return
-        shown = Shown(
+        entry = Shown(
             case.group_id,
             case.source,
             score,
@@ -68,20 +68,20 @@ class Gallery:
             _reduced(prediction),
         )
         for kept, rank in places:
-            kept.append((rank, shown))
+            kept.append((rank, entry))
             kept.sort(key=itemgetter(0))
             del kept[self._num_shown :]
 
     @property
     def best(self) -> list[Shown]:
         """The best first."""
-        return [shown for _, shown in self._best]
+        return [entry for _, entry in self._best]
 
     @property
     def worst(self) -> list[Shown]:
         """The worst first; of few groups none that is among the best."""
-        known = {shown.group_id for shown in self.best}
-        return [shown for _, shown in self._worst if shown.group_id not in known]
+        best_ids = {entry.group_id for entry in self.best}
+        return [entry for _, entry in self._worst if entry.group_id not in best_ids]
 
 
 def _reduced_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -94,10 +94,10 @@ def _reduced_image(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _reduced(found: CoSegmentation) -> CoSegmentation:
-    sizes_hw = tuple(_reduced_hw(size_hw) for size_hw in found.sizes_hw)
-    regions = tuple(replace(r, mask=resize_mask(r.mask, sizes_hw[r.image])) for r in found.regions)
-    return CoSegmentation(sizes_hw, regions, found.answers, found.problems)
+def _reduced(coseg: CoSegmentation) -> CoSegmentation:
+    sizes_hw = tuple(_reduced_hw(size_hw) for size_hw in coseg.sizes_hw)
+    regions = tuple(replace(r, mask=resize_mask(r.mask, sizes_hw[r.image])) for r in coseg.regions)
+    return CoSegmentation(sizes_hw, regions, coseg.answers, coseg.problems)
 
 
 def _jpeg(drawn: np.ndarray) -> bytes:

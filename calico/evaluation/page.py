@@ -89,14 +89,14 @@ def evaluation_page(report: Mapping[str, Any], gallery: Gallery) -> str:
         ("Best groups", _groups(gallery.best)),
         ("Worst groups", _groups(gallery.worst)),
     ]
-    shown = [(name, name.lower().replace(" ", "-").replace("'", ""), html) for name, html in sections if html]
-    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for name, anchor, _ in shown)
+    entries = [(name, name.lower().replace(" ", "-").replace("'", ""), html) for name, html in sections if html]
+    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for name, anchor, _ in entries)
     stopped = " Stopped before the end: this is over the groups that were done." if report.get("stopped") else ""
     body = f"""<h1>{escape(title)}</h1>
 <p class="soft">{report["n_groups"]} groups of {escape(str(report["data"]))}.{stopped} A figure is followed by its
 standard error (groups drawn again) and by n, the number of its samples. <code>{escape(report["command"])}</code></p>
 <nav>{links}</nav>
-""" + "\n".join(f'<h2 id="{anchor}">{escape(name)}</h2>\n{html}' for name, anchor, html in shown)
+""" + "\n".join(f'<h2 id="{anchor}">{escape(name)}</h2>\n{html}' for name, anchor, html in entries)
     return page(title, body, style=_STYLE)
 
 
@@ -195,24 +195,24 @@ def _blocks(blocks: Mapping[str, Block], columns: Mapping[str, str], what: str) 
 
 
 def _groups(groups: Sequence[Shown]) -> str:
-    return "\n".join(_group(shown) for shown in groups)
+    return "\n".join(_group(entry) for entry in groups)
 
 
-def _group(shown: Shown) -> str:
+def _group(entry: Shown) -> str:
     figures = "".join(
         f"<figure>{picture(data, 'image/jpeg', f'image {number}, {side}')}"
         f"<figcaption>Image {number} &middot; {side}</figcaption></figure>"
-        for number, pair in enumerate(shown.pictures(), start=1)
+        for number, pair in enumerate(entry.pictures(), start=1)
         for side, data in zip(("truth", "prediction"), pair, strict=True)
     )
     answers = "".join(
         f"<dt>{escape(task.replace('_', ' '))}</dt><dd><code>{escape(text)}</code></dd>"
-        for task, text in shown.prediction.answers.items()
+        for task, text in entry.prediction.answers.items()
     )
-    more = [shown.source, *([] if len(shown.questions) > 1 else shown.questions)]
+    more = [entry.source, *([] if len(entry.questions) > 1 else entry.questions)]
     source = "".join(f" &middot; {escape(text.replace('_', ' '))}" for text in more if text)
     return (
-        f'<div class="group"><b>{shown.score:.3f}</b> {escape(", ".join(shown.objects))} '
-        f'<span class="soft">{escape(shown.group_id)}{source}</span>\n<div class="pairs">{figures}</div>\n'
+        f'<div class="group"><b>{entry.score:.3f}</b> {escape(", ".join(entry.objects))} '
+        f'<span class="soft">{escape(entry.group_id)}{source}</span>\n<div class="pairs">{figures}</div>\n'
         f'<details><summary class="soft">Answers</summary><dl>{answers}</dl></details></div>'
     )

@@ -66,11 +66,11 @@ class EvaluationRun:
         merged = self.segmenter.reconciled(case.group, answers)
         self._seconds.append(time.perf_counter() - started)
         answered = {task: Answered.from_parsed(a.parsed, a.masks, a.scores) for task, a in answers.items()}
-        told: dict[str, Any] = {"difficulties": case.difficulties, "source": case.source}
-        score = self._evaluation.add(case.group_id, case.truth, answered, merged, **told)
+        origin: dict[str, Any] = {"difficulties": case.difficulties, "source": case.source}
+        score = self._evaluation.add(case.group_id, case.truth, answered, merged, **origin)
         if self._baseline is not None:
             guessed, whole = self._baseline.answers(case.truth, case.sub_tasks)
-            self._baseline_evaluation.add(case.group_id, case.truth, guessed, whole, **told)
+            self._baseline_evaluation.add(case.group_id, case.truth, guessed, whole, **origin)
         if self.gallery is not None and score is not None:
             self.gallery.offer(score, case, merged)
         self._click(case, int(self._rng.integers(len(case.group))))
@@ -88,7 +88,7 @@ class EvaluationRun:
             return
         region = large[int(self._rng.integers(len(large)))]
         truth = region.mask
-        told: dict[str, Any] = {
+        origin: dict[str, Any] = {
             "group_id": case.group_id,
             "object_name": region.object_name,
             "part_name": region.part_name,
@@ -97,15 +97,15 @@ class EvaluationRun:
         y, x = divmod(int(self._rng.choice(np.flatnonzero(truth))), truth.shape[1])
         points, labels = [(float(x), float(y))], [True]
         mask = self.segmenter.segment_prompts(image, points, labels).mask
-        self._evaluation.add_click("point", iou(mask, truth), **told)
+        self._evaluation.add_click("point", iou(mask, truth), **origin)
         while len(points) < NUM_CLICKS and (click := next_click(mask, truth)) is not None:
             points.append((float(click.x), float(click.y)))
             labels.append(click.positive)
             mask = self.segmenter.segment_prompts(image, points, labels).mask
-        self._evaluation.add_click("point3", iou(mask, truth), **told)
+        self._evaluation.add_click("point3", iou(mask, truth), **origin)
         if (box := tight_box_xyxy(truth)) is not None:
             mask = self.segmenter.segment_prompts(image, box_xyxy=box).mask
-            self._evaluation.add_click("box", iou(mask, truth), **told)
+            self._evaluation.add_click("box", iou(mask, truth), **origin)
 
     def report(self) -> dict[str, Any]:
         """`Evaluation.report` of what was added so far, and the baseline's figures where it was asked for."""

@@ -57,48 +57,48 @@ class MaskWriter:
         self._mask_bytes = mask_bytes
 
     def __call__(
-        self, asked: Sequence[Asked], answers: Sequence[Answer], grounding: GroundingFeatures, notices: list[str]
+        self, questions: Sequence[Asked], answers: Sequence[Answer], grounding: GroundingFeatures, notices: list[str]
     ) -> list[AnsweredMasks]:
         """One per question, in order."""
         texts = [self._tokenizer.text(answer.ids) for answer in answers]
         parsed = [
             parse_answer(text, one.sub_task, len(one.images), finished=answer.finished)
-            for text, one, answer in zip(texts, asked, answers, strict=True)
+            for text, one, answer in zip(texts, questions, answers, strict=True)
         ]
         segs = [[i for i, token in enumerate(a.ids) if token == self._tokenizer.seg_id] for a in answers]
-        wanted = [
+        places = [
             _Wanted(row, number, segs[row][number], one.images[image], one.sizes_hw[image])
-            for row, one in enumerate(asked)
+            for row, one in enumerate(questions)
             for number, image in _images_named(parsed[row]).items()
             if number < len(segs[row])
         ]
-        found = self._masks(wanted, answers, grounding, notices)
+        masks = self._masks(places, answers, grounding, notices)
         nothing = (np.zeros((0, 0), bool), 0.0)
         results = []
-        for row in range(len(asked)):
-            own = [found.get((row, number), nothing) for number in range(len(segs[row]))]
-            results.append(AnsweredMasks(texts[row], parsed[row], [m for m, _ in own], [score for _, score in own]))
+        for row in range(len(questions)):
+            pairs = [masks.get((row, number), nothing) for number in range(len(segs[row]))]
+            results.append(AnsweredMasks(texts[row], parsed[row], [m for m, _ in pairs], [score for _, score in pairs]))
         return results
 
     def _masks(
-        self, wanted: Sequence[_Wanted], answers: Sequence[Answer], grounding: GroundingFeatures, notices: list[str]
+        self, places: Sequence[_Wanted], answers: Sequence[Answer], grounding: GroundingFeatures, notices: list[str]
     ) -> dict[tuple[int, int], tuple[np.ndarray, float]]:
         """By (row, number): the mask and its score."""
 
-        def decoded(some: Sequence[_Wanted]) -> list[tuple[np.ndarray, float]]:
-            states = torch.stack([answers[one.row].states[one.position] for one in some])
-            images = torch.tensor([one.image for one in some], device=states.device)
+        def decoded(batch: Sequence[_Wanted]) -> list[tuple[np.ndarray, float]]:
+            states = torch.stack([answers[one.row].states[one.position] for one in batch])
+            images = torch.tensor([one.image for one in batch], device=states.device)
             masks = self._model.segment(grounding, states, images)
-            own = restored_masks(masks.logits, [one.size_hw for one in some], self._longest)
+            own = restored_masks(masks.logits, [one.size_hw for one in batch], self._longest)
             return list(zip(own, masks.iou.clamp(0, 1).tolist(), strict=True))
 
         per_mask = COPIES * 4 * grounding.embedding[0].numel()
         at_once = max(1, self._mask_bytes // per_mask)
-        wanted = sorted(wanted, key=lambda one: one.image)  # masks of one size side by side
+        places = sorted(places, key=lambda one: one.image)  # masks of one size side by side
         masks: dict[tuple[int, int], tuple[np.ndarray, float]] = {}
-        for start in range(0, len(wanted), at_once):
-            some = wanted[start : start + at_once]
-            for one, (mask, iou) in zip(some, in_halves(decoded, some, "masks", notices), strict=True):
+        for start in range(0, len(places), at_once):
+            batch = places[start : start + at_once]
+            for one, (mask, iou) in zip(batch, in_halves(decoded, batch, "masks", notices), strict=True):
                 probability = name_probability(answers[one.row], one.position, self._tokenizer)
                 masks[one.row, one.number] = mask, iou * probability
         return masks

@@ -33,45 +33,45 @@ def is_believed(mask: np.ndarray, score: float, others: Sequence[PartRegion]) ->
     return all(iou(mask, other.mask) < MAX_OVERLAP for other in others if other.part_name is not None)
 
 
-def unsure_images(found: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> list[Problem]:
+def unsure_images(coseg: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> list[Problem]:
     """Images of whose regions half or more is likely wrong: their mean score, an estimate of the mean IoU with the
     truth, does not reach `least`. None on which a part memory sees what it was taught."""
     problems = []
-    for image in range(len(found.sizes_hw)):
-        own = [region for region in found.regions if region.image == image]
-        scores = [] if any(region.is_taught for region in own) else [region.score for region in own]
+    for image in range(len(coseg.sizes_hw)):
+        regions = [region for region in coseg.regions if region.image == image]
+        scores = [] if any(region.is_taught for region in regions) else [region.score for region in regions]
         if scores and (mean := fmean(scores)) < least:
-            told = f"the model is not sure of what it found (mean score {mean:.2f}, below {least:g})"
-            problems.append(Problem(UNSURE_IMAGE, f"image {image + 1}: {told}", image))
+            doubt = f"the model is not sure of what it found (mean score {mean:.2f}, below {least:g})"
+            problems.append(Problem(UNSURE_IMAGE, f"image {image + 1}: {doubt}", image))
     return problems
 
 
-def warnings_of(found: CoSegmentation) -> list[str]:
+def warnings_of(coseg: CoSegmentation) -> list[str]:
     """What a reader must know before looking at a result: images of which the model is not sure. One line each."""
-    return [problem.message for problem in unsure_images(found)]
+    return [problem.message for problem in unsure_images(coseg)]
 
 
-def worth_showing(found: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> CoSegmentation:
+def worth_showing(coseg: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> CoSegmentation:
     """Without the regions that an annotator would only have to delete: all of an image that the model is not sure of
     (`unsure_images`), and those below `REGION_SHARE` of `least`. What a team taught stays: it is what they look for,
     and their corrections make it better. Common and unique are told of what stays; what was left out is a problem.
     least 0: everything.
     """
     if least <= 0:
-        return found
-    problems = unsure_images(found, least)
+        return coseg
+    problems = unsure_images(coseg, least)
     unsure = {problem.image for problem in problems}
     kept: list[PartRegion] = []
-    for image in range(len(found.sizes_hw)):
-        own = [region for region in found.regions if region.image == image and image not in unsure]
-        low = [region for region in own if region.score < REGION_SHARE * least and not region.is_taught]
-        kept += [region for region in own if region.score >= REGION_SHARE * least or region.is_taught]
+    for image in range(len(coseg.sizes_hw)):
+        regions = [region for region in coseg.regions if region.image == image and image not in unsure]
+        low = [region for region in regions if region.score < REGION_SHARE * least and not region.is_taught]
+        kept += [region for region in regions if region.score >= REGION_SHARE * least or region.is_taught]
         if low:
             names = ", ".join(f"{region.name!r} ({region.score:.2f})" for region in low)
             message = f"image {image + 1}: {names} not shown, the score is below {REGION_SHARE * least:g}"
             problems.append(Problem(UNSURE_REGION, message, image))
     if not problems:
-        return found
+        return coseg
     masks = [NamedMask(r.image, r.object_name, r.part_name, r.mask, r.score, r.is_taught) for r in kept]
-    shown = co_segmentation(found.sizes_hw, masks)
-    return replace(shown, answers=found.answers, problems=(*found.problems, *problems))
+    rest = co_segmentation(coseg.sizes_hw, masks)
+    return replace(rest, answers=coseg.answers, problems=(*coseg.problems, *problems))

@@ -36,11 +36,11 @@ class EncodingCache:
 
     def get(self, digest: str, device: torch.device | str = "cpu") -> ImageFeatures | None:
         """On `device`, whichever share it was found in."""
-        found = self._near.get(digest)
-        if found is None and (kept := self._far.take(digest)) is not None:
-            found = _moved(kept, device)
-            self.put(digest, found)
-        return found
+        features = self._near.get(digest)
+        if features is None and (far_features := self._far.take(digest)) is not None:
+            features = _moved(far_features, device)
+            self.put(digest, features)
+        return features
 
     def forget(self, *digests: str) -> None:
         for digest in digests:
@@ -70,10 +70,10 @@ class _Shelf:
         return self._kept.get(digest)
 
     def take(self, digest: str) -> ImageFeatures | None:
-        found = self._kept.pop(digest, None)
-        if found is not None:
-            self.num_bytes -= num_bytes(found)
-        return found
+        features = self._kept.pop(digest, None)
+        if features is not None:
+            self.num_bytes -= num_bytes(features)
+        return features
 
     def put(self, digest: str, features: ImageFeatures) -> list[tuple[str, ImageFeatures]]:
         """Returns what had to leave; what is larger than the shelf leaves at once."""
@@ -115,19 +115,19 @@ class ImageEncoder:
         """
         notices = [] if notices is None else notices
         distinct = dict(zip(digests, images, strict=True))
-        found = {digest: self._cache.get(digest, self._model.device) for digest in distinct}
-        missing = [(digest, image) for digest, image in distinct.items() if found[digest] is None]
+        features_of = {digest: self._cache.get(digest, self._model.device) for digest in distinct}
+        missing = [(digest, image) for digest, image in distinct.items() if features_of[digest] is None]
         while missing:
-            some, missing = missing[: self._at_once], missing[self._at_once :]
+            batch, missing = missing[: self._at_once], missing[self._at_once :]
             num_notices = len(notices)
-            encoded = in_halves(self._encoded, [image for _, image in some], "images", notices)
+            encoded = in_halves(self._encoded, [image for _, image in batch], "images", notices)
             if len(notices) > num_notices:  # half of them fitted: no later batch has to find that out again
-                self._at_once = (len(some) + 1) // 2
-            for (digest, _), features in zip(some, encoded, strict=True):
-                found[digest] = features
+                self._at_once = (len(batch) + 1) // 2
+            for (digest, _), features in zip(batch, encoded, strict=True):
+                features_of[digest] = features
                 self._cache.put(digest, features)
         place = {digest: i for i, digest in enumerate(distinct)}
-        return join_features([f for f in found.values() if f is not None]), [place[digest] for digest in digests]
+        return join_features([f for f in features_of.values() if f is not None]), [place[digest] for digest in digests]
 
     def _encoded(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         views = zip(*(self._preprocess(image) for image in images), strict=True)

@@ -73,14 +73,14 @@ def reconcile(sizes_hw: Sequence[tuple[int, int]], answers: Mapping[SubTask, Ans
         for sub_task, answer in answers.items()
         for problem in answer.parsed.problems
     ]
-    shown = list(_shown(sizes_hw, answers))
-    for item in shown:
+    items = list(_shown(sizes_hw, answers))
+    for item in items:
         if not item.mask.any():
             what = f"{item.mention.kind} {item.mention.name!r} of image {item.mention.image + 1}"
             problems.append(Problem("empty_mask", f"{item.sub_task}: the mask of {what} is empty", item.mention.image))
 
-    object_names = _settle_objects(shown, problems)
-    kept = _settle_masks([item for item in shown if _fits(item.mention, object_names)], problems)
+    object_names = _settle_objects(items, problems)
+    kept = _settle_masks([item for item in items if _fits(item.mention, object_names)], problems)
     masks = [
         NamedMask(
             key.image,
@@ -96,7 +96,7 @@ def reconcile(sizes_hw: Sequence[tuple[int, int]], answers: Mapping[SubTask, Ans
         problems.append(Problem("part_without_object", message, image))
 
     result = co_segmentation(sizes_hw, masks)
-    problems += _occurrence_problems(result, shown, answers)
+    problems += _occurrence_problems(result, items, answers)
     return CoSegmentation(
         result.sizes_hw, result.regions, {task: answer.text for task, answer in answers.items()}, tuple(problems)
     )
@@ -112,10 +112,10 @@ def _shown(sizes_hw: Sequence[tuple[int, int]], answers: Mapping[SubTask, Answer
             yield _Shown(sub_task, mention, mask, score if mask.any() else 0.0)
 
 
-def _settle_objects(shown: Sequence[_Shown], problems: list[Problem]) -> dict[int, str]:
+def _settle_objects(items: Sequence[_Shown], problems: list[Problem]) -> dict[int, str]:
     """The one object name of each image that has any; appends a problem for each name that loses."""
     totals: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for item in shown:
+    for item in items:
         if item.mention.kind == "object":
             totals[item.mention.image][item.mention.name] += item.score
     chosen: dict[int, str] = {}
@@ -135,10 +135,10 @@ def _fits(mention: Mention, object_names: Mapping[int, str]) -> bool:
     return mention.kind == "part" or mention.name == object_names[mention.image]
 
 
-def _settle_masks(shown: Sequence[_Shown], problems: list[Problem]) -> dict[RegionKey, _Shown]:
+def _settle_masks(mentioned: Sequence[_Shown], problems: list[Problem]) -> dict[RegionKey, _Shown]:
     """The best mask of each region; appends a problem for each other one that shows something else."""
     several: dict[RegionKey, list[_Shown]] = defaultdict(list)
-    for item in shown:
+    for item in mentioned:
         if item.mask.any():
             several[item.mention.key].append(item)
     best = {key: max(items, key=lambda item: item.score) for key, items in several.items()}
@@ -154,22 +154,22 @@ def _settle_masks(shown: Sequence[_Shown], problems: list[Problem]) -> dict[Regi
 
 
 def _occurrence_problems(
-    result: CoSegmentation, shown: Sequence[_Shown], answers: Mapping[SubTask, AnsweredMasks]
+    result: CoSegmentation, items: Sequence[_Shown], answers: Mapping[SubTask, AnsweredMasks]
 ) -> Iterator[Problem]:
     """Where an answer's common or unique is not what the names of all answers together make it."""
-    found = {(region.kind, region.name): region.occurrence for region in result.regions}
+    occurrences = {(region.kind, region.name): region.occurrence for region in result.regions}
     said = {
         (item.mention.kind, item.mention.name, item.sub_task): _SAYS[item.sub_task, item.mention.kind]
-        for item in shown
+        for item in items
         if (item.sub_task, item.mention.kind) in _SAYS
     }
     for (kind, name, sub_task), occurrence in said.items():
-        now = found.get((kind, name), occurrence)
+        now = occurrences.get((kind, name), occurrence)
         if now is not occurrence:
             message = f"{sub_task} calls {kind} {name!r} {occurrence}; by the names of all answers it is {now}"
             yield Problem("occurrence_disagreement", message)
     for (sub_task, kind), occurrence in _SAYS.items():
-        names = sorted(name for (of_kind, name), is_ in found.items() if of_kind == kind and is_ is occurrence)
+        names = sorted(name for (of_kind, name), is_ in occurrences.items() if of_kind == kind and is_ is occurrence)
         if names and sub_task in answers and answers[sub_task].parsed.says_none:
             message = f"{sub_task} says none; by the names of all answers these are {occurrence}: {', '.join(names)}"
             yield Problem("none_disagreement", message)

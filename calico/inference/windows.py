@@ -46,29 +46,29 @@ def part_of(group: ImageGroup, images: Sequence[int]) -> ImageGroup:
 
 
 def merge(
-    sizes_hw: Sequence[tuple[int, int]], windows: Sequence[Sequence[int]], found: Sequence[CoSegmentation]
+    sizes_hw: Sequence[tuple[int, int]], windows: Sequence[Sequence[int]], results: Sequence[CoSegmentation]
 ) -> CoSegmentation:
     """What each window says (its image indices counting from 0) as one co-segmentation of the whole group.
 
     sizes_hw: (height, width) of each image of the group. windows: for each the images that it shows.
     """
-    if len(found) == 1:
-        return found[0]
+    if len(results) == 1:
+        return results[0]
     problems = [
         Problem(
             problem.code,
             f"{_title(images)}: {problem.message}",
             None if problem.image is None else images[problem.image],
         )
-        for images, one in zip(windows, found, strict=True)
+        for images, one in zip(windows, results, strict=True)
         for problem in one.problems
     ]
-    shown = [
-        (images[region.image], region) for images, one in zip(windows, found, strict=True) for region in one.regions
+    regions = [
+        (images[region.image], region) for images, one in zip(windows, results, strict=True) for region in one.regions
     ]
-    objects = _objects(shown)
+    objects = _objects(regions)
     best: dict[RegionKey, PartRegion] = {}
-    for image, region in shown:
+    for image, region in regions:
         if region.kind == "object" and region.object_name != objects[image]:
             continue
         key = RegionKey(image, region.kind, region.name)
@@ -85,11 +85,11 @@ def merge(
     answers = {
         sub_task: "\n".join(
             f"{_title(images)}: {one.answers[sub_task]}"
-            for images, one in zip(windows, found, strict=True)
+            for images, one in zip(windows, results, strict=True)
             if sub_task in one.answers
         )
         for sub_task in SubTask
-        if any(sub_task in one.answers for one in found)
+        if any(sub_task in one.answers for one in results)
     }
     return co_segmentation(sizes_hw, masks, answers=answers, problems=problems)
 
@@ -98,10 +98,10 @@ def _title(images: Sequence[int]) -> str:
     return f"images {images[0] + 1} to {images[-1] + 1}"
 
 
-def _objects(shown: Sequence[tuple[int, PartRegion]]) -> dict[int, str]:
+def _objects(regions: Sequence[tuple[int, PartRegion]]) -> dict[int, str]:
     """The object's name of each image. A window that knows only parts of an image has a name of its own for it, too."""
     totals: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for image, region in shown:
+    for image, region in regions:
         totals[image][region.object_name] += region.score if region.kind == "object" else 1e-6 * region.score
     return {image: max(scores, key=scores.__getitem__) for image, scores in totals.items()}
 

@@ -36,6 +36,6 @@ def spoken_name(name: str) -> str:
     name = normalize_name(name)
     if not name:
         raise InputError("a name is empty; give every object and part a name")
-    if found := re.search(SPECIAL_PATTERN.pattern, name, re.IGNORECASE):
-        raise InputError(f"name {name!r} contains {found[0]!r}, which has a meaning of its own in answers; rename it")
+    if match := re.search(SPECIAL_PATTERN.pattern, name, re.IGNORECASE):
+        raise InputError(f"name {name!r} contains {match[0]!r}, which has a meaning of its own in answers; rename it")
     return name

@@ -64,9 +64,9 @@ def render_answer(
     rng: None for the canonical wording, else one of the training wordings (same structure, same order of names).
     Raises InputError where an image has parts but no object region: a part answer could not say whose parts they are.
     """
-    wanted = target.restricted_to(sub_task).regions
-    objects = sorted((r.key for r in wanted if r.kind == "object"), key=lambda key: (key.image, key.name))
-    parts = [r.key for r in wanted if r.kind == "part"]
+    regions = target.restricted_to(sub_task).regions
+    objects = sorted((r.key for r in regions if r.kind == "object"), key=lambda key: (key.image, key.name))
+    parts = [r.key for r in regions if r.kind == "part"]
     if orphans := {key.image for key in parts} - {key.image for key in objects}:
         where = f"image {min(orphans) + 1}"
         raise InputError(f"{where} has parts but no object region; add the object's mask, for instance their union")
@@ -77,21 +77,21 @@ def render_answer(
     sentences: list[str] = []
     object_phrases = _phrases(objects)
     if sub_task is SubTask.COMMON_OBJECT:
-        asked = object_phrases
+        phrases = object_phrases
     else:
         if object_phrases:
             lead = OBJECTS_LEADS[pick(OBJECTS_LEADS)][len(object_phrases) > 1]
             sentences.append(f"{lead} {_listed(object_phrases, rng)}")
         if sub_task is SubTask.COMMON_PARTS:
-            asked = _phrases(sorted(parts, key=lambda key: (key.name, key.image)))
+            phrases = _phrases(sorted(parts, key=lambda key: (key.name, key.image)))
         else:
-            asked = [[key] for key in sorted(parts, key=lambda key: (key.image, key.name))]
-    if asked:
+            phrases = [[key] for key in sorted(parts, key=lambda key: (key.image, key.name))]
+    if phrases:
         leads = LEADS[sub_task]
-        sentences.append(f"{leads[pick(leads)][len(asked) > 1]} {_listed(asked, rng)}")
+        sentences.append(f"{leads[pick(leads)][len(phrases) > 1]} {_listed(phrases, rng)}")
     else:
         sentences.append(NONES[sub_task][pick(NONES[sub_task])])
-    segs = asked if sub_task is SubTask.COMMON_OBJECT else object_phrases + asked
+    segs = phrases if sub_task is SubTask.COMMON_OBJECT else object_phrases + phrases
     return RenderedAnswer(" ".join(sentences), tuple(key for phrase in segs for key in phrase))
 
 
@@ -262,10 +262,10 @@ def parse_answer(text: str, sub_task: SubTask, num_images: int, *, finished: boo
                 reader.problem("repeated_name", f"{phrase.name!r} comes again on image {image + 1}, left out", image)
 
     says_none = any(_SAYS_NONE.search(prose) for prose in reader.prose)
-    asked = [m for m in mentions.values() if m.kind == ("part" if parts_asked else "object")]
-    if says_none and asked:
-        reader.problem("none_with_regions", f"the answer says that there is none, and names {asked[0].name!r}")
-    if not says_none and not asked:
+    answers = [m for m in mentions.values() if m.kind == ("part" if parts_asked else "object")]
+    if says_none and answers:
+        reader.problem("none_with_regions", f"the answer says that there is none, and names {answers[0].name!r}")
+    if not says_none and not answers:
         reader.problem("empty_answer", f"it names no {'part' if parts_asked else 'object'} and does not say none")
     if parts_asked:
         for image in sorted(set(range(num_images)) - {m.image for m in mentions.values() if m.kind == "object"}):

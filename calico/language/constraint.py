@@ -129,17 +129,17 @@ class AnswerConstraint:
             used.add(name)
             images = sorted(free)
             yield from self._choose([seg])
-            shown = [(yield from self._image(images[:-1]))]
+            pair = [(yield from self._image(images[:-1]))]
             taken = yield from self._choose([seg])
             while taken == seg:
-                shown.append((yield from self._image(image for image in images if image > shown[-1])))
-                left = free - set(shown) if covering else free
-                more = len(left) > 1 and not repeated and (names is None or len(used) < len(names))
-                branches = [stop, *([comma] if more else []), *([seg] if shown[-1] < images[-1] else [])]
+                pair.append((yield from self._image(image for image in images if image > pair[-1])))
+                rest = free - set(pair) if covering else free
+                more = len(rest) > 1 and not repeated and (names is None or len(used) < len(names))
+                branches = [stop, *([comma] if more else []), *([seg] if pair[-1] < images[-1] else [])]
                 taken = yield from self._choose(branches)
             if taken == stop:
                 return
-            free = left
+            free = rest
 
     def _unique(self) -> Steps:
         """Phrases of one image each, those of the first image first."""

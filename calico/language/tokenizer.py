@@ -157,15 +157,15 @@ class CalicoTokenizer:
         return encoder, {number: spelled[token] for token, number in ids.items() if number is not None}
 
     def _id(self, token: str) -> int:
-        found = self._tokenizer.token_to_id(token)
-        if found is None and token == PAD:
-            found = self._tokenizer.token_to_id("<unk>")
-        if found is None:
+        number = self._tokenizer.token_to_id(token)
+        if number is None and token == PAD:
+            number = self._tokenizer.token_to_id("<unk>")
+        if number is None:
             raise CheckpointError(
                 f"{self._source}: special token {token!r} is missing; "
                 "use the tokenizer.json saved with the checkpoint, or add the tokens with `add_missing=True`"
             )
-        return found
+        return number
 
     @classmethod
     def train(cls, texts: Iterable[str] | None = None, vocab_size: int = VOCAB_SIZE) -> CalicoTokenizer:

@@ -85,9 +85,9 @@ def sentence_encoder(choice: str = "auto", *, otherwise: str = "none") -> Senten
     if choice == "auto":
         return MiniLMEncoder.installed() or sentence_encoder(otherwise)
     if choice == "minilm":
-        if (found := MiniLMEncoder.installed()) is None:
+        if (encoder := MiniLMEncoder.installed()) is None:
             raise InputError(NO_ENCODER)
-        return found
+        return encoder
     if choice in ("none", "lexical"):
         return TrigramEncoder() if choice == "lexical" else None
     return MiniLMEncoder.from_hub() if choice == "hub" else MiniLMEncoder(choice)

@@ -48,12 +48,12 @@ def read_ade20k(
     with CocoRows(annotations, report) as rows:
         objects = _object_names(rows, report)
         for image in rows.images.values():
-            found = rows.rows_of(image.id)
-            image_file = locate(images, image, folders, report) if found else None
+            image_rows = rows.rows_of(image.id)
+            image_file = locate(images, image, folders, report) if image_rows else None
             if image_file is None:
                 continue
             part_map = read_part_map(part_maps, image, folders, part_names, report)
-            for row in found:
+            for row in image_rows:
                 record = _object(image, image_file, row, part_map, objects, part_names, split, report)
                 if record is not None:
                     yield report.count(record)
@@ -154,13 +154,13 @@ def _object(
         ids = [number for number, (owner, _) in part_names.items() if owner == name]
         listed = row.get("part_category_id")
         if isinstance(listed, (int, list)) and not isinstance(listed, bool):
-            wanted = [listed] if isinstance(listed, int) else listed
-            for number in wanted:
+            numbers = [listed] if isinstance(listed, int) else listed
+            for number in numbers:
                 if number not in ids:
-                    known = part_names.get(number) if isinstance(number, int) else None
-                    said = f"{known[0]}'s {known[1]}" if known else "no part"
-                    report.skip("foreign_part_id", f"{where}: lists {number!r} ({said}) as a part of a {name}")
-            ids = [number for number in ids if number in wanted]
+                    owner_and_part = part_names.get(number) if isinstance(number, int) else None
+                    description = f"{owner_and_part[0]}'s {owner_and_part[1]}" if owner_and_part else "no part"
+                    report.skip("foreign_part_id", f"{where}: lists {number!r} ({description}) as a part of a {name}")
+            ids = [number for number in ids if number in numbers]
         parts = cut_parts(part_map, decode_rle(rle), ids, part_names)
     return ObjectRecord(SOURCE, str(row.get("id")), image_file, image.size_hw, name, rle, parts, split)
 

@@ -82,8 +82,8 @@ def build_index(
             }
         )
         roots = {source: str(root.resolve()) for source, root in sorted(images.items())}
-        asked = _plain({"settings": asdict(settings), "overrides": {k: _listed(v) for k, v in overrides.items()}})
-        if before.get("inputs") == inputs and before.get("asked") == asked and before["images"] == roots:
+        options = _plain({"settings": asdict(settings), "overrides": {k: _listed(v) for k, v in overrides.items()}})
+        if before.get("inputs") == inputs and before.get("asked") == options and before["images"] == roots:
             shutil.rmtree(partial)
             return before | {"renewed": False}
         shortfalls: list[dict[str, Any]] = []
@@ -92,7 +92,14 @@ def build_index(
         else:
             read = _objects(out, before, partial, inputs, files, images, settings, on_progress)
             ranges, shortfalls = _samples(ready, read, settings, overrides, on_progress)
-        about = {**read, "inputs": inputs, "asked": asked, "images": roots, "ranges": ranges, "shortfalls": shortfalls}
+        about = {
+            **read,
+            "inputs": inputs,
+            "asked": options,
+            "images": roots,
+            "ranges": ranges,
+            "shortfalls": shortfalls,
+        }
         write_manifest(ready, about)
         put_in_place(ready, out, synced=(*OBJECT_FILES, "samples.npy", MANIFEST))
     shutil.rmtree(partial)
@@ -168,11 +175,11 @@ def _samples(
                 pool = pools[split, bucket.source]
                 rng = Random(_seed(settings.seed, *bucket))
                 chosen[bucket] = choose_samples(pool, bucket.sub_task, number, pairs[bucket.source], rules, rng)
-            for bucket, found in (balanced(chosen) if held_out else chosen).items():
-                writer.add(bucket, found.objects, found.says_none)
-                if len(found.objects) < found.quota:
+            for bucket, choice in (balanced(chosen) if held_out else chosen).items():
+                writer.add(bucket, choice.objects, choice.says_none)
+                if len(choice.objects) < choice.quota:
                     could = len(chosen[bucket].objects)
-                    row = {"wanted": found.quota, "possible": could, "kept": len(found.objects)}
+                    row = {"wanted": choice.quota, "possible": could, "kept": len(choice.objects)}
                     shortfalls.append({**bucket._asdict(), **row})
     return writer.ranges, shortfalls
 

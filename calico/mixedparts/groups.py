@@ -143,10 +143,10 @@ class _Chooser:
             self.beside.setdefault(first, []).append(second)
             self.beside.setdefault(second, []).append(first)
         # Classes by the square root of their number: the rare ones more often, but not until they are used up.
-        self._class = _Weighted([(name, len(found) ** 0.5) for name, found in sorted(self.by_class.items())], rng)
+        self._class = _Weighted([(name, len(rows) ** 0.5) for name, rows in sorted(self.by_class.items())], rng)
         self._pair = _Weighted([(p, (len(self.by_class[p[0]]) * len(self.by_class[p[1]])) ** 0.5) for p in here], rng)
-        alike = sorted((found for found in self.by_parts.values() if len(found) > 1), key=lambda found: found[0].row)
-        self._alike = _Weighted([(found, len(found) ** 0.5) for found in alike], rng)
+        alike = sorted((rows for rows in self.by_parts.values() if len(rows) > 1), key=lambda rows: rows[0].row)
+        self._alike = _Weighted([(rows, len(rows) ** 0.5) for rows in alike], rng)
 
     def _may_be_asked(self, member: Member) -> bool:
         if self.sub_task is SubTask.COMMON_OBJECT:
@@ -220,7 +220,8 @@ class _Weighted(Generic[T]):
 
 def balanced(chosen: Mapping[K, Chosen]) -> dict[K, Chosen]:
     """The same number of each kind: that of the smallest which has any."""
-    smallest = min((len(found.objects) for found in chosen.values() if len(found.objects)), default=0)
+    smallest = min((len(choice.objects) for choice in chosen.values() if len(choice.objects)), default=0)
     return {
-        key: Chosen(found.objects[:smallest], found.says_none[:smallest], found.quota) for key, found in chosen.items()
+        key: Chosen(choice.objects[:smallest], choice.says_none[:smallest], choice.quota)
+        for key, choice in chosen.items()
     }

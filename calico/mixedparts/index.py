@@ -114,9 +114,9 @@ class MixedParts:
         self._firsts = [row["first"] for row in chosen]
         self._ends = list(accumulate(row["stop"] - row["first"] for row in chosen))
         if not self._ends:
-            asked = ", ".join(filter(None, (split, source, sub_task)))
+            request = ", ".join(filter(None, (split, source, sub_task)))
             has = ", ".join(sorted({f"{r['split']}/{r['source']}" for r in self.manifest["ranges"]})) or "no samples"
-            raise InputError(f"{self.folder}: no samples of {asked or 'any kind'}; it has {has}")
+            raise InputError(f"{self.folder}: no samples of {request or 'any kind'}; it has {has}")
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -37,10 +37,10 @@ def read_paco(
     with CocoRows(annotations, report) as rows:
         objects, parts = _names(rows, report)
         for image in rows.images.values():
-            found = rows.rows_of(image.id)
-            image_file = locate(images, image, IMAGE_FOLDERS, report) if found else None
+            image_rows = rows.rows_of(image.id)
+            image_file = locate(images, image, IMAGE_FOLDERS, report) if image_rows else None
             if image_file is not None:
-                yield from _objects(image, image_file, found, objects, parts, split, report)
+                yield from _objects(image, image_file, image_rows, objects, parts, split, report)
 
 
 def _names(rows: CocoRows, report: ReadReport) -> tuple[Names, Names]:
@@ -76,13 +76,13 @@ class _PartRow(NamedTuple):
 def _objects(
     image: ImageRow,
     image_file: str,
-    found: Sequence[Row],
+    rows: Sequence[Row],
     objects: Names,
     parts: Names,
     split: str,
     report: ReadReport,
 ) -> Iterator[ObjectRecord]:
-    owners, parts_of = _gather(image, found, objects, parts, report)
+    owners, parts_of = _gather(image, rows, objects, parts, report)
     for owner in dict.fromkeys([*owners, *parts_of]):
         given = parts_of.get(owner, [])
         object_rows: list[Row] = []
@@ -110,12 +110,12 @@ def _objects(
 
 
 def _gather(
-    image: ImageRow, found: Sequence[Row], objects: Names, parts: Names, report: ReadReport
+    image: ImageRow, rows: Sequence[Row], objects: Names, parts: Names, report: ReadReport
 ) -> tuple[dict[str, tuple[str, Row]], dict[str, list[_PartRow]]]:
     """(name, row) of each object and the parts of each, by the object's annotation id."""
     owners: dict[str, tuple[str, Row]] = {}
     parts_of: dict[str, list[_PartRow]] = {}
-    for row in found:
+    for row in rows:
         where = f"annotation {row.get('id')} of {image.file_name}"
         category, owner = row.get("category_id"), row.get("obj_ann_id")
         is_part = category in parts and category not in objects if owner is None else owner != row.get("id")

@@ -40,11 +40,11 @@ def statistics_page(data: MixedParts, report: Mapping[str, Any], num_samples: in
 
 def _findings(report: Mapping[str, Any]) -> str:
     rows = [
-        [escape(found["source"]), kind, f"<code>{escape(code)}</code>", f"{count:,}", escape("; ".join(examples[:1]))]
-        for found in report["reading"]
+        [escape(source["source"]), kind, f"<code>{escape(code)}</code>", f"{count:,}", escape("; ".join(examples[:1]))]
+        for source in report["reading"]
         for kind in ("repaired", "skipped")
-        for code, count in sorted(found[kind].items())
-        if (examples := found["examples"].get(code, [])) is not None
+        for code, count in sorted(source[kind].items())
+        if (examples := source["examples"].get(code, [])) is not None
     ]
     text = ""
     if rows:

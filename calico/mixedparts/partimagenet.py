@@ -43,10 +43,10 @@ def read_partimagenet(
         parts = _part_names(rows.categories, report)
         whole = _WholeObjects(files.enter_context(CocoRows(objects, report)), report) if objects else None
         for image in rows.images.values():
-            found = rows.rows_of(image.id)
-            image_file = locate(images, image, folders_of(image, split), report) if found else None
+            image_rows = rows.rows_of(image.id)
+            image_file = locate(images, image, folders_of(image, split), report) if image_rows else None
             if image_file is not None:
-                yield from _objects(image, image_file, found, parts, whole, split, report)
+                yield from _objects(image, image_file, image_rows, parts, whole, split, report)
 
 
 def folders_of(image: ImageRow, split: str) -> tuple[str, ...]:
@@ -58,14 +58,14 @@ def folders_of(image: ImageRow, split: str) -> tuple[str, ...]:
 def _objects(
     image: ImageRow,
     image_file: str,
-    found: Sequence[Row],
+    rows: Sequence[Row],
     parts: Mapping[Any, tuple[str, str]],
     whole: _WholeObjects | None,
     split: str,
     report: ReadReport,
 ) -> Iterator[ObjectRecord]:
     by_object: dict[str, list[tuple[str, Row]]] = {}
-    for row in found:
+    for row in rows:
         names = parts.get(row.get("category_id"))
         if names is None:
             message = f"annotation {row.get('id')} of {image.file_name}: no category has the id"

@@ -49,8 +49,8 @@ def read_objects(
                 elif split != record.split:
                     message = f"{record.image_file}: is in {split} already; what {record.split} says of it is left out"
                     report.skip("image_in_two_splits", message)
-                elif shown := visible(record, min_part_pixels, report):
-                    writer.add(*shown)
+                elif visible_record := visible(record, min_part_pixels, report):
+                    writer.add(*visible_record)
     manifest: dict[str, Any] = {"sources": writer.sources, "classes": list(writer.classes), "parts": list(writer.parts)}
     manifest["reading"] = [report.as_json() for report in reports]
     return manifest

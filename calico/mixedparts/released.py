@@ -157,8 +157,8 @@ class _Source:
         min_share: float = 0.0,
     ) -> Iterator[ReleasedPair]:
         where = f"record {number}"
-        found = []
-        for (image, file), name, ids, wanted in zip(places, names, stated["ann_ids"], parts, strict=True):
+        records = []
+        for (image, file), name, ids, part_ids in zip(places, names, stated["ann_ids"], parts, strict=True):
             whole = self._union(self.objects, ids, image, where)
             if whole is None:
                 self.report.skip("no_object", f"{where}: nothing is left of the {name} of {image.file_name}")
@@ -169,21 +169,21 @@ class _Source:
                 message = f"{where}: the {name} of {image.file_name} is {share:.2%} of it, under {min_share:.0%}"
                 self.report.skip("small_object", message)
                 return
-            masks = self._part_masks(whole, wanted, image, where)
+            masks = self._part_masks(whole, part_ids, image, where)
             object_id = "+".join(str(one) for one in ids)
-            found.append(
+            records.append(
                 ObjectRecord(self.name, object_id, file, image.size_hw, clean_name(name), whole, masks, self.split)
             )
         visibility = tuple(float(value) for value in stated.get("visibility") or ())
-        for record in found:
+        for record in records:
             self.report.count(record)
-        yield ReleasedPair(number, self.name, sub_task, (found[0], found[1]), visibility)
+        yield ReleasedPair(number, self.name, sub_task, (records[0], records[1]), visibility)
 
     def _part_masks(
-        self, whole: Rle, wanted: Mapping[str, Sequence[Any]], image: ImageRow, where: str
+        self, whole: Rle, part_ids: Mapping[str, Sequence[Any]], image: ImageRow, where: str
     ) -> tuple[PartMask, ...]:
         masks: dict[str, list[Rle]] = {}
-        for part, ids in wanted.items():
+        for part, ids in part_ids.items():
             if self.name == ade20k.SOURCE:
                 names = dict.fromkeys(ids, ("", part))
                 cut = ade20k.cut_parts(self._map_of(image), decode_rle(whole), list(names), names) if names else ()
@@ -220,10 +220,10 @@ class _Source:
             assert self.files.part_maps is not None
             assert self.files.part_names is not None
             folders = ade20k.folders_of(self.split)
-            found = ade20k.read_part_map(self.files.part_maps, image, folders, self.files.part_names, self.report)
-            self._part_map = (image.id, found)
-        found = self._part_map[1]
-        return np.full(image.size_hw, -1, np.int32) if found is None else found
+            part_map = ade20k.read_part_map(self.files.part_maps, image, folders, self.files.part_names, self.report)
+            self._part_map = (image.id, part_map)
+        part_map = self._part_map[1]
+        return np.full(image.size_hw, -1, np.int32) if part_map is None else part_map
 
 
 def _ids(item: Mapping[str, Any], image: int) -> Any:

@@ -49,15 +49,15 @@ def write_released(
             pairs = read_mixedparts(released[split], sources, split=split, report=report)
             for number, pair in enumerate(pairs):
                 on_progress(f"pairs of {split}", number + 1, None)
-                found = [visible(record, report) for record in pair.objects]
-                if not _is_whole(pair, found, split_of, report):
+                records = [visible(record, report) for record in pair.objects]
+                if not _is_whole(pair, records, split_of, report):
                     continue
                 rows = []
-                for shown in found:
-                    assert shown is not None  # `_is_whole` saw to it
-                    key = _digest(shown[0])
+                for pair_row in records:
+                    assert pair_row is not None  # `_is_whole` saw to it
+                    key = _digest(pair_row[0])
                     if key not in rows_of:
-                        rows_of[key] = writer.add(*shown)
+                        rows_of[key] = writer.add(*pair_row)
                     rows.append(rows_of[key])
                 buckets.setdefault(Bucket(split, pair.source, pair.sub_task), array("i")).extend(rows)
     with SampleWriter(ready, writer.sources) as samples:
@@ -65,13 +65,13 @@ def write_released(
         for bucket in filter(buckets.__contains__, order):
             objects = np.frombuffer(buckets[bucket], np.int32).reshape(-1, 2)
             samples.add(bucket, objects, np.zeros(len(objects), bool))
-    told = {"sources": writer.sources, "classes": list(writer.classes), "parts": list(writer.parts)}
-    return told | {"reading": [report.as_json() for report in reports]}, samples.ranges
+    manifest = {"sources": writer.sources, "classes": list(writer.classes), "parts": list(writer.parts)}
+    return manifest | {"reading": [report.as_json() for report in reports]}, samples.ranges
 
 
 def _is_whole(
     pair: ReleasedPair,
-    found: Sequence[tuple[ObjectRecord, int] | None],
+    records: Sequence[tuple[ObjectRecord, int] | None],
     split_of: dict[tuple[str, str], str],
     report: ReadReport,
 ) -> bool:
@@ -82,10 +82,10 @@ def _is_whole(
     if splits != {pair.objects[0].split}:
         report.skip("image_in_two_splits", where)
         return False
-    if not all(found):
+    if not all(records):
         report.skip("incomplete_pair", f"{where}: an object cannot be seen")
         return False
-    first, second = ({part.name for part in shown[0].parts} for shown in found if shown is not None)
+    first, second = ({part.name for part in row[0].parts} for row in records if row is not None)
     whole = {
         SubTask.COMMON_OBJECT: pair.objects[0].object_name == pair.objects[1].object_name,
         SubTask.COMMON_PARTS: bool(first) and first == second,

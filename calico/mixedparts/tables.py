@@ -54,12 +54,12 @@ class Table:
         with Path(path).open("rb") as file:
             try:
                 np.lib.format.read_magic(file)
-                shape, _, found = np.lib.format.read_array_header_1_0(file)
+                shape, _, stored_dtype = np.lib.format.read_array_header_1_0(file)
             except ValueError as error:
                 raise InputError(f"{path}: is no .npy file ({error}); build the index anew") from None
             self._start = file.tell()
-        if found != dtype or len(shape) != 1:
-            raise InputError(f"{path}: holds {found} {shape}, expected rows of {dtype}; build the index anew")
+        if stored_dtype != dtype or len(shape) != 1:
+            raise InputError(f"{path}: holds {stored_dtype} {shape}, expected rows of {dtype}; build the index anew")
         self._num_rows = int(shape[0])
         if self._blob.num_bytes != self._start + self._num_rows * dtype.itemsize:
             raise InputError(f"{path}: was cut off, {self._num_rows} rows are promised; build the index anew")

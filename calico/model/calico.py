@@ -274,9 +274,9 @@ class CalicoModel(nn.Module):
         lots = batch.rows_by_length(self.max_lots)
         if len(lots) == 1:
             return self._hidden_states(features, batch)
-        found = [self._hidden_states(features, batch.take(rows)) for rows in lots]
+        states_of_lots = [self._hidden_states(features, batch.take(rows)) for rows in lots]
         length = batch.token_ids.shape[1]
-        padded = torch.cat([F.pad(states, (0, 0, 0, length - states.shape[1])) for states in found])
+        padded = torch.cat([F.pad(states, (0, 0, 0, length - states.shape[1])) for states in states_of_lots])
         return padded[torch.cat(lots).argsort()]
 
     def _hidden_states(self, features: ImageFeatures, batch: PromptBatch) -> Tensor:

@@ -103,9 +103,9 @@ class CalicoConfig:
             ) from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path}: not readable as JSON ({error}); copy the checkpoint again") from None
-        known = {f.name for f in dataclasses.fields(cls)}
+        names = {f.name for f in dataclasses.fields(cls)}
         required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
-        if not isinstance(raw, dict) or (wrong := sorted((set(raw) - known) | (required - set(raw)))):
+        if not isinstance(raw, dict) or (wrong := sorted((set(raw) - names) | (required - set(raw)))):
             what = (
                 f"missing or unknown fields {', '.join(wrong)}" if isinstance(raw, dict) else f"a {type(raw).__name__}"
             )

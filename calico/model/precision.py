@@ -90,9 +90,9 @@ class Int8Linear(nn.Module):
         return product * self.scale.to(product.dtype) + (0 if self.bias is None else self.bias)
 
 
-def uses_bf16(asked: str, device: torch.device) -> bool:
+def uses_bf16(choice: str, device: torch.device) -> bool:
     """asked: `bf16`, `no`, or `auto` for what is faster on the device."""
-    return trains_in_bf16(device) if asked == "auto" else asked == "bf16"
+    return trains_in_bf16(device) if choice == "auto" else choice == "bf16"
 
 
 def check_device(device: torch.device | str) -> None:

@@ -109,10 +109,10 @@ class PixelDecoder(nn.Module):
 
         T is P + 1 without a box, since SAM adds a padding point then; 2 for a box; P + 2 for both.
         """
-        found = points if points is not None else boxes_xyxy
-        if found is None:
+        first = points if points is not None else boxes_xyxy
+        if first is None:
             raise ValueError("a prompt is points, a box, or both")
-        with torch.autocast(found.device.type, enabled=False):
+        with torch.autocast(first.device.type, enabled=False):
             sparse, _ = self.prompt_encoder(
                 None if points is None else points.to(self.dtype)[:, None],
                 None if labels is None else labels[:, None],

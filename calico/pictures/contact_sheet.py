@@ -46,15 +46,15 @@ def write_contact_sheet(
 
     def row(number: int, group: SourceGroup) -> str:
         alike = "" if group.similarity is None else f" &middot; similarity {group.similarity:.2f}"
-        told = f'<span class="soft">{len(group.sources)} images{alike}</span>'
-        head = f"<strong>{number}</strong> {escape(group.name)} {told}"
+        size = f'<span class="soft">{len(group.sources)} images{alike}</span>'
+        head = f"<strong>{number}</strong> {escape(group.name)} {size}"
         return f'<div class="group">{head}<br>{"".join(map(thumbnail, group.sources))}</div>'
 
-    shown, left = grouping.groups[:MAX_GROUPS], grouping.left_over[:MAX_LEFT_OVER]
+    groups, left = grouping.groups[:MAX_GROUPS], grouping.left_over[:MAX_LEFT_OVER]
     num_images = sum(len(group.sources) for group in grouping.groups)
     title = f"{len(grouping.groups)} groups of {num_images} images, {len(grouping.left_over)} left over"
-    parts = [f"<h1>{title}</h1>", _cut(len(shown), len(grouping.groups), "groups")]
-    parts += ['<div class="sheet">', *(row(number, group) for number, group in enumerate(shown, start=1)), "</div>"]
+    parts = [f"<h1>{title}</h1>", _cut(len(groups), len(grouping.groups), "groups")]
+    parts += ['<div class="sheet">', *(row(number, group) for number, group in enumerate(groups, start=1)), "</div>"]
     if left:
         parts += ["<h2>Left over</h2>", _cut(len(left), len(grouping.left_over), "images")]
         parts += ['<div class="group">', *map(thumbnail, left), "</div>"]
@@ -68,4 +68,3 @@ def num_shown(grouping: Grouping) -> int:
 
 def _cut(num: int, of: int, what: str) -> str:
     return f'<p class="soft">The first {num} of {of} {what}.</p>' if num < of else ""
-

@@ -35,7 +35,7 @@ def colours_of(*cosegmentations: CoSegmentation) -> dict[str, Colour]:
     Parts come first, so that they are the ones that differ most; beyond the palette the colours return darker.
     """
     ids = sorted(
-        {(region.kind != "part", region.correspondence_id) for found in cosegmentations for region in found.regions}
+        {(region.kind != "part", region.correspondence_id) for coseg in cosegmentations for region in coseg.regions}
     )
     colours = {}
     for number, (_, identifier) in enumerate(ids):

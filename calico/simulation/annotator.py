@@ -67,10 +67,10 @@ def correct(
     taken = {(region.image, region.name) for region in truth.regions}
     num_kept = num_missed = num_misnamed = 0
     for region in truth.regions:
-        found = predicted.get(region.key)
-        if found is not None and found.object_name == region.object_name:
-            if iou(found.mask, region.mask) >= habits.keep_iou:
-                masks.append(_named(region, found.mask))
+        candidate = predicted.get(region.key)
+        if candidate is not None and candidate.object_name == region.object_name:
+            if iou(candidate.mask, region.mask) >= habits.keep_iou:
+                masks.append(_named(region, candidate.mask))
                 num_kept += 1
                 continue
         elif region.part_name is not None and region.mask.mean() < habits.small and rng.random() < habits.miss:

@@ -223,13 +223,13 @@ class _Run:
     def _label(self, number: int, folder: Path) -> dict[str, Any]:
         """Chooses, corrects and writes the round's snapshot: all groups so far."""
         earlier = [read_card(self.folder / f"round-{k}" / CHOICES, "choices") for k in range(1, number)]
-        seen = {row["id"] for found in earlier for row in found["choices"]}
+        seen = {row["id"] for record in earlier for row in record["choices"]}
         groups = {group.id: group for group in self.pool.labelled(self.seed, self.settings.pool_size)}
         before = Snapshot(self.folder / f"round-{number - 1}" / "snapshot") if number > 1 else None
         current = self.registry.current()
         segmenter = CoSegmenter.from_checkpoint(None if current is None else self.registry.path_of(current))
-        left = [group for name, group in groups.items() if name not in seen]
-        predictions, ranked = self._ranked(left, segmenter, before, groups, number)
+        candidates = [group for name, group in groups.items() if name not in seen]
+        predictions, ranked = self._ranked(candidates, segmenter, before, groups, number)
         rows: list[dict[str, Any]] = []
         corrected: list[tuple[AnnotatedGroup, PoolGroup]] = []
         for choice in ranked:
@@ -245,12 +245,12 @@ class _Run:
                 corrected.append((self._annotated(group, correction, segmenter.version, number), group))
         if len(corrected) < self.settings.groups_per_round:
             raise InputError(
-                f"{self.name}, round {number}: {len(corrected)} groups of {len(left)} could be corrected, expected "
-                f"{self.settings.groups_per_round}; give a larger pool or skip fewer"
+                f"{self.name}, round {number}: {len(corrected)} groups of {len(candidates)} could be corrected, "
+                f"expected {self.settings.groups_per_round}; give a larger pool or skip fewer"
             )
         with SnapshotWriter(folder / "snapshot", previous=before.folder if before else None) as writer:
-            for known in before.groups() if before else ():
-                writer.add(replace(known, split=""), before.load_images(known).images if before else ())
+            for group_before in before.groups() if before else ():
+                writer.add(replace(group_before, split=""), before.load_images(group_before).images if before else ())
             for annotated, group in corrected:
                 writer.add(annotated, group.group.images)
             for row in rows:
@@ -262,14 +262,14 @@ class _Run:
             "start": current,
             "choices": rows,
             "num_corrected": len(corrected) + (int(before.manifest["num_groups"]) if before else 0),
-            "num_skipped": sum(row["skipped"] for row in rows) + sum(found["num_skipped"] for found in earlier),
+            "num_skipped": sum(row["skipped"] for row in rows) + sum(record["num_skipped"] for record in earlier),
             "of_domain": sum(group.is_unseen for _, group in corrected),
             "regions": {name: sum(row[name] for row in rows) for name in counted},
         }
 
     def _ranked(
         self,
-        left: Sequence[PoolGroup],
+        candidates: Sequence[PoolGroup],
         segmenter: CoSegmenter,
         before: Snapshot | None,
         groups: dict[str, PoolGroup],
@@ -278,30 +278,30 @@ class _Run:
         """Predictions of the pool, as far as the strategy needs them, and all of it in the strategy's order."""
         tell = self._telling(number)
         predictions: dict[str, CoSegmentation] = {}
-        facts = [GroupFacts(group.id) for group in left]
+        facts = [GroupFacts(group.id) for group in candidates]
         labelled = Labelled()
         if self.strategy != "random":
             facts = []
-            for done, group in enumerate(left, start=1):
+            for done, group in enumerate(candidates, start=1):
                 predictions[group.id] = segmenter.segment(group.group)
                 facts.append(_facts(group, predictions[group.id], segmenter))
-                tell("predicting the pool", done / len(left), f"{done} of {len(left)} groups")
-            known = [AnnotatedGroup.from_record(record) for record in before.records()] if before else []
+                tell("predicting the pool", done / len(candidates), f"{done} of {len(candidates)} groups")
+            groups_before = [AnnotatedGroup.from_record(record) for record in before.records()] if before else []
             counts: dict[str, int] = {}
-            for item in known:
+            for item in groups_before:
                 for name in {region.part_name for region in item.target.regions if region.part_name}:
                     counts[name] = counts.get(name, 0) + 1
-            rows = [_features(groups[item.id], segmenter) for item in known]
+            rows = [_features(groups[item.id], segmenter) for item in groups_before]
             labelled = Labelled(counts, np.stack(rows) if rows else None)
-        return predictions, choose(self.strategy, facts, len(left), labelled=labelled, seed=self.seed)
+        return predictions, choose(self.strategy, facts, len(candidates), labelled=labelled, seed=self.seed)
 
     def _annotated(self, group: PoolGroup, correction: Correction, version: str, number: int) -> AnnotatedGroup:
         assert correction.target is not None
-        shown = group.group
+        images_of = group.group
         images = tuple(
             ImageReference(source, size_hw, digest, key)
             for source, size_hw, digest, key in zip(
-                group.sources, shown.sizes_hw, shown.digests, group.keys, strict=True
+                group.sources, images_of.sizes_hw, images_of.digests, group.keys, strict=True
             )
         )
         provenance = {
@@ -373,16 +373,18 @@ def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(make(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _claim(path: Path, settings: dict[str, Any]) -> None:
     """More seeds and strategies may be added to a folder later; all else has to be the same."""
-    wanted = json.loads(json.dumps(settings))
+    options = json.loads(json.dumps(settings))
     for key in ("seeds", "strategies"):
-        wanted.pop(key)
-    found = _kept(path, lambda: wanted)
-    if odd := sorted(key for key in wanted if wanted[key] != found.get(key)):
-        told = ", ".join(f"{key} {found.get(key)!r} there, {wanted[key]!r} asked" for key in odd)
-        raise InputError(f"{path.parent}: holds another simulation ({told}); use another --out, or the same options")
+        options.pop(key)
+    stored_options = _kept(path, lambda: options)
+    if odd := sorted(key for key in options if options[key] != stored_options.get(key)):
+        differences = ", ".join(f"{key} {stored_options.get(key)!r} there, {options[key]!r} asked" for key in odd)
+        raise InputError(
+            f"{path.parent}: holds another simulation ({differences}); use another --out, or the same options"
+        )

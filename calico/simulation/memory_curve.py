@@ -64,7 +64,7 @@ def memory_curve(
     size = settings.size or look_size(config)
     reader = PyramidReader(model, config, size)
     looks = KeptLooks(reader)
-    held = list(pool.held_out(num_held_out))
+    test_groups = list(pool.held_out(num_held_out))
     rows = []
     for seed in seeds:
         groups = pool.labelled(seed, sizes[-1])
@@ -79,15 +79,15 @@ def memory_curve(
             while done < count:
                 group = groups[done]
                 done += 1
-                shown = group.group
-                predicted = predict(memory, reader, shown)
-                made = correct(
+                image_group = group.group
+                predicted = predict(memory, reader, image_group)
+                correction = correct(
                     group.truth, predicted, pool.part_names, replace(habits, skip=0.0), seed * 1_000_003 + group.order
                 )
-                assert made.target is not None
-                for image, picture in enumerate(shown.images):
-                    own = [region for region in made.target.regions if region.image == image]
-                    lessons.append(Lesson(annotated(picture, own, group.id), done))
+                assert correction.target is not None
+                for image, picture in enumerate(image_group.images):
+                    regions = [region for region in correction.target.regions if region.image == image]
+                    lessons.append(Lesson(annotated(picture, regions, group.id), done))
             name = f"seed {seed}, {count} groups"
             started = time.process_time()
             memory = fit_memory(
@@ -100,7 +100,7 @@ def memory_curve(
                 on_progress=partial(_fitting, on_progress, name),
             )
             cpu = time.process_time() - started
-            row = {"seed": seed, "groups": count, **_measured(memory, reader, held)}
+            row = {"seed": seed, "groups": count, **_measured(memory, reader, test_groups)}
             false = [
                 memory.sight(reader(i), i.shape[:2]) is not None for _, g, _ in base_items(num_base) for i in g.images
             ]
@@ -110,12 +110,17 @@ def memory_curve(
                 "n_base_images": len(false),
                 "fit_seconds": memory.card.seconds,
                 "fit_cpu_seconds": round(cpu, 1),
-                "names": [str(own) for own in memory.card.names],
+                "names": [str(regions) for regions in memory.card.names],
             }
             rows.append(row)
             on_row(row)
             on_progress(name, 1.0, f"parts {row['strict_miou_parts']:.3f}")
-    return {"start": checkpoint_version(checkpoint), "folder": str(folder), "n_held_out": len(held), "rows": rows}
+    return {
+        "start": checkpoint_version(checkpoint),
+        "folder": str(folder),
+        "n_held_out": len(test_groups),
+        "rows": rows,
+    }
 
 
 def _fitting(on_progress: OnProgress, name: str, share: float) -> None:
@@ -131,13 +136,13 @@ def predict(memory: PartMemory | None, reader: Callable[[np.ndarray], Any], grou
     return remembered(nothing, sights, memory.card.object_names)
 
 
-def _measured(memory: PartMemory, reader: Callable[[np.ndarray], Any], held: Sequence[Any]) -> dict[str, Any]:
+def _measured(memory: PartMemory, reader: Callable[[np.ndarray], Any], test_groups: Sequence[Any]) -> dict[str, Any]:
     """Means over the held-out groups. parts: pixel IoU of each part, over all images together."""
     scores, objects, right, predicted, true = [], [], 0, 0, 0
     pixels: dict[str, np.ndarray] = {}
-    for _, group, truth in held:
-        found = predict(memory, reader, group)
-        matches = compare(keyed(truth.regions), keyed(found.regions))
+    for _, group, truth in test_groups:
+        coseg = predict(memory, reader, group)
+        matches = compare(keyed(truth.regions), keyed(coseg.regions))
         value = strict_miou(matches, "part")
         scores += [] if value is None else [value]
         objects += [match.iou for match in matches if match.key.kind == "object" and match.in_truth]
@@ -145,7 +150,7 @@ def _measured(memory: PartMemory, reader: Callable[[np.ndarray], Any], held: Seq
         right, predicted, true = (
             right + counts.num_right, predicted + counts.num_predicted, true + counts.num_true,
         )  # fmt: skip
-        ours, theirs = found.by_key, truth.by_key
+        ours, theirs = coseg.by_key, truth.by_key
         for key in ours.keys() | theirs.keys():
             if key.kind == "part":
                 nothing = np.zeros(group.sizes_hw[key.image], bool)
@@ -161,22 +166,22 @@ def _measured(memory: PartMemory, reader: Callable[[np.ndarray], Any], held: Seq
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """The rows' means over seeds, a line for each number of groups."""
     lines = [
         f"{'groups':>6} {'parts':>6} {'sd':>5} {'object':>7} {'names p/r':>11} {'estimate':>8} {'fit s':>6}  by part"
     ]
-    for count in sorted({row["groups"] for row in found["rows"]}):
-        own = [row for row in found["rows"] if row["groups"] == count]
+    for count in sorted({row["groups"] for row in results["rows"]}):
+        rows = [row for row in results["rows"] if row["groups"] == count]
 
-        def mean(name: str, own: Sequence[Any] = own) -> float:
-            values = [row[name] for row in own if row[name] is not None]
+        def mean(name: str, rows: Sequence[Any] = rows) -> float:
+            values = [row[name] for row in rows if row[name] is not None]
             return float(np.mean(values)) if values else float("nan")
 
-        spread = float(np.std([row["strict_miou_parts"] for row in own], ddof=1)) if len(own) > 1 else float("nan")
-        parts = {name for row in own for name in row["pixel_iou"]}
+        spread = float(np.std([row["strict_miou_parts"] for row in rows], ddof=1)) if len(rows) > 1 else float("nan")
+        parts = {name for row in rows for name in row["pixel_iou"]}
         by_part = "  ".join(
-            f"{name} {np.mean([row['pixel_iou'].get(name, 0.0) for row in own]):.2f}" for name in sorted(parts)
+            f"{name} {np.mean([row['pixel_iou'].get(name, 0.0) for row in rows]):.2f}" for name in sorted(parts)
         )
         lines.append(
             f"{count:>6} {mean('strict_miou_parts'):>6.3f} {spread:>5.3f} {mean('object_iou'):>7.3f} "

@@ -63,9 +63,9 @@ class PhotoPool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        found = read_coco(self.folder / ANNOTATIONS)
+        file = read_coco(self.folder / ANNOTATIONS)
         largest: dict[object, CocoObject] = {}
-        for item in found.objects:
+        for item in file.objects:
             before = largest.get(item.image.id)
             if before is None or len(item.rows) > len(before.rows):
                 largest[item.image.id] = item

@@ -29,17 +29,17 @@ def figures_of(measured: Json) -> dict[str, float | None]:
     return {name: measured[where]["figures"].get(block, {}).get(figure) for name, where, block, figure in FIGURES}
 
 
-def summary(found: Json) -> dict[str, Any]:
+def summary(results: Json) -> dict[str, Any]:
     """`before`, and a row for each strategy and round: each figure's and each difference's mean, sd and n of seeds.
 
     sd: of the seeds, None for one. Differences are after - before.
     """
-    before = figures_of(found["before"])
+    before = figures_of(results["before"])
     rows = []
-    strategies = dict.fromkeys(run["strategy"] for run in found["runs"])
+    strategies = dict.fromkeys(run["strategy"] for run in results["runs"])
     for strategy in strategies:
-        for number in sorted({run["round"] for run in found["runs"]}):
-            runs = [run for run in found["runs"] if (run["strategy"], run["round"]) == (strategy, number)]
+        for number in sorted({run["round"] for run in results["runs"]}):
+            runs = [run for run in results["runs"] if (run["strategy"], run["round"]) == (strategy, number)]
             if not runs:
                 continue
             after = [figures_of(run) for run in runs]
@@ -55,11 +55,11 @@ def summary(found: Json) -> dict[str, Any]:
                     **{f"{name}.gain": spread([_gain(item[name], before[name]) for item in after]) for name in before},
                 }
             )
-    return {"before": before, "n_held_out": _num(found, "held_out"), "n_base": _num(found, "base"), "rows": rows}
+    return {"before": before, "n_held_out": _num(results, "held_out"), "n_base": _num(results, "base"), "rows": rows}
 
 
-def _num(found: Json, where: str) -> int:
-    return int(found["before"][where]["figures"]["n_groups"])
+def _num(results: Json, where: str) -> int:
+    return int(results["before"][where]["figures"]["n_groups"])
 
 
 def _gain(after: float | None, before: float | None) -> float | None:
@@ -68,11 +68,11 @@ def _gain(after: float | None, before: float | None) -> float | None:
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
     """Mean, standard deviation (n - 1) and n of those that are there."""
-    known = [float(value) for value in values if value is not None]
+    numbers = [float(value) for value in values if value is not None]
     return {
-        "mean": fmean(known) if known else None,
-        "sd": stdev(known) if len(known) > 1 else None,
-        "n": len(known),
+        "mean": fmean(numbers) if numbers else None,
+        "sd": stdev(numbers) if len(numbers) > 1 else None,
+        "n": len(numbers),
     }
 
 
@@ -99,7 +99,7 @@ def _cell(value: Json) -> str:
     return _number(value["mean"]) + ("" if value["sd"] is None else f" ± {value['sd']:.3f}")
 
 
-def plot(found: Json, summarised: Json, path: Path) -> None:
+def plot(results: Json, summarised: Json, path: Path) -> None:
     """Parts of held-out groups and of the base test by corrected groups: each seed thin, their mean thick."""
     from matplotlib.figure import Figure  # late: half a second of imports, and no display is needed
 
@@ -118,14 +118,16 @@ def plot(found: Json, summarised: Json, path: Path) -> None:
             groups, means, errors = zip(*points, strict=True)
             n = max(row[name]["n"] for row in rows) if rows else 0
             axes.errorbar(groups, means, errors, color=colour, capsize=3, label=f"{strategy}, n = {n} seeds")
-            for seed in dict.fromkeys(run["seed"] for run in found["runs"]):
+            for seed in dict.fromkeys(run["seed"] for run in results["runs"]):
                 line = [(0, start)] + [
                     (run["num_corrected"], figures_of(run)[name])
-                    for run in found["runs"]
+                    for run in results["runs"]
                     if (run["strategy"], run["seed"]) == (strategy, seed)
                 ]
-                shown = [(x, y) for x, y in line if y is not None]
-                axes.plot([x for x, _ in shown], [y for _, y in shown], color=colour, alpha=0.3, linewidth=0.8)
+                line_points = [(x, y) for x, y in line if y is not None]
+                axes.plot(
+                    [x for x, _ in line_points], [y for _, y in line_points], color=colour, alpha=0.3, linewidth=0.8
+                )
         axes.set(title=title, xlabel="corrected groups", ylabel="strict mIoU of parts")
         axes.set_ylim(0, max(0.1, 1.1 * axes.get_ylim()[1]))
         axes.grid(alpha=0.3)
@@ -135,10 +137,10 @@ def plot(found: Json, summarised: Json, path: Path) -> None:
         figure.savefig(temporary, dpi=90)
 
 
-def save(found: Json, folder: Path) -> dict[str, Any]:
+def save(results: Json, folder: Path) -> dict[str, Any]:
     """results.json (everything measured), summary.json and curves.png; gives the summary."""
-    summarised = summary(found)
-    for name, content in (("results.json", found), ("summary.json", summarised)):
+    summarised = summary(results)
+    for name, content in (("results.json", results), ("summary.json", summarised)):
         write_text(folder / name, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    plot(found, summarised, folder / "curves.png")
+    plot(results, summarised, folder / "curves.png")
     return summarised

@@ -21,7 +21,7 @@ def predicted(group: AnnotatedGroup) -> CoSegmentation | None:
     release does not tell."""
     if group.changes is None:
         return None
-    known, masks = group.target.by_key, []
+    region_of, masks = group.target.by_key, []
     for row in group.changes:
         if row["change"] == "added":
             continue
@@ -29,7 +29,7 @@ def predicted(group: AnnotatedGroup) -> CoSegmentation | None:
         if row.get("mask") is not None:
             mask = decode_rle(row["mask"], size_hw=group.target.sizes_hw[image])
         else:
-            same = known.get(RegionKey(image, "object" if part is None else "part", part or row["object"]))
+            same = region_of.get(RegionKey(image, "object" if part is None else "part", part or row["object"]))
             if row["change"] != "kept" or same is None:
                 return None
             mask = same.mask
@@ -57,5 +57,5 @@ def _drawn(snapshot: Snapshot, record: Mapping[str, Any]) -> tuple[bytes, bytes]
     except InputError:  # made without images
         return None
     colours = colours_of(before, group.target)
-    first, second = (strip_of_overlays(images, found, HEIGHT_PX, colours) for found in (before, group.target))
+    first, second = (strip_of_overlays(images, coseg, HEIGHT_PX, colours) for coseg in (before, group.target))
     return first, second

@@ -69,8 +69,10 @@ def _bar(row: Mapping[str, Any], most: int) -> str:
     for change in CHANGES:
         width = _BAR_WIDTH * row[change] / most if most else 0.0
         if width:
-            told = f"<title>{row[change]} {change}</title>"
-            pieces.append(f'<rect x="{x:.1f}" width="{width:.1f}" height="14" fill="{_COLOURS[change]}">{told}</rect>')
+            tooltip = f"<title>{row[change]} {change}</title>"
+            pieces.append(
+                f'<rect x="{x:.1f}" width="{width:.1f}" height="14" fill="{_COLOURS[change]}">{tooltip}</rect>'
+            )
         x += width
     total = sum(row[change] for change in CHANGES)
     return f'<svg width="{_BAR_WIDTH}" height="14" role="img">{"".join(pieces)}</svg> {total}'
@@ -109,8 +111,8 @@ def _groups(
 ) -> str:
     rows = [[_task(group["group"], host_url), f"{group['score']:.3f}"] for group in groups]
     drawn = [group for group in groups if group["group"] in pictures]
-    shown = "\n".join(_figure(group, pictures[group["group"]], host_url) for group in drawn)
-    return f"<h2>{title}</h2>\n{table(['project/task', 'mean IoU'], rows)}\n{shown}"
+    figures = "\n".join(_figure(group, pictures[group["group"]], host_url) for group in drawn)
+    return f"<h2>{title}</h2>\n{table(['project/task', 'mean IoU'], rows)}\n{figures}"
 
 
 def _task(group: str, host_url: str | None) -> str:
@@ -123,8 +125,8 @@ def _task(group: str, host_url: str | None) -> str:
 
 def _figure(group: Mapping[str, Any], pictures: tuple[bytes, bytes], host_url: str | None) -> str:
     before, after = (picture(data, "image/jpeg", alt) for data, alt in zip(pictures, ("before", "after"), strict=True))
-    told = f"{_task(group['group'], host_url)} &middot; mean IoU {group['score']:.3f}"
+    caption = f"{_task(group['group'], host_url)} &middot; mean IoU {group['score']:.3f}"
     return (
         f'<figure class="pair"><div>{before}<span class="soft">predicted</span></div>'
-        f'<div>{after}<span class="soft">as submitted</span></div><figcaption>{told}</figcaption></figure>'
+        f'<div>{after}<span class="soft">as submitted</span></div><figcaption>{caption}</figcaption></figure>'
     )

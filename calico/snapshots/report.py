@@ -41,14 +41,14 @@ class _Tally:
         num_predicted = self.changes.total() - self.changes["added"]
         for change in CHANGES:
             figures.put(change, self.changes[change], num_predicted if change != "added" else self.changes["added"])
-        for name, shown in (
+        for name, label in (
             ("iou", "iou"),
             ("boundary_f", "boundary_f"),
             ("is_name_right", "name_accuracy"),
             ("is_occurrence_right", "occurrence_accuracy"),
         ):
             n = self.counts[name]
-            figures.put(shown, self.sums[name] / n if n else None, n)
+            figures.put(label, self.sums[name] / n if n else None, n)
         return figures.as_dict()
 
 

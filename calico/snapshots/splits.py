@@ -52,10 +52,10 @@ class Splitter:
         """The split of the next group; None where it joins components of different splits."""
         keys = list(keys)
         shorts = [_short(key) for key in keys]
-        found = {self._split_of_key[short] for short in shorts if short in self._split_of_key}
-        if len(found) > 1:
+        splits = {self._split_of_key[short] for short in shorts if short in self._split_of_key}
+        if len(splits) > 1:
             return None
-        split = SPLITS[found.pop()] if found else self._shares.split_of(keys)
+        split = SPLITS[splits.pop()] if splits else self._shares.split_of(keys)
         self._split_of_key.update(dict.fromkeys(shorts, SPLITS.index(split)))
         return split
 

@@ -38,8 +38,8 @@ class Snapshot:
         if version != SCHEMA_VERSION:
             raise InputError(f"{self.folder}: schema version {version}, expected {SCHEMA_VERSION}; make it anew")
         for name, digest in expected.items() if check else ():
-            if not (self.folder / name).is_file() or (found := sha256_of(self.folder / name)) != digest:
-                got = f"{found[:12]}…" if (self.folder / name).is_file() else "no file"
+            if not (self.folder / name).is_file() or (sha256 := sha256_of(self.folder / name)) != digest:
+                got = f"{sha256[:12]}…" if (self.folder / name).is_file() else "no file"
                 raise InputError(
                     f"{self.folder / name}: expected sha256 {digest[:12]}…, got {got}; it was changed or cut off: make "
                     "the snapshot anew"

@@ -196,10 +196,10 @@ def _to_keep(folder: Path) -> Snapshot:
 
 
 def _united(purges: Iterable[Mapping[str, Iterable[Any]]]) -> dict[str, list[Any]]:
-    found = list(purges)
+    each = list(purges)
     return {
-        "annotators": sorted({who for purged in found for who in purged["annotators"]}),
-        "tasks": sorted({task for purged in found for task in purged["tasks"]}, key=str),
+        "annotators": sorted({who for purged in each for who in purged["annotators"]}),
+        "tasks": sorted({task for purged in each for task in purged["tasks"]}, key=str),
     }
 
 

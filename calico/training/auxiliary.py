@@ -100,12 +100,12 @@ class AuxiliaryHeads(nn.Module):
     @torch.no_grad()
     def _telling(self, class_ids: Tensor, presence: Tensor) -> Tensor:
         """I x num_parts with mean 1: what the class alone does not tell weighs most, or nobody would look for it."""
-        known = class_ids >= 0
+        has_class = class_ids >= 0
         if self.training:
-            for class_id, parts in zip(class_ids[known].tolist(), presence[known], strict=True):
+            for class_id, parts in zip(class_ids[has_class].tolist(), presence[has_class], strict=True):
                 self.part_share[class_id].lerp_(parts, 0.02)
         share = self.part_share[class_ids.clamp(min=0)]
-        weights = 1 + UNDECIDED_WEIGHT * 4 * share * (1 - share) * known[:, None]
+        weights = 1 + UNDECIDED_WEIGHT * 4 * share * (1 - share) * has_class[:, None]
         return weights / weights.mean()
 
     @torch.no_grad()
@@ -142,9 +142,9 @@ def compared_loss(logits: Tensor, answers: AnswerStates, presence: Tensor, weigh
     rows, places = answers.slots.row, place_in_row(answers.slots.row)
     rows, places, images = (x[places < MAX_IMAGES] for x in (rows, places, answers.slots.image))
     shape = (int(answers.slots.row.max()) + 1, MAX_IMAGES, presence.shape[1])
-    shown, weight = (presence.new_zeros(shape).index_put((rows, places), x[images]) for x in (presence, weights))
-    shared = shown * (shown.sum(1, keepdim=True) > 1)
-    target = torch.cat([shown - shared, shared], 1)[answers.row]  # A x 2 MAX_IMAGES x P
+    presences, weight = (presence.new_zeros(shape).index_put((rows, places), x[images]) for x in (presence, weights))
+    shared = presences * (presences.sum(1, keepdim=True) > 1)
+    target = torch.cat([presences - shared, shared], 1)[answers.row]  # A x 2 MAX_IMAGES x P
     weight = weight.repeat(1, 2, 1)[answers.row]
     losses = F.binary_cross_entropy_with_logits(logits.float().view_as(target), target, weight, reduction="sum")
     return 2 * losses / weight.sum().clamp(min=1)

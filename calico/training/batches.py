@@ -283,8 +283,8 @@ def candidate_names(
 ) -> tuple[str, ...]:
     """The names of the group and some that it does not show, shuffled."""
 
-    def others(known: Sequence[str], shown: set[str], most: int) -> list[str]:
-        absent = [name for name in known if name not in shown]
+    def others(names: Sequence[str], present: set[str], most: int) -> list[str]:
+        absent = [name for name in names if name not in present]
         number = min(len(absent), int(rng.integers(1, most)))
         return [str(name) for name in rng.choice(absent, number, replace=False)] if number else []
 

@@ -53,13 +53,13 @@ class CardPlan:
         """The fastest job that fits beside the model that serves, on a card of so many bytes."""
         return fitting(self.jobs, total - self.serving)
 
-    def told(self, total: int, bits: int | None) -> tuple[str, bool]:
+    def verdict(self, total: int, bits: int | None) -> tuple[str, bool]:
         """One line for people, and whether all of it fits."""
         job = self.job_beside(total)
-        wanted = job or self.jobs[-1]
+        size = job or self.jobs[-1]
         line = (
             f"card of {total / GIB:.1f} GiB: serving takes about {self.serving / GIB:.1f}, a training job "
-            f"{wanted.num_bytes / GIB:.1f} with {wanted}, a switch of versions {self.switch / GIB:.1f}"
+            f"{size.num_bytes / GIB:.1f} with {size}, a switch of versions {self.switch / GIB:.1f}"
         )
         if job is not None and self.switch <= total:
             return f"{line}: fits", True

@@ -57,15 +57,15 @@ class Challenge:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Challenge:
-        other = found.get("other")  # runs of before have none
-        decisions = {"decision": _decision(found["decision"]), "other": other and _decision(other)}
-        return cls(**{**found, **decisions})
+    def from_json(cls, row: Mapping[str, Any]) -> Challenge:
+        other = row.get("other")  # runs of before have none
+        decisions = {"decision": _decision(row["decision"]), "other": other and _decision(other)}
+        return cls(**{**row, **decisions})
 
 
-def _decision(found: Mapping[str, Any]) -> Decision:
-    interval = None if found["interval"] is None else tuple(found["interval"])
-    return Decision(**{**found, "verdict": Verdict(found["verdict"]), "interval": interval})
+def _decision(row: Mapping[str, Any]) -> Decision:
+    interval = None if row["interval"] is None else tuple(row["interval"])
+    return Decision(**{**row, "verdict": Verdict(row["verdict"]), "interval": interval})
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def challenge(
     kept = KeptScores(out / "scores", registry, tell, processes, bits=settings.bits, accepted=accepted)
 
     def candidate(name: str, own: FinetuneSettings, folder: Path) -> _Candidate:
-        told = _told(tell, "training")
-        result = finetune(snapshot, start, folder, own, told, base_data=base_data, finishers=finishing)
+        tell_training = _told(tell, "training")
+        result = finetune(snapshot, start, folder, own, tell_training, base_data=base_data, finishers=finishing)
         test, base = {}, {}
         for side, known_as, model in (("champion", champion_id, champion), (FINETUNE, name, result.folder)):
             test[side] = kept.scored(model, f"test-{known_as}", held_out_items(snapshot, held), len(held))
@@ -145,8 +145,8 @@ def challenge(
         kept.release()
         scores = Scores(
             champion_id,
-            *(found["scores"] for found in test.values()),
-            *(found["scores"] for found in base.values()),
+            *(row["scores"] for row in test.values()),
+            *(row["scores"] for row in base.values()),
         )
         if decide(scores, max_base_drop).verdict is Verdict.CROSS_VALIDATE:
             left_out = seen.union(test_ids)
@@ -160,7 +160,7 @@ def challenge(
                 is_cross_validated=True,
             )
         figures = {
-            what: {side: found["figures"] for side, found in both.items()}
+            what: {side: row["figures"] for side, row in both.items()}
             for what, both in (("test", test), ("base", base))
         }
         return _Candidate(name, result, scores, figures, decide(scores, max_base_drop))
@@ -213,10 +213,14 @@ def _plan(
     """Who is compared with whom, written down at the first start: a publish meanwhile does not change it."""
     out.mkdir(parents=True, exist_ok=True)
     champion = registry.current()
-    asked = None if start_id is None else registry.get(start_id).id
+    start_version = None if start_id is None else registry.get(start_id).id
     path, base_name = out / PLAN, (base_data or DRAWINGS).name
     if not path.exists():
-        plan: dict[str, Any] = {"snapshot": snapshot.content_sha256, "champion": champion, "start": asked or champion}
+        plan: dict[str, Any] = {
+            "snapshot": snapshot.content_sha256,
+            "champion": champion,
+            "start": start_version or champion,
+        }
         plan["base_data"] = base_name
         start = _folder(registry, plan["start"])
         learnt = start_config(start)
@@ -229,7 +233,7 @@ def _plan(
         return plan
     plan = {"base_data": DRAWINGS.name, **read_card(path, "snapshot", "champion", "start")}
     is_other = plan["snapshot"] != snapshot.content_sha256 or plan["base_data"] != base_name
-    if is_other or (asked and plan["start"] != asked):
+    if is_other or (start_version and plan["start"] != start_version):
         what = f"of snapshot {plan['snapshot'][:12]} from {plan['start'] or 'the embedded checkpoint'}"
         what += "" if plan["base_data"] == base_name else f" with base data {plan['base_data']}"
         raise InputError(f"{out}: holds a run {what}; use another --out, or the same options to resume it")
@@ -238,8 +242,10 @@ def _plan(
 
 def _finished(out: Path, registry: Registry, publish: bool) -> Challenge:
     """The outcome of a run that came to its end; published now, if that was not asked for then."""
-    found = Challenge.from_json(read_card(out / RESULT, "version", "decision", "published", "figures", "training"))
-    return replace(found, published=found.published or (publish and _publish(registry, found.version, found.decision)))
+    outcome = Challenge.from_json(read_card(out / RESULT, "version", "decision", "published", "figures", "training"))
+    return replace(
+        outcome, published=outcome.published or (publish and _publish(registry, outcome.version, outcome.decision))
+    )
 
 
 def asked_settings(registry: Registry, start_id: str | None, **given: Any) -> FinetuneSettings:

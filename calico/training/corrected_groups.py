@@ -75,8 +75,8 @@ def annotated(image: np.ndarray, regions: Sequence[PartRegion], source: str) -> 
             part_map[region.mask] = 1
     for k, region in enumerate(parts):
         part_map[region.mask] = k + 2
-    shown = np.bincount(part_map.ravel(), minlength=len(parts) + 2)[2:]
-    if hidden := [r.name for r, count in zip(parts, shown, strict=True) if not count]:
+    num_pixels = np.bincount(part_map.ravel(), minlength=len(parts) + 2)[2:]
+    if hidden := [r.name for r, count in zip(parts, num_pixels, strict=True) if not count]:
         logger.warning(
             "%s: %s: all covered by smaller parts, so not trained on; draw what is only theirs",
             source,
@@ -103,12 +103,10 @@ def reduced(item: AnnotatedImage, longest: int) -> AnnotatedImage:
 def _hand_drawn(target: CoSegmentation, images: Sequence[AnnotatedImage]) -> CoSegmentation | None:
     """The truth about the kept images with the target's relations, where names alone give others."""
     plain = truth_of(images)
-    told = {key: region.correspondence for key, region in target.by_key.items()}
-    if all(told.get(r.key, r.correspondence) == r.correspondence for r in plain.regions):
+    correspondences = {key: region.correspondence for key, region in target.by_key.items()}
+    if all(correspondences.get(r.key, r.correspondence) == r.correspondence for r in plain.regions):
         return None
     ids = {region.key: region.correspondence_id for region in target.regions}
     pairs = [(a, b) for a, b in combinations([r.key for r in plain.regions if r.key in ids], 2) if ids[a] == ids[b]]
     masks = [NamedMask(r.image, r.object_name, r.part_name, r.mask) for r in plain.regions]
     return co_segmentation(plain.sizes_hw, masks, relations=pairs)
-
-

@@ -47,8 +47,8 @@ def text_loss(
     """
     losses = F.cross_entropy(logits.float(), targets, reduction="none")
     if taught is not None and is_taught is not None:
-        told = taught.float().log_softmax(-1)
-        divergence = (told.exp() * (told - logits.float().log_softmax(-1))).sum(-1)
+        teacher = taught.float().log_softmax(-1)
+        divergence = (teacher.exp() * (teacher - logits.float().log_softmax(-1))).sum(-1)
         losses = torch.where(is_taught, divergence, losses)
     return losses.mean() if num_segs is None else losses.sum() / max(1, num_segs)
 

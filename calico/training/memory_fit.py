@@ -76,10 +76,10 @@ def memory_finishers(
         base = negatives_of(lessons, size, lambda seed, count, longest: replay(seed, count, longest, ()))
         memory = fit_memory(model, config, lessons, settings, negatives=base)
         save_memory(folder, memory)
-        told = "not measured" if memory.card.strict_miou_parts is None else f"{memory.card.strict_miou_parts:.3f}"
+        estimate = "not measured" if memory.card.strict_miou_parts is None else f"{memory.card.strict_miou_parts:.3f}"
         logger.info(
             "part memory: %d names from %d images in %.0f s, cross-validated strict mIoU of parts %s",
-            len(memory.card.names), memory.card.num_images, memory.card.seconds, told,
+            len(memory.card.names), memory.card.num_images, memory.card.seconds, estimate,
         )  # fmt: skip
 
     return (finish,) if is_wanted else ()

@@ -65,14 +65,14 @@ def with_trunk(
 
 
 def _take_over(
-    model: CalicoModel, found: dict[str, Tensor], old: CalicoTokenizer, new: CalicoTokenizer, start: Path
+    model: CalicoModel, tensors: dict[str, Tensor], old: CalicoTokenizer, new: CalicoTokenizer, start: Path
 ) -> None:
     weights = {}
     for key, own in model.state_dict().items():
         if key.startswith(ADDED) and OWN not in key:
             continue
         source = key.replace(OWN, ".", 1)
-        value = moved_rows(found[key], own, old, new) if key in TOKEN_ROWS else found.get(source)
+        value = moved_rows(tensors[key], own, old, new) if key in TOKEN_ROWS else tensors.get(source)
         if value is None or value.shape != own.shape:
             shape = "missing" if value is None else f"{tuple(value.shape)}"
             raise InputError(f"{start}: {key} is {shape}, a model with this trunk wants {tuple(own.shape)}")
@@ -86,10 +86,10 @@ def _take_over(
 def moved_rows(rows: Tensor, own: Tensor, old: CalicoTokenizer, new: CalicoTokenizer) -> Tensor:
     """V_old x D rows for the tokens of another vocabulary: V_new x D, `own` where the old one cannot spell a token."""
     moved = own.clone()
-    known = old.vocabulary
+    numbers = old.vocabulary
     for token, number in new.vocabulary.items():
-        if token in known:
-            moved[number] = rows[known[token]]
+        if token in numbers:
+            moved[number] = rows[numbers[token]]
         elif spelled := old.ids(new.piece(number)) or None:
             moved[number] = rows[spelled].mean(0)
     return moved

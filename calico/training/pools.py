@@ -71,9 +71,9 @@ class DrawnPool:
         self._cache = _Cache(max_bytes)
 
     def image(self, key: int) -> AnnotatedImage:
-        found = self._cache.get(key)
-        if found is not None:
-            return found
+        image = self._cache.get(key)
+        if image is not None:
+            return image
         seed = stream_seed("train", 2**40, key)
         rng = Random(seed)
         difficulty = rng.choices(DIFFICULTIES, DIFFICULTY_WEIGHTS)[0]
@@ -102,10 +102,10 @@ class IndexPool:
             largest[record.image_file] = max(largest.get(record.image_file, 0.0), shares[row])
         self.keys = dict(sorted(rows.items()))
         self.weights = {}
-        for name, found in self.keys.items():
-            each = [1.0 if shares[row] == largest[image_of[row]] else BESIDE_WEIGHT for row in found]
+        for name, own_rows in self.keys.items():
+            each = [1.0 if shares[row] == largest[image_of[row]] else BESIDE_WEIGHT for row in own_rows]
             self.weights[name] = np.array(each) / sum(each)
 
     def image(self, key: int) -> AnnotatedImage:
-        found = self._cache.get(key)
-        return found if found is not None else self._cache.put(key, self._data.drawn([self._data.record(key)])[0])
+        image = self._cache.get(key)
+        return image if image is not None else self._cache.put(key, self._data.drawn([self._data.record(key)])[0])

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from calico.training.batches import TrainingBatch
 
 
-def usable_workers(wanted: int) -> int:
+def usable_workers(number: int) -> int:
     """No more than there are processors for this process."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(wanted, there or 1)
+    return min(number, there or 1)
 
 
 class Place(NamedTuple):

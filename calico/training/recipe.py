@@ -71,7 +71,7 @@ def training_settings(config: CalicoConfig, **given: Any) -> TrainingSettings:
 
 
 def _with(recipe: Any, given: dict[str, Any]) -> Any:
-    asked = {name: value for name, value in given.items() if value is not None}
-    if "minutes" in asked or "cpu_minutes" in asked:
-        asked.setdefault("steps", None)
-    return replace(recipe, **asked)
+    values = {name: value for name, value in given.items() if value is not None}
+    if "minutes" in values or "cpu_minutes" in values:
+        values.setdefault("steps", None)
+    return replace(recipe, **values)

@@ -215,7 +215,7 @@ class Run(Generic[S]):
             )
         self.optimizer.step()
         self.state.images += num_images * self.processes.num
-        return {**{name: known_mean(found) for name, found in values.items()}, "rate": rate}
+        return {**{name: known_mean(numbers) for name, numbers in values.items()}, "rate": rate}
 
     def _masks_at_once(self, stage: Stage) -> int:
         """Of a micro-batch: as many in a step as asked for, in however many parts it has to be taken."""

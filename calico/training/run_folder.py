@@ -132,15 +132,15 @@ def is_noted(folder: Path, run: Mapping[str, Any]) -> bool:
     before = _read_note(folder)
     if before is None:
         return False
-    asked = json.loads(json.dumps(run))
-    is_old = before.pop("format", 1) != asked.pop("format", 1)
+    settings = json.loads(json.dumps(run))
+    is_old = before.pop("format", 1) != settings.pop("format", 1)
     by = " of another version of calico" if is_old else ""
-    if before.keys() != asked.keys():
+    if before.keys() != settings.keys():
         raise InputError(f"{folder}: holds another kind of run; use another --out")
-    if not _is_same(before, asked):
+    if not _is_same(before, settings):
+        names = ", ".join(_differing(before, settings)) or "contents"
         raise InputError(
-            f"{folder}: holds a run{by} with other {', '.join(_differing(before, asked)) or 'contents'}; use another "
-            "--out, or the same options to resume it"
+            f"{folder}: holds a run{by} with other {names}; use another --out, or the same options to resume it"
         )
     return True
 
@@ -163,24 +163,24 @@ def note_run(folder: Path, run: Mapping[str, Any]) -> None:
     write_text(folder / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
 
-def _is_same(before: Any, asked: Any) -> bool:
+def _is_same(before: Any, settings: Any) -> bool:
     """A setting that the note does not know came later than the run: nothing (false, 0, empty) is what it did then."""
-    if isinstance(before, dict) and isinstance(asked, dict):
-        return before.keys() <= asked.keys() and all(
-            _is_same(before[name], value) if name in before else not value for name, value in asked.items()
+    if isinstance(before, dict) and isinstance(settings, dict):
+        return before.keys() <= settings.keys() and all(
+            _is_same(before[name], value) if name in before else not value for name, value in settings.items()
         )
-    return bool(before == asked)
+    return bool(before == settings)
 
 
-def _differing(before: Any, asked: Any, name: str = "") -> list[str]:
+def _differing(before: Any, settings: Any, name: str = "") -> list[str]:
     """Names of what differs, as `settings.batch.num_images`."""
-    if _is_same(before, asked):
+    if _is_same(before, settings):
         return []
-    if not (isinstance(before, dict) and isinstance(asked, dict)):
+    if not (isinstance(before, dict) and isinstance(settings, dict)):
         return [name]
     prefix = f"{name}." if name else ""
-    keys = [key for key in dict.fromkeys([*asked, *before]) if key in before or asked[key]]
-    return [inner for key in keys for inner in _differing(before.get(key), asked.get(key), f"{prefix}{key}")]
+    keys = [key for key in dict.fromkeys([*settings, *before]) if key in before or settings[key]]
+    return [inner for key in keys for inner in _differing(before.get(key), settings.get(key), f"{prefix}{key}")]
 
 
 def unusable_state(path: Path, error: Exception) -> CheckpointError:
@@ -200,8 +200,8 @@ def add_to_log(log: Path, row: Mapping[str, Any], window: Sequence[Mapping[str, 
 
 def known_mean(values: Sequence[float]) -> float:
     """Of what is not NaN, as the masks' terms of a batch without a [SEG] are; NaN where nothing else is there."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+    numbers = [value for value in values if not math.isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def keep_log_until(log: Path, step: int | None) -> None:

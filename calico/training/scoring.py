@@ -37,9 +37,9 @@ OnProgress = Callable[[str, float, str], None]  # what is being done, 0 to 1 of 
 
 def held_out_items(snapshot: Snapshot, ids: Iterable[str]) -> Iterable[Item]:
     """The groups with these ids."""
-    wanted = set(ids)
+    names = set(ids)
     for group in snapshot.groups():
-        if group.id in wanted:
+        if group.id in names:
             if group.partial_images:
                 continue  # a right answer would count as wrong where something is not annotated
             yield group.id, snapshot.load_images(group), group.target
@@ -75,13 +75,13 @@ def score(
     return {"scores": scores, "figures": {**figures, "n_groups": len(scores)}}
 
 
-def group_score(truth: CoSegmentation, found: CoSegmentation, *, accepted: bool = False) -> float:
+def group_score(truth: CoSegmentation, prediction: CoSegmentation, *, accepted: bool = False) -> float:
     """Strict mIoU of a group's parts, 0 to 1; 1 where it rightly shows none. What the gate compares.
 
     accepted: the truth is a prediction that was submitted untouched. It was good enough, no more, and its own maker
     would agree with every pixel of it: an IoU of `ACCEPTED_IOU` counts as 1, less in proportion.
     """
-    matches = compare(keyed(truth.regions), keyed(found.regions))
+    matches = compare(keyed(truth.regions), keyed(prediction.regions))
     if accepted:
         matches = [match._replace(iou=min(1.0, match.iou / ACCEPTED_IOU)) for match in matches]
     value = strict_miou(matches, "part")
@@ -121,8 +121,8 @@ class KeptScores:
                         temporary.write_bytes(strip_of_overlays(images.images, merged, height=200))
                 self.tell(f"scoring {name}", number / max(1, num_items), f"{number} of {num_items} groups")
 
-            found = score(self._segmenter(model), items, on_group, self.accepted)
-            write_text(path, as_text(found))
+            scores = score(self._segmenter(model), items, on_group, self.accepted)
+            write_text(path, as_text(scores))
         return read_card(path, "scores", "figures")
 
     def _segmenter(self, model: Path) -> CoSegmenter:

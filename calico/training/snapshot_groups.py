@@ -54,12 +54,12 @@ class SnapshotGroups(Sequence[CorrectedGroup]):
             self._kept.move_to_end(outline.offset)
             return self._kept[outline.offset]
         group = AnnotatedGroup.from_record(self.snapshot.record_at(outline.offset))
-        found = corrected(group, self.snapshot.load_images(group).images, self.longest, outline.weight)
-        self._kept[outline.offset] = found
-        self.num_bytes += found.num_bytes
+        item = corrected(group, self.snapshot.load_images(group).images, self.longest, outline.weight)
+        self._kept[outline.offset] = item
+        self.num_bytes += item.num_bytes
         while self.num_bytes > self.max_bytes:
             self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
-        return found
+        return item
 
     def __iter__(self) -> Iterator[CorrectedGroup]:
         return (self[index] for index in range(len(self)))
@@ -70,15 +70,13 @@ def outlines_of(groups: Sequence[CorrectedGroup]) -> Sequence[Outline | Correcte
     return groups.outlines if isinstance(groups, SnapshotGroups) else groups
 
 
-def read_groups(
-    snapshot: Snapshot, ids: Iterable[str], longest: int, *, accepted_as_is: float = 1.0
-) -> SnapshotGroups:
+def read_groups(snapshot: Snapshot, ids: Iterable[str], longest: int, *, accepted_as_is: float = 1.0) -> SnapshotGroups:
     """The groups with these ids that say something. longest: of a kept picture in pixels. accepted_as_is: the weight of
     predictions that were submitted untouched; 0 leaves them out. Raises `InputError` for a snapshot without images."""
-    wanted, outlines = set(ids), []
+    group_ids, outlines = set(ids), []
     for offset, record in snapshot.placed_records():
         weight = accepted_as_is if record["provenance"]["accepted_as_is"] else 1.0
-        if record["id"] not in wanted or weight <= 0 or not record["regions"]:
+        if record["id"] not in group_ids or weight <= 0 or not record["regions"]:
             continue
         if any(image["sha256"] is None for image in record["images"]):
             raise InputError(f"{snapshot.folder}: made without images, so nothing can be trained on it")

@@ -44,4 +44,4 @@ class Watch:
                     masks = step.click_masks(features, clicks, part_maps)
                     ious[name].append(mask_iou(masks.logits, *true_masks(masks, part_maps, clicks.value)))
         step.train(was_training)
-        return {name: float(torch.cat(found).mean()) for name, found in ious.items()}
+        return {name: float(torch.cat(each).mean()) for name, each in ious.items()}

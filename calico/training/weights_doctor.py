@@ -184,9 +184,9 @@ class _Patient:
             if parse_answer(again, sub_task, 2).mentions != parse_answer(fold_spaces(text), sub_task, 2).mentions:
                 raise Wrong(f"an answer is another after a way through the tokenizer: {text!r} became {again!r}")
         new = len(self.config.new_tokens)
-        told = f"{len(tokenizer)} of {rows} rows; {SEG} is {tokenizer.seg_id}, {IMAGE_TAGS[0]} "
-        told += f"{len(tokenizer.image_tag_ids[0])} tokens"
-        return told + (f"; {new} rows no base has trained" if new else "")
+        line = f"{len(tokenizer)} of {rows} rows; {SEG} is {tokenizer.seg_id}, {IMAGE_TAGS[0]} "
+        line += f"{len(tokenizer.image_tag_ids[0])} tokens"
+        return line + (f"; {new} rows no base has trained" if new else "")
 
     def prompt_fits(self) -> str:
         config, room = self.config, self.config.llm.get("max_position_embeddings", 2048)
@@ -248,26 +248,28 @@ class _Patient:
         served = self._serving
         started = self._now()
         features, places = served._encode(self.group.images, self.group.digests)
-        asked = [Asked(0, sub_task, places, self.group.sizes_hw) for sub_task in SubTask]
-        found = served._generate(asked, features, [()] * len(asked), [None] * len(asked), limit=NUM_NEW_TOKENS)
+        questions = [Asked(0, sub_task, places, self.group.sizes_hw) for sub_task in SubTask]
+        answers = served._generate(
+            questions, features, [()] * len(questions), [None] * len(questions), limit=NUM_NEW_TOKENS
+        )
         taken = self._now() - started
-        for answer in found:
+        for answer in answers:
             if not np.isfinite(answer.log_probs).all():
                 raise Wrong("the language model's scores are no numbers; serve it in bfloat16, not float16")
             _check_finite("states of the language model", answer.states)
-        text = self.tokenizer.text(found[0].ids)
-        return f"{taken:.2f} s for 3 questions and {sum(len(own.ids) for own in found)} tokens; begins {text[:40]!r}"
+        text = self.tokenizer.text(answers[0].ids)
+        return f"{taken:.2f} s for 3 questions and {sum(len(own.ids) for own in answers)} tokens; begins {text[:40]!r}"
 
     @torch.inference_mode()
     def draws_masks(self) -> str:
         served = self._serving
         features, _ = served._encode(self.group.images, self.group.digests)
         states = torch.zeros(1, self.config.llm["hidden_size"], device=served.model.device, dtype=served.model.dtype)
-        found = served.model.segment(features.grounding, states, torch.zeros(1, dtype=torch.long, device=states.device))
-        _check_finite("mask decoder", found.logits)
+        masks = served.model.segment(features.grounding, states, torch.zeros(1, dtype=torch.long, device=states.device))
+        _check_finite("mask decoder", masks.logits)
         height, width = self.group.sizes_hw[0]
         click = served.segment_prompts(self.group.images[0], [(width / 2, height / 2)], [True])
-        grid = found.logits.shape[-1]
+        grid = masks.logits.shape[-1]
         return f"{grid} x {grid}; a click in the middle marks {100 * click.mask.mean():.0f} % of {width} x {height} px"
 
     def serving_memory_is_as_estimated(self) -> str:
@@ -354,10 +356,10 @@ class _Patient:
 def _check_gradients(model: CalicoModel) -> None:
     """A gradient for each weight that trains and for no other."""
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if missed := sorted(wanted - reached):
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if missed := sorted(trainable - reached):
         raise Wrong(f"{len(missed)} weights should train and get no gradient: {_first(missed)}")
-    if stray := sorted(reached - wanted):
+    if stray := sorted(reached - trainable):
         raise Wrong(f"{len(stray)} frozen weights get a gradient: {_first(stray)}")
 
 
