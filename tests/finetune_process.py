@@ -7,6 +7,7 @@ FOLDER: with `base`, a checkpoint, and `s`, a snapshot. REPORT: a torch file of 
 
 from __future__ import annotations
 
+import gc
 import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from micro import BATCH, leave_out_curves, quicken_memory, shorten_answers
+from micro import BATCH, leave_out_curves, quicken_memory, shorten_answers, use_folds
 from test_finetune import QUICK
 from training_process import watched, with_clock
 
@@ -107,6 +108,8 @@ def main(folder: Path, report: Path) -> None:
     shorten_answers(patch)
     leave_out_curves(patch)
     quicken_memory(patch)
+    use_folds(2, patch)
+    gc.freeze()
     written = watched(folder)
     found = {part.__name__: part(folder) for part in (plain, timed, killed, cramped, asked)}
     torch.save({**found, "written": written}, report)

@@ -6,14 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from micro import TOKENIZER
 
 from benchmarks.workload import micro
 from calico.checkpoints.files import save_checkpoint
-from calico.language.tokenizer import CalicoTokenizer
 from calico.model.builder import build
 from calico.model.config import CalicoConfig
-
-TOKENIZER = CalicoTokenizer.train()
 
 
 def real_kinds(preset: str = "calico-7b") -> CalicoConfig:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from micro import TOKENIZER, leave_out_curves, micro, save_micro, shorten_answers
+from micro import TOKENIZER, leave_out_curves, micro, quicken_memory, save_micro, shorten_answers, use_folds
 from test_finetune import INPUTS, QUICK, group_of, write
 from test_mixedparts_build import record, write_index, write_pictures
 
@@ -131,6 +131,8 @@ def test_the_verb_replays_an_index_and_looks_for_forgetting_on_it(
 ) -> None:
     shorten_answers(monkeypatch)
     leave_out_curves(monkeypatch)
+    quicken_memory(monkeypatch)
+    use_folds(2, monkeypatch)
     data = index_data(index, pictures)
     registry = Registry(tmp_path / "registry")
     base = registry.add(base_of(tmp_path / "base", data.name), kind="checkpoint", preset="calico-tiny")
