@@ -1,4 +1,5 @@
-"""The arrows between the packages: `scripts` -> `benchmarks` -> `backend` -> `calico`; no torch where none is needed.
+"""The arrows between the packages: `scripts` -> `benchmarks` -> `backend` -> `calico`, `rendering` -> `calico`; no
+torch where none is needed.
 
 A string is an import too (`importlib.import_module("backend.http.app")`, `[python, "-m", "scripts.train"]`), so string
 constants are looked at as well, docstrings excepted.
@@ -18,14 +19,19 @@ import pytest
 import calico
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("calico", "backend", "benchmarks", "scripts")
+PACKAGES = ("calico", "backend", "benchmarks", "scripts", "rendering")
 
 #: May not be named by the package: not in an import, not in a string.
 FORBIDDEN = {
-    "calico": {"backend", "benchmarks", "scripts"},
-    "backend": {"benchmarks", "scripts"},
-    "benchmarks": {"scripts"},
+    "calico": {"backend", "benchmarks", "scripts", "rendering"},
+    "backend": {"benchmarks", "scripts", "rendering"},
+    "benchmarks": {"scripts", "rendering"},
+    "scripts": {"rendering"},
+    "rendering": {"backend", "benchmarks", "scripts"},
 }
+
+#: Blender is GPL: a tool of the renderer, which no other package names.
+BLENDER = {"bpy", "mathutils", "bmesh"}
 
 #: Outside packages that `calico` leaves to `backend` (or to nobody).
 NO_HTTP = {"flask", "waitress", "httpx", "requests", "sqlalchemy", "label_studio_sdk", "label_studio_ml"}
@@ -115,6 +121,7 @@ def test_no_arrow_runs_back(path: Path) -> None:
     top = {name.partition(".")[0] for name in named}
     assert not top & FORBIDDEN.get(package, set()), f"{path} names what stands above it"
     assert not top & UNSAFE, f"{path}: no pickle, it runs code from files"
+    assert package == "rendering" or not top & BLENDER, f"{path}: Blender is the renderer's tool alone"
     if package == "calico":
         assert not top & NO_HTTP, f"{path}: HTTP, databases and Label Studio are the backend's"
     if package == "scripts" and path.name != "__main__.py":  # which dispatches
