@@ -84,11 +84,11 @@ def against_plain(segmenter: CoSegmenter, groups: Sequence[ImageGroup], names: S
     slow, fast = Stopwatch(), Stopwatch()
     one, other = [], []
     for start in range(0, len(groups), STRETCH):
-        some = groups[start : start + STRETCH]
+        batch = groups[start : start + STRETCH]
         with fast:
-            one += segmenter.segment_many(some, candidates=[names] * len(some))
+            one += segmenter.segment_many(batch, candidates=[names] * len(batch))
         with slow:
-            other += [plain.segment(group, names) for group in some]
+            other += [plain.segment(group, names) for group in batch]
     overlaps = [agreement(a, b) for a, b in zip(one, other, strict=True)]
     equal = [overlap for overlap in overlaps if overlap is not None]
     return {
@@ -178,8 +178,8 @@ def throughput(
     segmenter.forget_encodings()
     with Stopwatch() as watch:
         for start in range(0, len(groups), batch_size):
-            some = groups[start : start + batch_size]
-            segmenter.segment_many(some, candidates=[names] * len(some))
+            stretch = groups[start : start + batch_size]
+            segmenter.segment_many(stretch, candidates=[names] * len(stretch))
     return {
         "groups_per_second": len(groups) / watch.wall_s,
         "processor_seconds_per_group": watch.processor_s / len(groups),

@@ -71,9 +71,9 @@ def write_report(snapshot: Any) -> dict[str, Any]:
 
     report = feedback_report(snapshot.records())
     _cli.write_json(snapshot.folder / "report.json", report)
-    drawn = {group["group"] for kind in ("best_groups", "worst_groups") for group in report[kind]}
+    group_names = {group["group"] for kind in ("best_groups", "worst_groups") for group in report[kind]}
     page = snapshot.folder / "report.html"
-    write_page(page, report, before_and_after(snapshot, drawn), host_url=verb_settings().label_studio_url)
+    write_page(page, report, before_and_after(snapshot, group_names), host_url=verb_settings().label_studio_url)
     print(f"look at {page}")
     return report
 

@@ -165,10 +165,10 @@ def write_tasks(args: argparse.Namespace) -> dict[str, Any]:
         folder = reduce.out
 
     def task(group: Any) -> dict[str, Any]:
-        own = [copies[source] for source in group.sources] if copies else []
-        addresses = [str(copy.path) for copy in own] or group.sources
+        display_copies = [copies[source] for source in group.sources] if copies else []
+        addresses = [str(copy.path) for copy in display_copies] or group.sources
         places = [task_address(s, folder, prefix=args.prefix, document_root=args.document_root) for s in addresses]
-        originals = [Original(copy.original, copy.size_hw) for copy in own]
+        originals = [Original(copy.original, copy.size_hw) for copy in display_copies]
         return task_of(places, args.layout, name=group.name, originals=originals)
 
     tasks = [task(group) for group in grouping.groups]

@@ -112,9 +112,9 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         fresh = FROM_GLAMM_ALONE if args.llama else ()
         bases = args.instructblip, args.llama or args.glamm, args.dinov2
         blip, llama, dinov2 = (open_source(where, offline=args.offline) for where in bases)
-        taken = {name.partition(".")[0] for name in (*config.fresh, *fresh)}
-        from_blip = set(FROM_INSTRUCTBLIP) - taken
-        from_llama = set(FROM_GLAMM) - taken - set(FROM_SAM if args.sam else ())
+        own_blocks = {name.partition(".")[0] for name in (*config.fresh, *fresh)}
+        from_blip = set(FROM_INSTRUCTBLIP) - own_blocks
+        from_llama = set(FROM_GLAMM) - own_blocks - set(FROM_SAM if args.sam else ())
         requests = [
             BaseRequest(blip, from_blip, (*rules, CAM_QUERIES_RULE, ("cam_queries", "model.query_tokens"))),
             BaseRequest(llama, from_llama, rules),

@@ -202,8 +202,8 @@ def read_names(drawn: DrawnRegion, labels: Sequence[Label], *, has_text: bool = 
 
     `InputError` where they name nothing.
     """
-    given = drawn.labels[0] if drawn.labels else None
-    label = None if given is None else find_label(given, labels) or Label(given)
+    value = drawn.labels[0] if drawn.labels else None
+    label = None if value is None else find_label(value, labels) or Label(value)
     says = label.role if label is not None else None
     owner = drawn.notes[0] if drawn.notes else None
     part: str | None = drawn.text or (drawn.notes[1] if len(drawn.notes) > 1 else "")
@@ -221,7 +221,7 @@ def read_names(drawn: DrawnRegion, labels: Sequence[Label], *, has_text: bool = 
     elif label is None and not part:
         raise InputError("it has neither a label nor a name; label it or delete it")
     if part is not None and not normalize_name(part):
-        raise InputError(f"it is labelled {given!r} but has no name; type the part's name in its text field")
+        raise InputError(f"it is labelled {value!r} but has no name; type the part's name in its text field")
     if drawn.choices and part is not None:
         says = role(drawn.choices[0]) or says
     return Names(
@@ -235,10 +235,10 @@ def _objects(named: Sequence[_Named], problems: list[Problem]) -> dict[int, str]
     """The name of every image's object."""
     objects: dict[int, str] = {}
     for image in sorted({item.image for item in named}):
-        here = [item for item in named if item.image == image]
-        drawn = [item.owner for item in here if item.part is None and item.owner]
-        said = [item.owner for item in here if item.part is not None and item.owner]
-        ranked = [name for name, _ in Counter(drawn or said).most_common()]
+        regions = [item for item in named if item.image == image]
+        objects_drawn = [item.owner for item in regions if item.part is None and item.owner]
+        owners = [item.owner for item in regions if item.part is not None and item.owner]
+        ranked = [name for name, _ in Counter(objects_drawn or owners).most_common()]
         if not ranked:
             message = f"image {image + 1}: nothing names its object; draw an `object` region and type its name"
             problems.append(Problem("no_object_name", message, image))

@@ -300,12 +300,12 @@ class LabelingConfig:
         if self.vocabulary != "fixed" and not self.names:
             return ()
         index = Labels.of(self.names)
-        said: list[tuple[str | None, str | None]] = [names_of_label(label, index) for label in index]
+        owners_and_parts: list[tuple[str | None, str | None]] = [names_of_label(label, index) for label in index]
         for image in range(0 if self.names else len(self.images)):
             labels = self.known_labels(image, task_data)
-            said += [names_of_label(label, labels) for label in labels]
-        objects = [owner for owner, _ in said if owner] or ["object"]
-        return tuple(dict.fromkeys([*objects, *(part for _, part in said if part)]))
+            owners_and_parts += [names_of_label(label, labels) for label in labels]
+        objects = [owner for owner, _ in owners_and_parts if owner] or ["object"]
+        return tuple(dict.fromkeys([*objects, *(part for _, part in owners_and_parts if part)]))
 
 
 def at_most_labels(labels: Iterable[Label]) -> tuple[Label, ...]:

@@ -110,6 +110,6 @@ def _own_label(region: PartRegion, labels: Labels) -> Label | None:
     """The label of a group's own names that means this region: by its object too where a long vocabulary says it."""
     if region.part_name is None:
         return next((k for k in labels.objects if names_of_label(k, labels)[0] == region.object_name), None)
-    said = [(label, *names_of_label(label, labels)) for label in labels.parts]
-    mine = [(label, owner) for label, owner, part in said if part == region.part_name]
+    owners_and_parts = [(label, *names_of_label(label, labels)) for label in labels.parts]
+    mine = [(label, owner) for label, owner, part in owners_and_parts if part == region.part_name]
     return next((label for name in (region.object_name, None) for label, owner in mine if owner == name), None)

@@ -40,11 +40,11 @@ class Palette:
         of a project have colours of their own, and those of one task differ where they are new together.
         """
         names = list(dict.fromkeys(names))
-        here = {self._colors[name] for name in names if name in self._colors}
+        colors_in_use = {self._colors[name] for name in names if name in self._colors}
         for name in names:
             if name not in self._colors:
-                taken = list(self._colors.values())
-                free = [color for color in COLORS if color not in here] or list(COLORS)
-                self._colors[name] = min(free, key=lambda color: (taken.count(color), COLORS.index(color)))
-                here.add(self._colors[name])
+                project_colors = list(self._colors.values())
+                free = [color for color in COLORS if color not in colors_in_use] or list(COLORS)
+                self._colors[name] = min(free, key=lambda color: (project_colors.count(color), COLORS.index(color)))
+                colors_in_use.add(self._colors[name])
         return {name: self._colors[name] for name in names}

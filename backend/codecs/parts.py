@@ -126,19 +126,19 @@ def with_parts(
     vocabulary.learn_from(before)
     labels = parts_of(coseg, config, vocabulary)
     values = {item["value"] for item in labels}
-    kept = [
+    old_labels = [
         item
         for item in (before if isinstance(before, list) else [])
         if isinstance(item, dict) and item.get("hint") in ("object", "part") and item.get("value") not in values
     ]
     if coseg is None or not coseg.regions:
-        labels = [item for item in labels if not kept or item["value"] != "object"]
-    elif kept:
-        kept = [item for item in kept if item["value"] != "object"]
+        labels = [item for item in labels if not old_labels or item["value"] != "object"]
+    elif old_labels:
+        old_labels = [item for item in old_labels if item["value"] != "object"]
     end = len(labels) - (labels[-1]["value"] == OTHER)
     shown_on: dict[str, set[int]] = {}
     for region in () if coseg is None else coseg.regions:
         if region.part_name is not None:
             shown_on.setdefault(region.part_name, set()).add(region.image)
-    marked = [_with_mark(item, shown_on) for item in (*labels[:end], *kept, *labels[end:])]
+    marked = [_with_mark(item, shown_on) for item in (*labels[:end], *old_labels, *labels[end:])]
     return {**data, PARTS: _with_keys(marked)}

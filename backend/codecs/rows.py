@@ -142,7 +142,7 @@ class _Gathered:
         """The region that a row belongs to: of its id, on its image, with its shape."""
         regions_of_id = self._of_id.setdefault(row_id, [])
         item_index = row["item_index"] if isinstance(row.get("item_index"), int) else None
-        here = [
+        on_image = [
             region
             for region in regions_of_id
             if region.to_name == row["to_name"]
@@ -150,9 +150,11 @@ class _Gathered:
         ]
         shape = shape_of(row["value"])
         if use is Use.REGION and shape is not None:
-            same = [region for region in here if region.value is None or shape_of(region.value) == shape]
+            same = [region for region in on_image if region.value is None or shape_of(region.value) == shape]
         else:
-            same = [region for region in here if shape is not None and shape_of(region.value or {}) == shape] or here
+            same = [
+                region for region in on_image if shape is not None and shape_of(region.value or {}) == shape
+            ] or on_image
         if same:
             if same[-1].item_index is None:
                 same[-1].item_index = item_index
@@ -174,9 +176,9 @@ class _Gathered:
             for prompt in self._prompts
         ]
         for row_id, regions in self._of_id.items():
-            drawn = [region for region in regions if region.value is not None]
-            if len(drawn) > 1:
-                message = f"region {row_id}: {len(drawn)} shapes bear this id; each is read as a region of its own"
+            shapes = [region for region in regions if region.value is not None]
+            if len(shapes) > 1:
+                message = f"region {row_id}: {len(shapes)} shapes bear this id; each is read as a region of its own"
                 remarks.append(Problem("duplicate_region_id", message))
         for control, count in self._unknown.items():
             message = f"control {control!r}: the config has none of this name, so {count} rows of it are not read"

@@ -53,11 +53,11 @@ def originals_of(data: Mapping[str, Any], num_images: int) -> tuple[Original, ..
 
     Raises InputError where the task says it otherwise than `task_of` does: masks would get a wrong size.
     """
-    given = data.get(ORIGINALS)
-    if given is None:
+    entries = data.get(ORIGINALS)
+    if entries is None:
         return ()
     originals = []
-    for item in given if isinstance(given, list) else ():
+    for item in entries if isinstance(entries, list) else ():
         row = item if isinstance(item, Mapping) else {}
         height, width = whole_number(row.get("height")), whole_number(row.get("width"))
         if isinstance(row.get("file"), str) and height and width and min(height, width) > 0:

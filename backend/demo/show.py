@@ -225,17 +225,17 @@ class Demo:
                     data[f"image{i}"] = f"/data/local-files/?d={path.relative_to(host.files_dir).as_posix()}"
                 tasks.append({"data": data})
             note("making the project")
-            made = client.create_project(
+            project_row = client.create_project(
                 project.title,
                 write_config(project.group_size, layout="A"),
                 description="Groups of drawn objects, pre-annotated by CALICO",
                 expert_instruction=INSTRUCTION,
                 show_collab_predictions=True,
             )
-            client.add_local_files(made["id"], str(folder), title=project.title)
-            client.import_tasks(made["id"], tasks)
-            client.make_usual_tab(made["id"])
-        return made
+            client.add_local_files(project_row["id"], str(folder), title=project.title)
+            client.import_tasks(project_row["id"], tasks)
+            client.make_usual_tab(project_row["id"])
+        return project_row
 
     def _predict(self, client: LabelStudioClient, number: int, project: DemoProject, version: str) -> None:
         """Has the host ask the backend, as its button "Batch predictions" does, and counts what it stored."""

@@ -246,12 +246,14 @@ def annotator_hash(completed_by: Any) -> str:
 
     completed_by: as an annotation says it, or as a user types it: an id, an e-mail address, or an object with either.
     """
-    said = completed_by
-    if isinstance(said, Mapping):
-        said = next((said[key] for key in ("id", "email", "username") if said.get(key) not in (None, "")), None)
-    number = whole_number(said)
-    if number is None and isinstance(said, str):
-        number = said.strip().lower()  # type: ignore[assignment]
+    identity = completed_by
+    if isinstance(identity, Mapping):
+        identity = next(
+            (identity[key] for key in ("id", "email", "username") if identity.get(key) not in (None, "")), None
+        )
+    number = whole_number(identity)
+    if number is None and isinstance(identity, str):
+        number = identity.strip().lower()  # type: ignore[assignment]
     return hashlib.sha256(f"annotator {number}".encode()).hexdigest()[:16]
 
 

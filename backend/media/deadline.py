@@ -25,10 +25,10 @@ class _Budget:
         self.deadline, self.bytes_left = deadline, max_bytes
 
     def seconds(self, timeout: float | None) -> float:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
+        remaining = self.deadline - time.monotonic()
+        if remaining <= 0:
             raise httpcore.ReadTimeout("the whole answer took too long")
-        return left if timeout is None else min(left, timeout)
+        return remaining if timeout is None else min(remaining, timeout)
 
 
 class _Stream(httpcore.NetworkStream):

@@ -171,8 +171,8 @@ class Media:
         base, shown_path = self._settings.label_studio_url, _short(path.partition("?")[0])
         if not base:
             is_local = path.startswith("/data/local-files/")
-            here = "set CALICO_LOCAL_FILES_ROOT to the folder above the images' folder, or " if is_local else "set "
-            raise InputError(f"{shown_path}: a file of Label Studio; {here}LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+            remedy = "set CALICO_LOCAL_FILES_ROOT to the folder above the images' folder, or " if is_local else "set "
+            raise InputError(f"{shown_path}: a file of Label Studio; {remedy}LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
         if not self._is_host_file(base + path, task):
             raise InputError(
                 f"{shown_path}: not the address of a file of this task on Label Studio; expected for example "

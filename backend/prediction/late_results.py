@@ -73,8 +73,8 @@ class LateResults:
 
     def renew(self, ids: list[int]) -> None:
         """Of this backend's leases those that it still means to post."""
-        own = rows.c.id.in_(ids) & (rows.c.owner == self._owner)
-        self._write(sa.update(rows).where(own).values(leased_until=self._database.now() + LEASE_S))
+        is_own = rows.c.id.in_(ids) & (rows.c.owner == self._owner)
+        self._write(sa.update(rows).where(is_own).values(leased_until=self._database.now() + LEASE_S))
 
     def done(self, late: LateResult) -> None:
         """Posted, or not wanted any more."""

@@ -207,8 +207,10 @@ class Predictor:
         for problem in problems:
             self._metrics.problems.labels(problem.code).inc()
         if not encoded.prediction["result"]:
-            said = "; ".join(problem.message for problem in problems) or "the model found nothing in common or unique"
-            raise NothingToShow(f"no region to show: {said}")
+            message = (
+                "; ".join(problem.message for problem in problems) or "the model found nothing in common or unique"
+            )
+            raise NothingToShow(f"no region to show: {message}")
         self._metrics.regions.inc(len(result.regions))
         return encoded.prediction, problems
 

@@ -45,9 +45,9 @@ class ProjectParts:
                 if fitted[PARTS] != data.get(PARTS):
                     # The host's own data: what a request brings may have addresses that were resolved. From its list:
                     # to read one task that has no prediction yet makes the host ask us for one, and wait for it.
-                    own = next(self._client.tasks(self._project, page_size=1, after=task - 1))
-                    if own["id"] == task:
-                        self._client.update_task(task, {**own["data"], PARTS: fitted[PARTS]})
+                    task_row = next(self._client.tasks(self._project, page_size=1, after=task - 1))
+                    if task_row["id"] == task:
+                        self._client.update_task(task, {**task_row["data"], PARTS: fitted[PARTS]})
                 return fitted
             except CalicoError as error:
                 log.warning("task %s: its labels could not be updated: %s", task, error)

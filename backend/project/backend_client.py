@@ -117,6 +117,6 @@ class BackendClient:
                 "CALICO_BASIC_AUTH_USER and CALICO_BASIC_AUTH_PASS"
             )
         if response.status_code not in (200, allow) or not isinstance(body, dict):
-            said = body.get("error") if isinstance(body, dict) else "no JSON; is it this backend?"
-            raise BackendError(f"{self.public_address}: answered {response.status_code}: {said}")
+            reason = body.get("error") if isinstance(body, dict) else "no JSON; is it this backend?"
+            raise BackendError(f"{self.public_address}: answered {response.status_code}: {reason}")
         return body

@@ -173,8 +173,10 @@ def _versions(client: LabelStudioClient, project: int, backend: BackendClient) -
 
 
 def _knows(backend: BackendClient) -> Check:
-    said = backend.health().get("knows")
-    detail = str(said) if said else "its model card does not say; on other objects its proposals are guesses"
+    part_names = backend.health().get("knows")
+    detail = (
+        str(part_names) if part_names else "its model card does not say; on other objects its proposals are guesses"
+    )
     return Check("it knows", True, detail)
 
 

@@ -151,14 +151,14 @@ class NextGroups:
 
     def _rows(self, config: LabelingConfig) -> Iterator[Row]:
         """Facts that an unfinished run has kept, then those of the tasks after them."""
-        kept = self._resumed()
-        yield from kept
+        rows = self._resumed()
+        yield from rows
         file = None
         if self._resume_file is not None:
-            self._keep(self._resume_file, kept)
+            self._keep(self._resume_file, rows)
             file = self._resume_file.open("a", encoding="utf-8")
         try:
-            after = kept[-1].id if kept else 0
+            after = rows[-1].id if rows else 0
             for task in self._client.tasks(self._project, page_size=PAGE_SIZE, full=True, after=after):
                 row = self._row(task, config)
                 if file is not None:
@@ -172,13 +172,13 @@ class NextGroups:
     def _row(self, task: Task, config: LabelingConfig) -> Row:
         place = task["data"].get(PLACE)
         annotations = task.get("annotations") or []
-        given = [item for item in annotations if not item.get("was_cancelled")]
+        submitted = [item for item in annotations if not item.get("was_cancelled")]
         prediction = self._prediction(task)
-        state = "labelled" if given else "skipped" if annotations else "open"
+        state = "labelled" if submitted else "skipped" if annotations else "open"
         row = Row(int(task["id"]), state, place=place, prediction=prediction["id"] if prediction else None)
         problems: list[str] = []
-        if given:
-            counted, _ = annotation_that_counts(given)
+        if submitted:
+            counted, _ = annotation_that_counts(submitted)
             rows = [] if counted is None else _regions(counted["result"], config, task, problems)
             named = [name for _, name, _ in rows if name]
             row = row._replace(names=tuple(sorted(set(named))))

@@ -20,5 +20,5 @@ def knows(folder: Path | None) -> str:
         text = ((EMBEDDED if folder is None else folder) / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
-    said = [match[0] for match in [_KNOWS.search(text)] if match] + _KNOWS_NOT.findall(text)[:1]
-    return " ".join(" ".join(said).split())[:500]
+    matches = [match[0] for match in [_KNOWS.search(text)] if match] + _KNOWS_NOT.findall(text)[:1]
+    return " ".join(" ".join(matches).split())[:500]

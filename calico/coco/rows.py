@@ -397,9 +397,9 @@ class _Reader:
     def expect(self, signs: str) -> str:
         character = self.sign()
         if not character or character not in signs:
-            got = repr(character) if character else "its end"
+            what = repr(character) if character else "its end"
             raise InputError(
-                f"{self._path}: is no whole JSON (expected one of {signs!r} at byte {self.position - 1}, got {got}); "
+                f"{self._path}: is no whole JSON (expected one of {signs!r} at byte {self.position - 1}, got {what}); "
                 "download it again"
             )
         return character

@@ -137,9 +137,9 @@ def cover(
 
 def _located(request: BaseRequest) -> list[tuple[Family, str]]:
     """Each family that is in the source once, with its prefix; the caller's own rules first, as a family."""
-    own = [(Family("given rules", "", request.rules), "")] if request.rules else []
+    rules = [(Family("given rules", "", request.rules), "")] if request.rules else []
     prefixes_of = [(family, family.prefixes(request.source.keys)) for family in FAMILIES]
-    return own + [(family, prefixes[0]) for family, prefixes in prefixes_of if len(prefixes) == 1]
+    return rules + [(family, prefixes[0]) for family, prefixes in prefixes_of if len(prefixes) == 1]
 
 
 def _fill(

@@ -52,9 +52,9 @@ def read_vocabulary(source: WeightSource, base: Path | None = None) -> Vocabular
     base: a Llama `tokenizer.json`, for a source that has none of its own but an `added_tokens.json` (a slow tokenizer's
     files): the source's added tokens then take the place of the base's.
     """
-    own = source.locate(TOKENIZER)
-    if own is not None:
-        base_tokenizer = _read(own)
+    path_of_own = source.locate(TOKENIZER)
+    if path_of_own is not None:
+        base_tokenizer = _read(path_of_own)
     elif base is not None:
         base_tokenizer = _with_added(_read(base), source.locate(ADDED), base)
     else:

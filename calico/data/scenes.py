@@ -131,8 +131,8 @@ def _occluded(
     if not len(ys) or not len(own_ys):
         return image, part_map
     box = (slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1))
-    own = max(np.ptp(own_ys), np.ptp(own_xs)) + 1
-    scale = rng.uniform(0.25, 0.6) * own / max(np.ptp(ys) + 1, np.ptp(xs) + 1)
+    span = max(np.ptp(own_ys), np.ptp(own_xs)) + 1
+    scale = rng.uniform(0.25, 0.6) * span / max(np.ptp(ys) + 1, np.ptp(xs) + 1)
     cut, mask = item.image[box], item.part_map[box] > 0
     w, h = (max(2, int(side * scale)) for side in mask.shape[::-1])
     small = np.asarray(Image.fromarray(np.ascontiguousarray(cut)).resize((w, h), Image.Resampling.BILINEAR))

@@ -89,11 +89,11 @@ class PartDataCases:
 
     def __iter__(self) -> Iterator[Case | None]:
         """None for a sample that was skipped."""
-        chosen: Sequence[int] = range(len(self.data))
+        indices: Sequence[int] = range(len(self.data))
         if len(self) < len(self.data):
             rng = np.random.default_rng(self.seed)
-            chosen = sorted(rng.choice(len(self.data), len(self), replace=False).tolist())
-        for number in chosen:
+            indices = sorted(rng.choice(len(self.data), len(self), replace=False).tolist())
+        for number in indices:
             yield self._case(number)
 
     def _case(self, number: int) -> Case | None:

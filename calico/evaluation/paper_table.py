@@ -42,8 +42,8 @@ def paper_rows(report: Mapping[str, Any]) -> Iterator[PaperRow]:
             yield PaperRow(source, name.replace("_", " "), block)
         yield PaperRow(source, MEAN, figures["overall"])
         if "baseline" in report:
-            own = report["baseline"]["by_source"].get(source, report["baseline"])
-            for name, block in own["by_subtask"].items():
+            baseline = report["baseline"]["by_source"].get(source, report["baseline"])
+            for name, block in baseline["by_subtask"].items():
                 if name != "common_object":
                     yield PaperRow(source, f"{BASELINE}, {name.replace('_', ' ')}", block)
 

@@ -89,8 +89,8 @@ class MaskWriter:
             states = torch.stack([answers[one.row].states[one.position] for one in batch])
             images = torch.tensor([one.image for one in batch], device=states.device)
             masks = self._model.segment(grounding, states, images)
-            own = restored_masks(masks.logits, [one.size_hw for one in batch], self._longest)
-            return list(zip(own, masks.iou.clamp(0, 1).tolist(), strict=True))
+            image_masks = restored_masks(masks.logits, [one.size_hw for one in batch], self._longest)
+            return list(zip(image_masks, masks.iou.clamp(0, 1).tolist(), strict=True))
 
         per_mask = COPIES * 4 * grounding.embedding[0].numel()
         at_once = max(1, self._mask_bytes // per_mask)

@@ -80,16 +80,16 @@ def reconcile(sizes_hw: Sequence[tuple[int, int]], answers: Mapping[SubTask, Ans
             problems.append(Problem("empty_mask", f"{item.sub_task}: the mask of {what} is empty", item.mention.image))
 
     object_names = _settle_objects(items, problems)
-    kept = _settle_masks([item for item in items if _fits(item.mention, object_names)], problems)
+    best = _settle_masks([item for item in items if _fits(item.mention, object_names)], problems)
     masks = [
         NamedMask(
             key.image,
             object_names.get(key.image, UNKNOWN_OBJECT),
             key.name if key.kind == "part" else None,
-            kept[key].mask,
-            kept[key].score,
+            best[key].mask,
+            best[key].score,
         )
-        for key in sorted(kept, key=lambda key: (key.kind, key.name if key.kind == "part" else "", key.image))
+        for key in sorted(best, key=lambda key: (key.kind, key.name if key.kind == "part" else "", key.image))
     ]
     for image in sorted({item.image for item in masks} - set(object_names)):
         message = f"no answer names the object of image {image + 1}; its parts are those of {UNKNOWN_OBJECT!r}"
@@ -158,12 +158,12 @@ def _occurrence_problems(
 ) -> Iterator[Problem]:
     """Where an answer's common or unique is not what the names of all answers together make it."""
     occurrences = {(region.kind, region.name): region.occurrence for region in result.regions}
-    said = {
+    claims = {
         (item.mention.kind, item.mention.name, item.sub_task): _SAYS[item.sub_task, item.mention.kind]
         for item in items
         if (item.sub_task, item.mention.kind) in _SAYS
     }
-    for (kind, name, sub_task), occurrence in said.items():
+    for (kind, name, sub_task), occurrence in claims.items():
         now = occurrences.get((kind, name), occurrence)
         if now is not occurrence:
             message = f"{sub_task} calls {kind} {name!r} {occurrence}; by the names of all answers it is {now}"

@@ -23,8 +23,8 @@ def grown(tokenizer: CalicoTokenizer, names: Iterable[str], size: int) -> Calico
     Questions, answers and drawn names are cut as before.
     """
     known_texts = (*wordings(np.random.default_rng(0)), *(f" {name}" for name in (*DRAWN_OBJECTS, *DRAWN_PARTS)))
-    own = json.loads(tokenizer.to_json())
-    vocabulary, merges = own["model"]["vocab"], own["model"]["merges"]
+    content = json.loads(tokenizer.to_json())
+    vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
     fixed = {pair for text in known_texts for pair in pairwise(tokenizer.tokens(text))}
     words = Counter(f" {word}" for name in names for word in name.split())
     pieces = [(tokenizer.tokens(word), count) for word, count in sorted(words.items())]
@@ -41,7 +41,7 @@ def grown(tokenizer: CalicoTokenizer, names: Iterable[str], size: int) -> Calico
             vocabulary[first + second] = len(vocabulary)
         merges.append([first, second])
         pieces = [(_merged(tokens, first, second), count) for tokens, count in pieces]
-    return CalicoTokenizer(Tokenizer.from_str(json.dumps(own)))
+    return CalicoTokenizer(Tokenizer.from_str(json.dumps(content)))
 
 
 def _merged(tokens: list[str], first: str, second: str) -> list[str]:

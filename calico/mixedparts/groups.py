@@ -137,14 +137,16 @@ class _Chooser:
         self.by_class = _gathered(fitting, lambda m: m.class_name)
         self.by_parts = _gathered(fitting, lambda m: m.parts)
         self.classes = sorted(self.by_class)
-        here = [(p.first, p.second) for p in pairs if p.first in self.by_class and p.second in self.by_class]
+        class_pairs = [(p.first, p.second) for p in pairs if p.first in self.by_class and p.second in self.by_class]
         self.beside: dict[str, list[str]] = {}
-        for first, second in here:
+        for first, second in class_pairs:
             self.beside.setdefault(first, []).append(second)
             self.beside.setdefault(second, []).append(first)
         # Classes by the square root of their number: the rare ones more often, but not until they are used up.
         self._class = _Weighted([(name, len(rows) ** 0.5) for name, rows in sorted(self.by_class.items())], rng)
-        self._pair = _Weighted([(p, (len(self.by_class[p[0]]) * len(self.by_class[p[1]])) ** 0.5) for p in here], rng)
+        self._pair = _Weighted(
+            [(p, (len(self.by_class[p[0]]) * len(self.by_class[p[1]])) ** 0.5) for p in class_pairs], rng
+        )
         alike = sorted((rows for rows in self.by_parts.values() if len(rows) > 1), key=lambda rows: rows[0].row)
         self._alike = _Weighted([(rows, len(rows) ** 0.5) for rows in alike], rng)
 

@@ -108,8 +108,11 @@ class _WholeObjects:
         for row in rows.categories:
             name, above = row.get("name"), row.get("supercategory")
             if isinstance(name, str) and clean_name(name):
-                own = clean_name(name)
-                self._names[row.get("id")] = (clean_name(above) if isinstance(above, str) and above else own, own)
+                part_name = clean_name(name)
+                self._names[row.get("id")] = (
+                    clean_name(above) if isinstance(above, str) and above else part_name,
+                    part_name,
+                )
 
     def find(self, image: ImageRow, above: str) -> tuple[str, list[Row]]:
         """(the object's name, its rows)."""

@@ -29,13 +29,13 @@ class TokenRows(nn.Module):
         embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings().weight
         if len(set(ids)) < len(ids) or not all(0 <= i < len(embedding) for i in ids):
             raise CheckpointError(f"new tokens {list(ids)}: expected different rows of {len(embedding)}")
-        own = torch.tensor(list(ids), device=embedding.device)
+        row_ids = torch.tensor(list(ids), device=embedding.device)
         place = torch.full((len(embedding),), -1, device=embedding.device)
-        place[own] = torch.arange(len(ids), device=embedding.device)
+        place[row_ids] = torch.arange(len(ids), device=embedding.device)
         self.ids = tuple(ids)
         self.register_buffer("place", place, persistent=False)
-        self.input = nn.Parameter(embedding.detach()[own].float().clone())
-        self.output = nn.Parameter(head.detach()[own].float().clone()) if head is not embedding else None
+        self.input = nn.Parameter(embedding.detach()[row_ids].float().clone())
+        self.output = nn.Parameter(head.detach()[row_ids].float().clone()) if head is not embedding else None
         self._handles = (
             llm.get_input_embeddings().register_forward_hook(partial(_embedded, self)),
             llm.get_output_embeddings().register_forward_hook(partial(_scored, self)),
@@ -45,19 +45,19 @@ class TokenRows(nn.Module):
         """Writes the rows into the model, which then does by itself what it did with them."""
         for hook in self._handles:
             hook.remove()
-        own = torch.tensor(self.ids, device=self.place.device)
+        row_ids = torch.tensor(self.ids, device=self.place.device)
         outputs = [] if self.output is None else [(llm.get_output_embeddings(), self.output)]
         for module, rows in ((llm.get_input_embeddings(), self.input), *outputs):
-            module.weight.data[own] = rows.detach().to(module.weight.dtype)
+            module.weight.data[row_ids] = rows.detach().to(module.weight.dtype)
 
 
 def _embedded(rows: TokenRows, module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
     place = rows.place[args[0]]
-    own = rows.input[place.clamp(min=0)].to(embedded.dtype)
-    return torch.where((place >= 0)[..., None], own, embedded)
+    new_rows = rows.input[place.clamp(min=0)].to(embedded.dtype)
+    return torch.where((place >= 0)[..., None], new_rows, embedded)
 
 
 def _scored(rows: TokenRows, module: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
     weight = rows.input if rows.output is None else rows.output
-    own = F.linear(args[0].to(weight.dtype), weight).to(logits.dtype)
-    return logits.index_copy(-1, torch.tensor(rows.ids, device=logits.device), own)
+    new_logits = F.linear(args[0].to(weight.dtype), weight).to(logits.dtype)
+    return logits.index_copy(-1, torch.tensor(rows.ids, device=logits.device), new_logits)

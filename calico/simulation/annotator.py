@@ -64,7 +64,7 @@ def correct(
         return Correction(None)
     predicted = prediction.by_key
     masks: list[NamedMask] = []
-    taken = {(region.image, region.name) for region in truth.regions}
+    pairs = {(region.image, region.name) for region in truth.regions}
     num_kept = num_missed = num_misnamed = 0
     for region in truth.regions:
         candidate = predicted.get(region.key)
@@ -76,14 +76,14 @@ def correct(
         elif region.part_name is not None and region.mask.mean() < habits.small and rng.random() < habits.miss:
             num_missed += 1
             continue
-        drawn = _named(region, shaken(region.mask, habits.jitter_px, rng))
+        named_mask = _named(region, shaken(region.mask, habits.jitter_px, rng))
         if region.part_name is not None and rng.random() < habits.wrong_name:
-            others = [name for name in vocabulary if (region.image, name) not in taken]
+            others = [name for name in vocabulary if (region.image, name) not in pairs]
             if others:
-                drawn = drawn._replace(part_name=others[int(rng.integers(len(others)))])
-                taken.add((region.image, str(drawn.part_name)))
+                named_mask = named_mask._replace(part_name=others[int(rng.integers(len(others)))])
+                pairs.add((region.image, str(named_mask.part_name)))
                 num_misnamed += 1
-        masks.append(drawn)
+        masks.append(named_mask)
     target = co_segmentation(truth.sizes_hw, masks)
     is_untouched = num_kept == len(target.regions) == len(prediction.regions)
     return Correction(target, num_kept, len(masks) - num_kept, num_missed, num_misnamed, is_untouched)

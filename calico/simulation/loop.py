@@ -155,11 +155,11 @@ class _Run:
 
     def _round(self, number: int, folder: Path) -> dict[str, Any]:
         started = time.monotonic()
-        chosen = _kept(folder / CHOICES, lambda: self._label(number, folder))
+        choices = _kept(folder / CHOICES, lambda: self._label(number, folder))
         snapshot = Snapshot(folder / "snapshot")
         settings = replace(self.settings.finetune, seed=self.seed)
         if self.settings.gate == "ask":
-            made = challenge(
+            outcome = challenge(
                 snapshot,
                 self.registry,
                 folder / "finetune",
@@ -169,17 +169,17 @@ class _Run:
                 command=self.command,
                 on_progress=self._telling(number),
             )
-            version, training = made.version, dict(made.training)
-            decision, published = {**made.decision.as_json(), "challenger": made.challenger}, made.published
+            version, training = outcome.version, dict(outcome.training)
+            decision, published = {**outcome.decision.as_json(), "challenger": outcome.challenger}, outcome.published
         else:
-            version, training = self._trained(number, snapshot, folder, settings, chosen["start"])
+            version, training = self._trained(number, snapshot, folder, settings, choices["start"])
             decision, published = None, True
         figures = _figures(self.settings, self.registry.path_of(version), self._telling(number))
         return {
             "strategy": self.strategy,
             "seed": self.seed,
             "round": number,
-            **{key: chosen[key] for key in ("num_corrected", "num_skipped", "of_domain", "regions")},
+            **{key: choices[key] for key in ("num_corrected", "num_skipped", "of_domain", "regions")},
             "version": version,
             "published": published,
             "decision": decision,

@@ -162,7 +162,7 @@ def _measured(memory: PartMemory, reader: Callable[[np.ndarray], Any], test_grou
         "object_iou": float(np.mean(objects)),
         "name_precision": right / predicted if predicted else None,
         "name_recall": right / true if true else None,
-        "pixel_iou": {name: float(own[0] / own[1]) for name, own in sorted(pixels.items())},
+        "pixel_iou": {name: float(pair[0] / pair[1]) for name, pair in sorted(pixels.items())},
     }
 
 

@@ -82,13 +82,13 @@ class PhotoPool:
 
     def labelled(self, seed: int, count: int | None = None) -> list[PhotoGroup]:
         """At most so many of the groups that can be labelled (None: all), in this seed's order."""
-        own = [item for item in self.objects if _photo(item) not in self._held]
-        return self._paired(own, seed, f"photos-{seed}")[:count]
+        items = [item for item in self.objects if _photo(item) not in self._held]
+        return self._paired(items, seed, f"photos-{seed}")[:count]
 
     def held_out(self, count: int) -> Iterator[Item]:
         """At most so many groups, always the same ones first."""
-        own = [item for item in self.objects if _photo(item) in self._held]
-        for group in self._paired(own, HELD_OUT_SEED, "held-out-photos")[:count]:
+        items = [item for item in self.objects if _photo(item) in self._held]
+        for group in self._paired(items, HELD_OUT_SEED, "held-out-photos")[:count]:
             yield group.id, group.group, group.truth
 
     def _paired(self, objects: Sequence[CocoObject], seed: int, prefix: str) -> list[PhotoGroup]:

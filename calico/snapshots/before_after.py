@@ -40,11 +40,11 @@ def predicted(group: AnnotatedGroup) -> CoSegmentation | None:
 def before_and_after(snapshot: Snapshot, groups: Collection[str]) -> dict[str, tuple[bytes, bytes]]:
     """JPEGs of the predicted and of the corrected regions of these groups (ids), in the same colours; without those
     whose pictures or predictions are not kept."""
-    drawn: dict[str, tuple[bytes, bytes]] = {}
+    pictures_of: dict[str, tuple[bytes, bytes]] = {}
     for record in snapshot.records():
         if record["id"] in groups and (pictures := _drawn(snapshot, record)) is not None:
-            drawn[record["id"]] = pictures
-    return drawn
+            pictures_of[record["id"]] = pictures
+    return pictures_of
 
 
 def _drawn(snapshot: Snapshot, record: Mapping[str, Any]) -> tuple[bytes, bytes] | None:

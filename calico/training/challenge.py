@@ -123,23 +123,25 @@ def challenge(
             test_ids.append(record["id"])
         if record["provenance"]["accepted_as_is"]:
             accepted.add(record["id"])
-    held = [name for name in test_ids if name not in seen]
-    if len(held) < len(test_ids):
+    unseen_ids = [name for name in test_ids if name not in seen]
+    if len(unseen_ids) < len(test_ids):
         logger.warning(
             "%d of %d test groups were trained on before, under other splits: left out of the comparison",
-            len(test_ids) - len(held),
+            len(test_ids) - len(unseen_ids),
             len(test_ids),
         )
     memory = memory_finishers(settings.part_memory, base_data or DRAWINGS)
     finishing = tuple(_announced(finisher, tell) for finisher in memory)
     kept = KeptScores(out / "scores", registry, tell, processes, bits=settings.bits, accepted=accepted)
 
-    def candidate(name: str, own: FinetuneSettings, folder: Path) -> _Candidate:
+    def candidate(name: str, candidate_settings: FinetuneSettings, folder: Path) -> _Candidate:
         tell_training = _told(tell, "training")
-        result = finetune(snapshot, start, folder, own, tell_training, base_data=base_data, finishers=finishing)
+        result = finetune(
+            snapshot, start, folder, candidate_settings, tell_training, base_data=base_data, finishers=finishing
+        )
         test, base = {}, {}
         for side, known_as, model in (("champion", champion_id, champion), (FINETUNE, name, result.folder)):
-            test[side] = kept.scored(model, f"test-{known_as}", held_out_items(snapshot, held), len(held))
+            test[side] = kept.scored(model, f"test-{known_as}", held_out_items(snapshot, unseen_ids), len(unseen_ids))
             base_groups = (base_data or DRAWINGS).items(num_base_groups)
             base[side] = kept.scored(model, f"base-{known_as}", base_groups, num_base_groups)
         kept.release()
@@ -151,7 +153,17 @@ def challenge(
         if decide(scores, max_base_drop).verdict is Verdict.CROSS_VALIDATE:
             left_out = seen.union(test_ids)
             ours, theirs = _cross_validated(
-                snapshot, folder, own, base_data, champion, start, left_out, kept, tell, champion_id, name
+                snapshot,
+                folder,
+                candidate_settings,
+                base_data,
+                champion,
+                start,
+                left_out,
+                kept,
+                tell,
+                champion_id,
+                name,
             )
             scores = replace(
                 scores,
@@ -189,9 +201,9 @@ def challenge(
             command=command,
         )
         published = publish and _publish(registry, version.id, decision)
-        made = Challenge(version.id, decision, published, best.figures, training, best.name, other)
-        write_text(out / RESULT, as_text(made.as_json()))
-        return made
+        outcome = Challenge(version.id, decision, published, best.figures, training, best.name, other)
+        write_text(out / RESULT, as_text(outcome.as_json()))
+        return outcome
 
     return _made(processes, registered)
 
@@ -337,9 +349,9 @@ def _cross_validated(
     ours: dict[str, float] = {}
     theirs: dict[str, float] = {}
     for fold in range(NUM_FOLDS):
-        held = [name for name, component in component_of.items() if fold_of.get(component) == fold]
-        others = sorted(set(component_of) - set(held))
-        if not held or not others:
+        fold_ids = [name for name, component in component_of.items() if fold_of.get(component) == fold]
+        others = sorted(set(component_of) - set(fold_ids))
+        if not fold_ids or not others:
             continue
         what = f"fold {fold + 1} of {NUM_FOLDS}"
         try:
@@ -358,6 +370,6 @@ def _cross_validated(
             continue
         for name, folder, scores in ((candidate, result.folder, ours), (champion_id, champion, theirs)):
             kept_as = f"fold-{fold + 1}-{name}"
-            scores.update(kept.scored(folder, kept_as, held_out_items(snapshot, held), len(held))["scores"])
+            scores.update(kept.scored(folder, kept_as, held_out_items(snapshot, fold_ids), len(fold_ids))["scores"])
         kept.release()
     return ours, theirs

@@ -54,12 +54,12 @@ def corrected(group: AnnotatedGroup, images: Sequence[np.ndarray], longest: int,
     by_image: list[list[PartRegion]] = [[] for _ in images]
     for region in group.target.regions:
         by_image[region.image].append(region)
-    kept = tuple(
+    annotated_images = tuple(
         reduced(annotated(image, regions, f"{group.id} image {k + 1}"), longest)
         for k, (image, regions) in enumerate(zip(images, by_image, strict=True))
     )
-    truth = _hand_drawn(group.target, kept)
-    return CorrectedGroup(group.id, kept, truth, weight, group.keys, group.sub_tasks, group.partial_images)
+    truth = _hand_drawn(group.target, annotated_images)
+    return CorrectedGroup(group.id, annotated_images, truth, weight, group.keys, group.sub_tasks, group.partial_images)
 
 
 def annotated(image: np.ndarray, regions: Sequence[PartRegion], source: str) -> AnnotatedImage:

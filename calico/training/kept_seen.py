@@ -36,4 +36,4 @@ class KeptSeen:
 
 def num_bytes(seen: Seen) -> int:
     fine = seen.grounding.fine or ()
-    return sum(own.nbytes for own in (seen.global_tokens, seen.semantic_tokens, seen.grounding.embedding, *fine))
+    return sum(tensor.nbytes for tensor in (seen.global_tokens, seen.semantic_tokens, seen.grounding.embedding, *fine))

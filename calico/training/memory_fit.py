@@ -30,12 +30,12 @@ def lessons_of(groups: Sequence[CorrectedGroup]) -> list[Lesson]:
     pixel, so it stands in only where there is nothing else. Groups that share an image are measured together."""
     first: dict[str, int] = {}
     lessons = []
-    drawn = [group for group in groups if group.weight >= 1]
-    for number, group in enumerate(drawn or groups):
-        own = min((first[key] for key in group.keys if key in first), default=number)
-        first.update(dict.fromkeys(group.keys, own))
+    changed_groups = [group for group in groups if group.weight >= 1]
+    for number, group in enumerate(changed_groups or groups):
+        component = min((first[key] for key in group.keys if key in first), default=number)
+        first.update(dict.fromkeys(group.keys, component))
         whole = (image for k, image in enumerate(group.images) if k not in group.partial_images)
-        lessons += [Lesson(image, own) for image in whole if image.object_name]
+        lessons += [Lesson(image, component) for image in whole if image.object_name]
     return lessons
 
 

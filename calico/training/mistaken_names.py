@@ -26,20 +26,20 @@ def mistaken_names(
 ) -> list[str]:
     """Object names that the model gives to the groups' images where annotators gave others, the most frequent first."""
     segmenter = CoSegmenter(model, config, tokenizer, options=ServingOptions(encoding_bytes=0, host_encoding_bytes=0))
-    given: Counter[str] = Counter()
+    wrong_names: Counter[str] = Counter()
     num_images = 0
     for start in range(0, len(groups), AT_ONCE):
-        some = groups[start : start + AT_ONCE]
-        pictures = [ImageGroup(tuple(image.image for image in group.images)) for group in some]
+        batch = groups[start : start + AT_ONCE]
+        pictures = [ImageGroup(tuple(image.image for image in group.images)) for group in batch]
         answers = segmenter.answer_many(pictures, (SubTask.COMMON_PARTS,))  # which names every image's object first
-        for group, answer in zip(some, answers, strict=True):
+        for group, answer in zip(batch, answers, strict=True):
             mentions = answer[SubTask.COMMON_PARTS].parsed.mentions
             pairs = {(m.image, m.name) for m in mentions if m.kind == "object"}
-            given.update(name for image, name in pairs if group.images[image].object_name not in ("", name))
+            wrong_names.update(name for image, name in pairs if group.images[image].object_name not in ("", name))
             num_images += len(group.images)
-    return _frequent(given.items(), LEAST_SHARE * num_images)
+    return _frequent(wrong_names.items(), LEAST_SHARE * num_images)
 
 
 def _frequent(counts: Iterable[tuple[str, int]], least: float) -> list[str]:
-    kept = sorted((-count, name) for name, count in counts if count >= least)
-    return [name for _, name in kept[:MOST_NAMES]]
+    ranked = sorted((-count, name) for name, count in counts if count >= least)
+    return [name for _, name in ranked[:MOST_NAMES]]
