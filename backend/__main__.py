@@ -15,12 +15,14 @@ from backend.services import start_watch
 from backend.settings import Settings
 from backend.telemetry.log_lines import one_line
 from backend.telemetry.logs import configure_logging
+from backend.telemetry.memory import bound_arenas
 from calico.errors import CalicoError
 
 
 def started(settings: Settings) -> Flask:
     """The app, with all that runs beside requests. Raises InputError for settings that cannot work."""
     configure_logging(settings)
+    bound_arenas()
     app = create_app(settings)
     services = app.extensions["calico"]
     if services.reconciler is not None:

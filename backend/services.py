@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.cluster.pool import ModelPool
+from backend.cluster.sights import PooledLooks
 from backend.database.leader import Leader
 from backend.database.patience import Patience
 from backend.host.client import LabelStudioClient
@@ -37,6 +38,7 @@ from backend.prediction.predictor import Predictor, describe
 from backend.prediction.protocol import Segmenter
 from backend.prediction.succession import give_back_memory
 from backend.settings import Settings
+from backend.telemetry.memory import give_back
 from backend.telemetry.prometheus import Metrics
 from calico.checkpoints.card import knows
 from calico.errors import CheckpointError, InputError
@@ -46,6 +48,7 @@ log = logging.getLogger("calico.backend")
 
 WATCH_S = 2.0  # between looks at the registry and at jobs
 PRUNE_EVERY_S = 3600.0
+GIVE_BACK_EVERY_S = 60.0
 GIVEN_KEPT_S = 24 * 3600.0  # no request takes as long
 AGREE_WAIT_S = 5.0  # for the database while a version is taking over
 SETUP_WAIT_S = 1.0  # the host gives `/setup` three seconds
@@ -269,10 +272,8 @@ def build_services(
     reconciler = None if client is None else Reconciler(inbox, client, leads=lambda: leader.is_leader)
     media = Media(settings, metrics, client)
     memories = None
-    if client is not None and settings.part_memory == "1" and pool is not None:
-        log.warning("CALICO_PART_MEMORY: with CALICO_WORKERS there are no part memories, which need the model here")
-    elif client is not None and settings.part_memory == "1":
-        memories = PartMemories(engine, gather_from(client, media))
+    if client is not None and settings.part_memory == "1":
+        memories = PartMemories(engine, gather_from(client, media), looks=None if pool is None else PooledLooks())
     given = SharedGiven(database, patience) if database.is_shared else None
     late = None if client is None else LateResults(database, name)
     predictor = Predictor(
@@ -327,7 +328,7 @@ def start_watch(services: Services, until: threading.Event | None = None) -> thr
 
     def run() -> None:
         nonlocal noticed
-        pruned_at = -PRUNE_EVERY_S
+        pruned_at, gave_back_at = -PRUNE_EVERY_S, time.monotonic()
         while not ended.wait(WATCH_S):
             try:
                 services.engine.models.look()
@@ -342,6 +343,9 @@ def start_watch(services: Services, until: threading.Event | None = None) -> thr
                 if services.leader.is_leader and time.monotonic() - pruned_at >= PRUNE_EVERY_S:
                     pruned_at = time.monotonic()
                     prune(services)
+                if time.monotonic() - gave_back_at >= GIVE_BACK_EVERY_S:
+                    gave_back_at = time.monotonic()
+                    give_back()
             except Exception as error:
                 log.warning("versions, training and events: %s", describe(error))
 

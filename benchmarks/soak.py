@@ -35,9 +35,10 @@ NICENESS = 10  # of what trains, as the backend starts its own jobs
 
 
 def benchmark_soak(
-    minutes: float, num_clients: int, checkpoint: Path | None, beside: Sequence[str] = ()
+    minutes: float, num_clients: int, checkpoint: Path | None, beside: Sequence[str] = (), pause_s: float = 0.0
 ) -> dict[str, Any]:
-    """beside: a command that trains meanwhile, at the niceness of a job.
+    """beside: a command that trains meanwhile, at the niceness of a job. pause_s: of each client after every answer, by
+    turns half as long to half as long again; people look at what they got.
 
     Seconds by kind of request: median, 95th percentile, greatest. rss_slope_mb_per_hour: least squares over the second
     half. Raises InputError where the backend does not start.
@@ -56,7 +57,7 @@ def benchmark_soak(
                 if beside:
                     trainer = subprocess.Popen(beside, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                     os.setpriority(os.PRIO_PROCESS, trainer.pid, NICENESS)
-                report = _soak(port, backend.pid, tasks, 60 * minutes, num_clients)
+                report = _soak(port, backend.pid, tasks, 60 * minutes, num_clients, pause_s)
                 report["trained_beside_to_the_end"] = None if trainer is None else trainer.poll() is None
                 report["backend_alive"] = backend.poll() is None
             finally:
@@ -65,7 +66,7 @@ def benchmark_soak(
                     process.wait(30)
         lines = (folder / "log.txt").read_text(errors="replace").splitlines()
         report["internal_errors_logged"] = sum("internal error" in line for line in lines)
-    return {"minutes": minutes, "num_clients": num_clients, "beside": list(beside), **report}
+    return {"minutes": minutes, "num_clients": num_clients, "pause_s": pause_s, "beside": list(beside), **report}
 
 
 def _task(folder: Path, number: int) -> dict[str, Any]:
@@ -100,7 +101,9 @@ def _wait_ready(backend: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise InputError(f"the backend did not start: {log.read_text(errors='replace')[-300:]}")
 
 
-def _soak(port: int, pid: int, tasks: list[dict[str, Any]], seconds: float, num_clients: int) -> dict[str, Any]:
+def _soak(
+    port: int, pid: int, tasks: list[dict[str, Any]], seconds: float, num_clients: int, pause_s: float
+) -> dict[str, Any]:
     times: dict[str, list[float]] = defaultdict(list)
     errors: Counter[str] = Counter()
     lock, until = threading.Lock(), time.monotonic() + seconds
@@ -120,6 +123,7 @@ def _soak(port: int, pid: int, tasks: list[dict[str, Any]], seconds: float, num_
                     times[kind].append(time.monotonic() - started)
                     if fault:
                         errors[f"{kind}: {fault}"] += 1
+                time.sleep(pause_s * choose.uniform(0.5, 1.5))
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(num_clients)]
     for thread in threads:

@@ -79,11 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
     soak.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
     soak.add_argument("--minutes", type=float, default=10.0)
     soak.add_argument("--clients", type=int, default=8, metavar="N")
+    soak.add_argument(
+        "--pause", type=float, default=0.0, metavar="SECONDS", help="of each client after every answer, on average (0)"
+    )
     soak.add_argument("--beside-finetune", action="store_true", help="with training steps in a process beside it")
     soak.set_defaults(measure=measure_soak)
     cluster = what.add_parser("cluster", help="workers behind the queue", parents=[_cli.shared_options()])
     cluster.add_argument("--workers", type=int, nargs="+", default=[1, 8, 32], metavar="N", help="(1 8 32)")
     cluster.add_argument("--seconds", type=float, default=20.0, help="of each (20)")
+    cluster.add_argument("--real", action="store_true", help="the embedded checkpoint, on drawings, throughput alone")
     cluster.add_argument("--side", type=int, default=1000, metavar="PX", help="images are as high and wide (1000)")
     cluster.set_defaults(measure=measure_cluster)
     codec = what.add_parser("codec", help="brush RLE against label-studio-sdk", parents=[_cli.shared_options()])
@@ -190,16 +194,19 @@ def measure_serve(args: argparse.Namespace) -> dict[str, Any]:
 def measure_soak(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.soak import TRAINING, benchmark_soak
 
-    if args.minutes <= 0 or args.clients < 1:
-        raise InputError("--minutes is above 0, --clients at least 1")
-    return benchmark_soak(args.minutes, args.clients, args.checkpoint, TRAINING if args.beside_finetune else ())
+    if args.minutes <= 0 or args.clients < 1 or args.pause < 0:
+        raise InputError("--minutes is above 0, --clients at least 1, --pause 0 or more")
+    beside = TRAINING if args.beside_finetune else ()
+    return benchmark_soak(args.minutes, args.clients, args.checkpoint, beside, args.pause)
 
 
 def measure_cluster(args: argparse.Namespace) -> dict[str, Any]:
-    from benchmarks.cluster import benchmark_cluster
+    from benchmarks.cluster import benchmark_cluster, benchmark_real
 
     if min(args.workers) < 1 or args.seconds <= 0 or args.side < 8:
         raise InputError("at least 1 of --workers, --seconds above 0, --side of 8 or more")
+    if args.real:
+        return benchmark_real(args.workers, args.seconds)
     return benchmark_cluster(args.workers, args.seconds, args.side)
 
 

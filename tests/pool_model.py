@@ -28,3 +28,18 @@ def make(folder: Path | None, *, delay_s: float = 0.0, notes: Path | None = None
     if broken and folder is not None and broken in (folder / "model.safetensors").read_text():
         raise CheckpointError(f"{broken} is cut short")
     return Noting(folder, delay_s=delay_s)
+
+
+def make_micro(folder: Path | None):
+    """A real model of no use, whose part memories take a second to fit."""
+    import torch
+    from test_finetune import TOKENIZER, micro
+    from test_part_memories import QUICK
+
+    from calico.inference.segmenter import CoSegmenter
+    from calico.model.builder import build
+    from calico.part_memory import fitting
+
+    torch.manual_seed(0)
+    fitting.MemorySettings = lambda **_: QUICK
+    return CoSegmenter(build(micro()), micro(), TOKENIZER, version="m1")

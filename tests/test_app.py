@@ -408,7 +408,7 @@ def test_predictions_leave_threads_for_the_rest(make, tmp_path):
 
 def test_a_click_finds_room_beside_all_the_predictions_that_may_wait(make, tmp_path):
     segmenter = FakeSegmenter(hold_after=0)
-    client = make(segmenter, threads=10)
+    client = make(segmenter, threads=11)
     tasks = [pair_task(tmp_path, task) for task in range(8)]
     waiting = [threading.Thread(target=predict, args=(client, [task])) for task in tasks[:6]]
     for thread in waiting:
@@ -427,6 +427,42 @@ def test_a_click_finds_room_beside_all_the_predictions_that_may_wait(make, tmp_p
 
 
 # -- clicks -----------------------------------------------------------------------------------------------------------
+
+
+def test_eight_people_may_click_at_once(make, tmp_path):
+    segmenter = FakeSegmenter(hold_after=0)
+    client = make(segmenter)
+    tasks = [pair_task(tmp_path, task) for task in range(9)]
+    statuses = []
+
+    def click(task):
+        statuses.append(predict(client, [task], context={"result": [keypoint(50, 50)]}).status_code)
+
+    group = threading.Thread(target=predict, args=(client, tasks[8:]))
+    group.start()
+    wait_for(lambda: segmenter.num_running == 1)
+    clicks = [threading.Thread(target=click, args=(task,)) for task in tasks[:8]]
+    for thread in clicks:
+        thread.start()
+    wait_for(lambda: client.application.extensions["calico"].engine.depth == 8 or statuses)
+    segmenter.gate.set()
+    for thread in (group, *clicks):
+        thread.join(10)
+    assert statuses == [200] * 8
+
+
+def test_a_click_waits_no_longer_than_somebody_before_a_screen(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("backend.prediction.predictor.CLICK_S", 0.1)
+    segmenter = FakeSegmenter(hold_after=0)
+    client = make(segmenter, time_budget_s=50)
+    group = threading.Thread(target=predict, args=(client, [pair_task(tmp_path, 1)]))
+    group.start()
+    wait_for(lambda: segmenter.num_running == 1)
+    answer = predict(client, [pair_task(tmp_path, 2)], context={"result": [keypoint(50, 50)]})
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert client.application.extensions["calico"].engine.depth == 1  # the one that ran is not ended, but nothing waits
+    segmenter.gate.set()
+    group.join(10)
 
 
 def keypoint(x, y, *, positive=1, to_name="img2", **more):
@@ -668,9 +704,7 @@ def test_two_clients_200_mixed_requests_each(served, tmp_path):
                     results = predict(client, [tasks[i] for i in ids]).json()["results"]
                     predictions.append(time.perf_counter() - started)
                     found = zip(ids, results, strict=True)  # [] for what the other client is being given
-                    wrong.extend(
-                        kind for i, entry in found if not (entry == [] or is_of_pair(entry, i))
-                    )
+                    wrong.extend(kind for i, entry in found if not (entry == [] or is_of_pair(entry, i)))
                     empty.extend(entry == [] for entry in results)
                 elif kind == "click":
                     x = choose.randrange(10, 90)

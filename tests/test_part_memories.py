@@ -135,11 +135,42 @@ def test_another_model_is_learnt_for_anew(team: SimpleNamespace) -> None:
 
 def test_only_new_images_are_read_again(team: SimpleNamespace) -> None:
     team.memories.fit(7)
-    looks = team.memories._learnt[7].looks
-    before = looks.row_shelf.num_read
+    before = team.memories.looks.kept.row_shelf.num_read
     team.groups = groups_of(7)
     team.memories.fit(7)
-    assert team.memories._learnt[7].looks.row_shelf.num_read == before + 2
+    assert team.memories.looks.kept.row_shelf.num_read == before + 2
+    team.memories.fit(8)  # of another project: what is kept is bounded over all, and shared
+    assert team.memories.looks.kept.row_shelf.num_read == before + 2
+
+
+def test_a_prediction_that_an_older_memory_saw_is_seen_by_the_newer_one(
+    team: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which was fitted meanwhile, and may have answered somebody already."""
+    team.memories.fit(7)
+    sights, seen = team.memories.looks.sights, []
+
+    def slow(segmenter: Any, memory: Any, group: ImageGroup) -> Any:
+        seen.append(memory)
+        if len(seen) == 1:
+            team.groups = groups_of(7)
+            team.memories.fit(7)
+        return sights(segmenter, memory, group)
+
+    monkeypatch.setattr(team.memories.looks, "sights", slow)
+    assert asked(team)[1] == "m1+7 groups"
+    assert len(set(map(id, seen))) == len(seen) == 2
+
+
+def test_projects_that_events_only_name_are_not_kept_for_ever(
+    team: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part_memories, "MAX_KNOWN", 3)
+    team.memories.fit(7)
+    team.memories.close()
+    for project in range(100, 120):
+        team.memories.notice({"action": "ANNOTATION_CREATED", "project": {"id": project}})
+    assert [own["project"] for own in team.memories.as_json()] == [7, 118, 119]
 
 
 def test_a_failed_fit_is_said_and_the_memory_before_goes_on(

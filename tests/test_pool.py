@@ -6,23 +6,29 @@ import importlib.util
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from backend_fakes import FakeSegmenter, picture
 from conftest import require
-from pool_model import make
+from pool_model import make, make_micro
 from test_app import wait_for
 from test_cluster import local_ray  # noqa: F401  a fixture
+from test_part_memories import QUICK, groups_of
+from test_part_memory import sign
 from test_succession import publish, registry  # noqa: F401  registry is a fixture
 
-from backend.cluster.actor import Packed, unpack_mask
+from backend.cluster.sights import PooledLooks
+from backend.learning.part_memories import PartMemories
 from backend.prediction.champion import Champion
 from backend.prediction.engine import Engine
 from backend.prediction.lane import Priority
+from backend.prediction.packed import Packed, PackedMask
 from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, CheckpointError
-from calico.values import ImageGroup
+from calico.part_memory import fitting
+from calico.values import CoSegmentation, ImageGroup
 
 
 def group(seed=0, size_hw=(24, 32)):
@@ -32,7 +38,7 @@ def group(seed=0, size_hw=(24, 32)):
 def test_a_result_comes_back_as_it_was():
     result = FakeSegmenter().segment(group(1))
     packed = Packed.of(result)
-    assert sum(bits.nbytes for bits in packed.masks) < sum(region.mask.nbytes for region in result.regions) / 7
+    assert packed.num_bytes < 1024 * 5 + sum(region.mask.nbytes for region in result.regions) / 7
     back = packed.unpacked()
     assert [region.correspondence_id for region in back.regions] == [r.correspondence_id for r in result.regions]
     for one, other in zip(back.regions, result.regions, strict=True):
@@ -43,7 +49,7 @@ def test_a_result_comes_back_as_it_was():
 def test_a_mask_of_any_size_is_unpacked():
     for size_hw in ((1, 1), (3, 5), (8, 8), (13, 7)):
         mask = np.random.default_rng(0).random(size_hw) > 0.5
-        assert np.array_equal(unpack_mask(np.packbits(mask), size_hw), mask)
+        assert np.array_equal(PackedMask.of(mask).unpacked(), mask)
 
 
 @pytest.fixture
@@ -56,8 +62,9 @@ def pool(local_ray, tmp_path):  # noqa: F811
     notes.mkdir()
     pools = []
 
-    def start(least=2, most=2, **options):
-        pools.append(ModelPool(local_ray, partial(make, notes=notes, **options), least=least, most=most, num_cpus=0.1))
+    def start(least=2, most=2, load=None, **options):
+        load = partial(make, notes=notes, **options) if load is None else load
+        pools.append(ModelPool(local_ray, load, least=least, most=most, num_cpus=0.1))
         return pools[-1]
 
     start.notes = notes
@@ -174,6 +181,37 @@ def test_a_model_that_does_not_load_says_so_and_no_version_but_its_own_is_answer
         workers.ask(segmenter._key, "v9", "segment_many", ([], []), [])
     with pytest.raises(CalicoError, match="does not hold"):
         workers.ask("another", "base", "segment_many", ([], []), [])
+
+
+@pytest.mark.ray
+def test_a_memory_is_fitted_in_one_worker_and_seen_with_in_all(pool, monkeypatch):
+    """As with the model in this process, to the last pixel; after a refit no worker answers by the one before."""
+    monkeypatch.setattr(fitting, "MemorySettings", lambda **_: QUICK)
+    workers = pool(load=make_micro)
+    pooled, here = workers.load(None), make_micro(None)
+    wait_for(lambda: workers.num_lanes == 2, 120)
+    groups = groups_of(6)
+    asked = ImageGroup((sign(100).image, sign(101).image))
+    found, memories = {}, {}
+    for name, segmenter, looks in (("workers", pooled, PooledLooks()), ("here", here, None)):
+        engine = SimpleNamespace(segmenter=lambda segmenter=segmenter: segmenter)
+        memories[name] = PartMemories(engine, lambda project, longest: list(groups), looks=looks)
+        memories[name].fit(7)
+        found[name] = memories[name].remembered("7.1", "m1", asked, CoSegmentation(asked.sizes_hw), ())
+    assert found["workers"][1] == found["here"][1] == "m1+6 groups"
+    pairs = list(zip(found["workers"][0].regions, found["here"][0].regions, strict=True))
+    assert {a.part_name for a, _ in pairs} == {None, "board", "post"}
+    assert all(a.key == b.key and (a.mask == b.mask).mean() > 0.99 for a, b in pairs)
+    groups += groups_of(7)[6:]
+    memories["workers"].fit(7)
+    for _ in range(4):  # whichever answers
+        again = memories["workers"].remembered("7.1", "m1", asked, CoSegmentation(asked.sizes_hw), ())
+        assert again[1] == "m1+7 groups"
+    fitter = next(slot for slot in workers._slots if "project 7" in slot.seen)
+    workers._ray.kill(fitter.actor)
+    memories["workers"].fit(7)  # another one reads all again
+    assert memories["workers"].as_json()[0]["state"] == "learnt"
+    assert workers.num_deaths == 1
 
 
 def version_folder(parent: Path, content: str) -> Path:

@@ -1,96 +1,122 @@
-"""What runs in a worker: models by name, asked one call at a time; and co-segmentations packed for the way back."""
+"""What runs in a worker: models by name, asked one call at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from backend.cluster.sights import PackedSight
+from backend.prediction.packed import Packed, PackedMask
+from backend.prediction.part_looks import LooksHere, sights_of
 from backend.prediction.protocol import Segmenter
 from calico.errors import CalicoError
-from calico.values import CoSegmentation, ImageGroup, PartRegion
+from calico.values import ImageGroup
 
-#: References of a group's images, and the images' digests.
-StoredGroup = tuple[Sequence[Any], Sequence[str]]
+if TYPE_CHECKING:
+    from calico.part_memory.lessons import Lesson
+    from calico.part_memory.memory import PartMemory
 
-_NO_MASK = np.zeros((1, 1), np.bool_)
+#: Calls of these run beside the model's, on a thread each: models loaded, memories fitted, images seen by memories.
+CONCURRENCY_GROUPS = {"side": 1, "fit": 1, "sight": 1}
 
-
-@dataclass(frozen=True)
-class Packed:
-    """A co-segmentation with a bit a pixel."""
-
-    result: CoSegmentation  # without its regions
-    regions: tuple[PartRegion, ...]  # without their masks
-    masks: tuple[np.ndarray, ...]
-
-    @classmethod
-    def of(cls, result: CoSegmentation) -> Packed:
-        regions = tuple(replace(region, mask=_NO_MASK) for region in result.regions)
-        return cls(replace(result, regions=()), regions, tuple(np.packbits(region.mask) for region in result.regions))
-
-    def unpacked(self) -> CoSegmentation:
-        sizes = self.result.sizes_hw
-        regions = tuple(
-            replace(region, mask=unpack_mask(bits, sizes[region.image]))
-            for region, bits in zip(self.regions, self.masks, strict=True)
-        )
-        return replace(self.result, regions=regions)
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def unpack_mask(bits: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """HxW bool."""
-    return np.unpackbits(bits, count=size_hw[0] * size_hw[1]).reshape(size_hw).view(np.bool_)
+def _beside(group: str) -> Callable[[Method], Method]:
+    """What `ray.method(concurrency_group=group)` does, without Ray, which only workers and their askers import. Given
+    with each call instead it would not go through Ray's client."""
+
+    def mark(method: Method) -> Method:
+        method.__ray_concurrency_group__ = group  # type: ignore[attr-defined]
+        return method
+
+    return mark
 
 
 class ModelActor:
-    """Calls of models come one at a time; `hold` and `release` may come beside them, on a thread of their own.
+    """Calls of models come one at a time; those of `CONCURRENCY_GROUPS` may come beside them.
 
-    load: makes a segmenter from a folder, None: the settings' checkpoint. Images come as references into the store that
-    all workers of a machine share; whoever answers says its version too.
+    load: makes a segmenter from a folder, None: the settings' checkpoint. Images (HxWx3 uint8, read-only) come last and
+    one by one, so that Ray gives them as they lie in the memory that all workers of a machine share. An answer is small
+    enough to come back with the reply. Whoever answers says its version too.
     """
 
     def __init__(self, load: Callable[[Path | None], Segmenter]) -> None:
         self._load = load
         self._models: dict[str, Segmenter] = {}
+        self._looks = LooksHere()
 
+    @_beside("side")
     def hold(self, key: str, folder: Path | None) -> str:
         """Loads a model beside those that serve; its version."""
         if key not in self._models:
             self._models[key] = self._load(folder)
         return self._models[key].version
 
+    @_beside("side")
     def release(self, key: str) -> None:
         self._models.pop(key, None)
 
     def segment_many(
-        self, key: str, groups: Sequence[StoredGroup], candidates: Sequence[Sequence[str] | None]
+        self,
+        key: str,
+        digests: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str] | None],
+        *images: np.ndarray,
     ) -> tuple[str, list[Packed]]:
+        """digests: of each group's images, as the sender counted them. images: of all groups."""
         model = self._model(key)
-        asked = [_group(images, digests) for images, digests in groups]
-        return model.version, [Packed.of(result) for result in model.segment_many(asked, candidates=candidates)]
+        rest = iter(images)
+        groups = [_group(rest, own) for own in digests]
+        return model.version, [Packed.of(result) for result in model.segment_many(groups, candidates=candidates)]
 
     def segment_prompts(
         self,
         key: str,
-        images: Sequence[Any],
         points_xy: Sequence[tuple[float, float]],
         labels: Sequence[bool],
         box_xyxy: tuple[float, float, float, float] | None,
-    ) -> tuple[str, tuple[np.ndarray, tuple[int, int], float]]:
+        image: np.ndarray,
+    ) -> tuple[str, tuple[PackedMask, float]]:
         model = self._model(key)
-        mask, score = model.segment_prompts(_fetched(images)[0], points_xy, labels, box_xyxy)
-        return model.version, (np.packbits(mask), (mask.shape[0], mask.shape[1]), score)
+        mask, score = model.segment_prompts(image, points_xy, labels, box_xyxy)
+        return model.version, (PackedMask.of(mask), score)
 
     def segment_named(
-        self, key: str, group: StoredGroup, name: str, objects: Mapping[int, str], shown: Sequence[int]
-    ) -> tuple[str, dict[int, tuple[np.ndarray, float]]]:
+        self,
+        key: str,
+        digests: Sequence[str],
+        name: str,
+        objects: Mapping[int, str],
+        shown: Sequence[int],
+        *images: np.ndarray,
+    ) -> tuple[str, dict[int, tuple[PackedMask, float]]]:
         model = self._model(key)
-        masks = model.segment_named(_group(*group), name, objects, shown=shown)
-        return model.version, {image: (np.packbits(mask), score) for image, (mask, score) in masks.items()}
+        masks = model.segment_named(_group(images, digests), name, objects, shown=shown)
+        return model.version, {image: (PackedMask.of(mask), score) for image, (mask, score) in masks.items()}
+
+    # -- part memories ------------------------------------------------------------------------------------------------
+
+    @_beside("side")
+    def look_size(self, key: str) -> tuple[str, int]:
+        model = self._model(key)
+        return model.version, self._looks.size(model)
+
+    @_beside("fit")
+    def fit_memory(self, key: str, project: int, max_images: int, lessons: Sequence[Lesson]) -> tuple[str, PartMemory]:
+        """A megabyte at most. What was read of the lessons' images is kept here for the next fit."""
+        model = self._model(key)
+        return model.version, self._looks.fit(model, project, lessons, max_images)
+
+    @_beside("sight")
+    def sights(self, key: str, memory: PartMemory, *images: np.ndarray) -> tuple[str, list[PackedSight | None]]:
+        model: Any = self._model(key)
+        seen = sights_of(model, memory, images)
+        return model.version, [None if sight is None else PackedSight.of(sight) for sight in seen]
 
     def _model(self, key: str) -> Segmenter:
         if key not in self._models:
@@ -98,14 +124,7 @@ class ModelActor:
         return self._models[key]
 
 
-def _group(images: Sequence[Any], digests: Sequence[str]) -> ImageGroup:
-    group = ImageGroup(tuple(_fetched(images)))
-    vars(group)["digests"] = tuple(digests)  # as the sender counted them
+def _group(images: Iterable[np.ndarray], digests: Sequence[str]) -> ImageGroup:
+    group = ImageGroup(tuple(islice(images, len(digests))))
+    vars(group)["digests"] = tuple(digests)
     return group
-
-
-def _fetched(images: Sequence[Any]) -> list[np.ndarray]:
-    """HxWx3 uint8 each, read-only, in the store's memory."""
-    import ray
-
-    return ray.get(list(images))

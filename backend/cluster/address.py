@@ -57,7 +57,7 @@ def connect(workers: WorkersAddress) -> Any:
         else:
             code = {"working_dir": str(ROOT), "excludes": TRAVELS_NOT}
             ray.init(address=workers.address, runtime_env=code, configure_logging=False, log_to_driver=False)
-    except (ConnectionError, RuntimeError, TimeoutError) as error:
+    except Exception as error:  # Ray raises `Exception` itself where its processes take long to start
         where = workers.address or "this machine"
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"Ray does not answer at {where} ({reason}); start it first") from None

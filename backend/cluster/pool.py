@@ -12,18 +12,18 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from backend.cluster.actor import ModelActor, Packed, unpack_mask
+from backend.cluster.actor import CONCURRENCY_GROUPS, ModelActor
 from backend.cluster.address import WorkersAddress, connect, room_for
+from backend.cluster.segmenter import PooledSegmenter
 from backend.telemetry.log_lines import describe
 from calico.errors import CalicoError, CheckpointError
-from calico.values import CoSegmentation, ImageGroup, image_digest
 
 log = logging.getLogger("calico.backend")
 
@@ -35,6 +35,7 @@ IDLE_S = 120.0  # after which a worker more than the least number ends
 LOOK_S = 1.0
 WORKER_WAIT_S = 120.0  # for one that loads, where all died
 RETRY_S = 30.0  # after a worker that did not start
+NO_WORKER = "no worker is ready; the log says why, try again later"
 
 
 @dataclass(eq=False)
@@ -45,8 +46,19 @@ class Slot:
     actor: Any
     state: str = "starting"
     num_calls: int = 0
+    num_beside: int = 0  # calls that run beside the queue's
     since: float = field(default_factory=time.monotonic)
     seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    def num_seen(self, digests: Sequence[str]) -> int:
+        return sum(digest in self.seen for digest in digests)
+
+    def saw(self, digests: Sequence[str]) -> None:
+        for digest in digests:
+            self.seen[digest] = None
+            self.seen.move_to_end(digest)
+        while len(self.seen) > SEEN_KEPT:
+            self.seen.popitem(last=False)
 
     def shown(self) -> dict[str, Any]:
         return {"worker": self.number, "state": self.state, "calls": self.num_calls}
@@ -74,7 +86,7 @@ class ModelPool:
         self.max_lanes = most or workers.num_workers or room_for(self._ray, num_gpus)
         self._least = min(least, self.max_lanes)
         resources = {"num_gpus": num_gpus, "num_cpus": 0} if num_gpus else {"num_cpus": num_cpus}
-        remote = self._ray.remote(concurrency_groups={"side": 1}, max_restarts=0)(ModelActor)
+        remote = self._ray.remote(concurrency_groups=CONCURRENCY_GROUPS, max_restarts=0)(ModelActor)
         self._remote = remote.options(**resources)
         self._make = self._ray.put(make)
         self._slots: list[Slot] = []
@@ -126,12 +138,36 @@ class ModelPool:
 
     def ask(self, key: str, version: str, method: str, arguments: Sequence[Any], digests: Sequence[str]) -> Any:
         """What a worker answers, with this version or not at all. Raises what its model raised."""
+        return self._asked(lambda: self._take(digests), self._give_back, key, version, method, arguments)
+
+    def beside(
+        self,
+        key: str,
+        version: str,
+        method: str,
+        arguments: Sequence[Any],
+        digests: Sequence[str],
+        sticks: bool = False,
+    ) -> Any:
+        """As `ask`, for a method that has a thread of its own in the worker: nothing waits in the queue for it. sticks:
+        goes to whoever has seen most, however many such calls run there."""
+        return self._asked(lambda: self._near(digests, sticks), self._leave, key, version, method, arguments)
+
+    def _asked(
+        self,
+        choose: Callable[[], Slot],
+        give_back: Callable[[Slot], None],
+        key: str,
+        version: str,
+        method: str,
+        arguments: Sequence[Any],
+    ) -> Any:
         for is_last in (False, True):
-            slot = self._take(digests)
+            slot = choose()
             try:
                 answer = self._ray.get(getattr(slot.actor, method).remote(key, *arguments))
             except self._ray.exceptions.RayTaskError as error:
-                self._give_back(slot)
+                give_back(slot)
                 raise (error.cause if isinstance(error.cause, Exception) else error) from None
             except self._ray.exceptions.RayError as error:
                 if self._is_closed:
@@ -141,10 +177,14 @@ class ModelPool:
                 if is_last:
                     raise CalicoError("two workers died over this call; is their memory enough?") from None
                 continue
-            self._give_back(slot)
+            give_back(slot)
             if answer[0] != version:
                 raise CheckpointError(f"worker {slot.number} answered with {answer[0]} instead of {version}")
             return answer[1]
+
+    def stored(self, value: Any) -> Any:
+        """A reference of something for workers, there as long as it is held."""
+        return self._ray.put(value)
 
     def reference(self, image: np.ndarray, digest: str) -> Any:
         """Of an image in the store, put there once."""
@@ -176,15 +216,29 @@ class ModelPool:
         with self._changed:
             while not (idle := [slot for slot in self._slots if slot.state == "idle"]):
                 if self._is_closed or not self._changed.wait(max(0.0, until - time.monotonic())):
-                    raise CalicoError("no worker is ready; the log says why, try again later")
-            slot = max(idle, key=lambda slot: (sum(digest in slot.seen for digest in digests), -slot.num_calls))
+                    raise CalicoError(NO_WORKER)
+            slot = max(idle, key=lambda slot: (slot.num_seen(digests), -slot.num_calls))
             slot.state, slot.since = "busy", time.monotonic()
-            for digest in digests:
-                slot.seen[digest] = None
-                slot.seen.move_to_end(digest)
-            while len(slot.seen) > SEEN_KEPT:
-                slot.seen.popitem(last=False)
+            slot.saw(digests)
             return slot
+
+    def _near(self, digests: Sequence[str], sticks: bool) -> Slot:
+        """A worker that is ready, busy or not: that with the fewest calls beside its queue, of these the one that has
+        seen most; or the other way round."""
+        until = time.monotonic() + WORKER_WAIT_S
+        with self._changed:
+            while not (ready := [slot for slot in self._slots if slot.state in ("idle", "busy")]):
+                if self._is_closed or not self._changed.wait(max(0.0, until - time.monotonic())):
+                    raise CalicoError(NO_WORKER)
+            ranks = {slot.number: (slot.num_seen(digests), -slot.num_beside) for slot in ready}
+            slot = max(ready, key=lambda slot: ranks[slot.number] if sticks else ranks[slot.number][::-1])
+            slot.num_beside += 1
+            slot.saw(digests)
+            return slot
+
+    def _leave(self, slot: Slot) -> None:
+        with self._changed:
+            slot.num_beside -= 1
 
     def _give_back(self, slot: Slot) -> None:
         with self._changed:
@@ -195,6 +249,8 @@ class ModelPool:
 
     def _lost(self, slot: Slot) -> None:
         with self._changed:
+            if slot.state == "gone":  # another call has seen it already
+                return
             self.num_deaths += 1
             self._remove(slot)
         self._add(1)
@@ -243,7 +299,7 @@ class ModelPool:
 
     def _hold(self, slot: Slot, key: str, folder: Path | None) -> str:
         try:
-            return self._ray.get(slot.actor.hold.options(concurrency_group="side").remote(key, folder))
+            return self._ray.get(slot.actor.hold.remote(key, folder))
         except self._ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
 
@@ -271,7 +327,7 @@ class ModelPool:
             slots = list(self._slots)
         for slot in slots:
             try:
-                slot.actor.release.options(concurrency_group="side").remote(key)
+                slot.actor.release.remote(key)
             except Exception as error:  # it is gone, or Ray is: so is the model
                 log.debug("worker %d: %s", slot.number, describe(error))
 
@@ -291,7 +347,7 @@ class ModelPool:
                     len(states) < self._least
                     or (len(states) < self.max_lanes and not {"idle", "starting"} & set(states) and self.demand() > 0)
                 )
-                resting = [slot for slot in self._slots if slot.state == "idle"]
+                resting = [slot for slot in self._slots if slot.state == "idle" and not slot.num_beside]
                 spare = min(resting, key=lambda slot: slot.since, default=None)
                 if len(states) <= self._least or (spare and time.monotonic() - spare.since < IDLE_S):
                     spare = None
@@ -302,42 +358,3 @@ class ModelPool:
                 self._kill(spare)
             elif wants_more:
                 self._add(1)
-
-
-class PooledSegmenter:
-    """A model that every worker of a pool holds; keeps the protocol `Segmenter`, of which several calls may run."""
-
-    def __init__(self, pool: ModelPool, key: str, version: str) -> None:
-        self._pool, self._key, self.version = pool, key, version
-
-    def segment_many(
-        self, groups: Sequence[ImageGroup], *, candidates: Sequence[Sequence[str] | None]
-    ) -> list[CoSegmentation]:
-        digests = [digest for group in groups for digest in group.digests]
-        arguments = ([self._references(group) for group in groups], list(candidates))
-        packed: list[Packed] = self._pool.ask(self._key, self.version, "segment_many", arguments, digests)
-        return [one.unpacked() for one in packed]
-
-    def segment_prompts(
-        self,
-        image: np.ndarray,
-        points_xy: Sequence[tuple[float, float]],
-        labels: Sequence[bool],
-        box_xyxy: tuple[float, float, float, float] | None,
-    ) -> tuple[np.ndarray, float]:
-        digest = image_digest(image)
-        # In a list: a reference on its own would be fetched before the call, and copied.
-        arguments = ([self._pool.reference(image, digest)], points_xy, labels, box_xyxy)
-        bits, size_hw, score = self._pool.ask(self._key, self.version, "segment_prompts", arguments, [digest])
-        return unpack_mask(bits, size_hw), score
-
-    def segment_named(
-        self, group: ImageGroup, name: str, objects: Mapping[int, str], *, shown: Sequence[int]
-    ) -> dict[int, tuple[np.ndarray, float]]:
-        arguments = (self._references(group), name, dict(objects), list(shown))
-        masks = self._pool.ask(self._key, self.version, "segment_named", arguments, group.digests)
-        return {image: (unpack_mask(bits, group.sizes_hw[image]), score) for image, (bits, score) in masks.items()}
-
-    def _references(self, group: ImageGroup) -> tuple[list[Any], tuple[str, ...]]:
-        pairs = zip(group.images, group.digests, strict=True)
-        return [self._pool.reference(image, digest) for image, digest in pairs], group.digests

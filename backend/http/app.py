@@ -37,7 +37,9 @@ MAX_TASKS = 10_000  # of one request; Label Studio sends all that are selected
 MAX_NESTED = 1_000_000  # lists and objects in one request
 MAX_LISTED = 10_000  # entries of one page of jobs
 SPARE_THREADS = 3  # taken by no prediction and no click, so that /health always answers
-MAX_CLICK_THREADS = 4  # taken by no prediction, so that a click finds room beside any number of them
+CLICK_SHARE = (
+    4  # of so many threads one is taken by no prediction, so that a click finds room beside any number of them
+)
 
 
 def create_app(
@@ -98,7 +100,7 @@ def _observe(app: Flask, metrics: Metrics) -> None:
 
 def _routes(app: Flask, services: Services) -> None:
     settings, engine = services.settings, services.engine
-    num_clicks = max(1, min(MAX_CLICK_THREADS, settings.threads // 8))
+    num_clicks = max(1, settings.threads // CLICK_SHARE)
     clicking = threading.BoundedSemaphore(num_clicks)
     predicting = threading.BoundedSemaphore(max(1, settings.threads - SPARE_THREADS - num_clicks))
 

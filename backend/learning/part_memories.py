@@ -19,7 +19,7 @@ import numpy as np
 from backend.host.client import LabelStudioClient
 from backend.media.media import Media
 from backend.prediction.engine import Engine
-from backend.prediction.model_import import import_model
+from backend.prediction.part_looks import LooksHere, PartLooks
 from backend.prediction.predictor import describe
 from backend.prediction.result_cache import ResultCache
 from calico.errors import InputError
@@ -27,7 +27,6 @@ from calico.snapshots.records import AnnotatedGroup
 from calico.values import CoSegmentation, ImageGroup
 
 if TYPE_CHECKING:
-    from calico.part_memory.kept import KeptLooks
     from calico.part_memory.memory import PartMemory
     from calico.training.corrected_groups import CorrectedGroup
 
@@ -39,6 +38,8 @@ RETRY_S = 60.0  # after a fit that failed
 MAX_IMAGES = 400  # of the newest groups
 SEEN_BYTES = 16_000_000  # of predictions in a memory's light, packed, which clicks ask for again
 MAX_PROJECTS = 8  # memories that are held; the one that was not asked for longest goes
+MAX_KNOWN = 1000  # projects of which anything is known; an event may name any
+MAX_TURNS = 5  # of a prediction that was seen by a memory which was fitted anew meanwhile
 
 #: (project, longest side of a kept picture in pixels) -> its corrections as they are now.
 Gather = Callable[[int, int], "list[CorrectedGroup]"]
@@ -58,7 +59,6 @@ class Learnt:
     problem: str = ""
     seconds: float | None = None
     used_at: float = field(default_factory=time.monotonic)
-    looks: KeptLooks | None = None
     seen: ResultCache = field(default_factory=lambda: ResultCache(SEEN_BYTES))
 
     def as_json(self) -> dict[str, Any]:
@@ -82,11 +82,20 @@ class Learnt:
 class PartMemories:
     """Safe to share between threads; fits run one at a time on a thread of their own, `close` ends it.
 
-    gather: asks for a project's corrections. clock: seconds, monotonic.
+    gather: asks for a project's corrections. clock: seconds, monotonic. looks: where the model is, None: in this
+    process.
     """
 
-    def __init__(self, engine: Engine, gather: Gather, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        gather: Gather,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        looks: PartLooks | None = None,
+    ) -> None:
         self._engine, self._gather, self._clock = engine, gather, clock
+        self.looks = LooksHere() if looks is None else looks
         self._learnt: dict[int, Learnt] = {}
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -108,10 +117,17 @@ class PartMemories:
             own = self._learnt.setdefault(project, Learnt(project))
             own.first_at = now if own.first_at is None else own.first_at
             own.due_at = min(now + QUIET_S, own.first_at + LONGEST_WAIT_S)
+            self._forget_some(project)
             if self._thread is None and not self._is_closed:
                 self._thread = threading.Thread(target=self._run, name="part-memories", daemon=True)
                 self._thread.start()
             self._wake.notify_all()
+
+    def _forget_some(self, newest: int) -> None:
+        """The caller holds the lock."""
+        without = [number for number, own in self._learnt.items() if own.memory is None and number != newest]
+        for number in without[: max(0, len(self._learnt) - MAX_KNOWN)]:
+            del self._learnt[number]
 
     def close(self) -> None:
         """Waits for a fit that runs."""
@@ -133,30 +149,33 @@ class PartMemories:
     ) -> tuple[CoSegmentation, str]:
         """A prediction of this model in the light of the project's memory, and its version. names: a fixed vocabulary,
         empty for free naming. project: as the host writes it."""
-        own = self._of(project_of(project), model)
-        if own is None:
-            return found, model
         from calico.part_memory.evidence import remembered
-        from calico.part_memory.pyramid import PyramidReader
 
-        with self._lock:  # all of one fit
-            memory, seen, version = own.memory, own.seen, f"{model}+{own.num_groups} groups"
-        if memory is None:
-            return found, model
-        own.used_at = self._clock()
-        key = group.digests, tuple(names), tuple((region.key, region.score) for region in found.regions)
-        if (before := seen.get(key)) is not None:
-            return before, version
-        segmenter: Any = self._engine.segmenter()
-        if segmenter.version != model:  # another one took over meanwhile
-            return found, model
-        reader = PyramidReader(segmenter.model, segmenter.config, memory.card.size)
-        sights = []
-        for image, size_hw in zip(group.images, group.sizes_hw, strict=True):
-            sight = memory.sight(reader(image), size_hw)
-            sights.append(sight if sight is None or not names else sight.among(names))
-        result = remembered(found, sights, memory.card.object_names)
-        seen.put(key, result)
+        result = found
+        for _ in range(MAX_TURNS):
+            own = self._of(project_of(project), model)
+            if own is None:
+                return found, model
+            with self._lock:  # all of one fit
+                memory, seen, version = own.memory, own.seen, f"{model}+{own.num_groups} groups"
+            if memory is None:
+                return found, model
+            own.used_at = self._clock()
+            key = group.digests, tuple(names), tuple((region.key, region.score) for region in found.regions)
+            before = seen.get(key)
+            if before is not None:
+                result = before
+            else:
+                segmenter: Any = self._engine.segmenter()
+                if segmenter.version != model:  # another one took over meanwhile
+                    return found, model
+                sights = self.looks.sights(segmenter, memory, group)
+                sights = [sight if sight is None or not names else sight.among(names) for sight in sights]
+                result = remembered(found, sights, memory.card.object_names)
+                seen.put(key, result)
+            is_newest = own.memory is memory
+            if is_newest:  # else the newer one's answers may have been given already
+                break
         return result, version
 
     def _of(self, project: int | None, model: str) -> Learnt | None:
@@ -212,33 +231,16 @@ class PartMemories:
 
     def _fit(self, own: Learnt) -> None:
         segmenter: Any = self._engine.segmenter()
-        import_model()
-        from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
-        from calico.part_memory.kept import KeptLooks
-        from calico.part_memory.pyramid import PyramidReader
-        from calico.training.corrections import drawings
-        from calico.training.memory_fit import lessons_of, negatives_of
+        size = self.looks.size(segmenter)
+        from calico.training.memory_fit import lessons_of  # here: it imports torch
 
-        size = look_size(segmenter.config)
         groups = self._gather(own.project, size)
         lessons = lessons_of(groups)[-MAX_IMAGES:]
         if not lessons:
-            own.memory, own.num_groups = None, 0
+            with self._lock:
+                own.memory, own.num_groups = None, 0
             raise InputError("no submitted group names an object yet")
-        if own.looks is None or own.model != segmenter.version:
-            own.looks = KeptLooks()
-        own.looks.reader = PyramidReader(segmenter.model, segmenter.config, size)
-        try:
-            memory = fit_memory(
-                segmenter.model,
-                segmenter.config,
-                lessons,
-                MemorySettings(max_images=MAX_IMAGES),
-                negatives=negatives_of(lessons, size, drawings),
-                looks=own.looks,
-            )
-        finally:
-            own.looks.reader = None  # which holds the model, also when another one serves
+        memory = self.looks.fit(segmenter, own.project, lessons, MAX_IMAGES)
         with self._lock:
             own.memory, own.model, own.num_groups = memory, segmenter.version, len(groups)
             own.seen = ResultCache(SEEN_BYTES)

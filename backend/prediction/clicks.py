@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,12 +20,14 @@ from backend.codecs.controls import LabelingConfig, Labels, names_of_label
 from backend.codecs.labels import find_label
 from backend.codecs.prediction import region_id
 from backend.prediction.interactive import Prompts
+from backend.prediction.packed import PackedMask
 from calico.errors import InputError
 from calico.masks import iou
 from calico.values import CoSegmentation, PartRegion
 
 KEPT_S = 900.0
 MAX_KEPT = 1000
+MAX_KEPT_BYTES = 32 * 2**20  # of their masks, packed
 MIN_SCORE = 0.2  # of a click's mask: below it the model answers nothing
 SAME_MASK_IOU = 0.5  # of a click's mask with a region that was predicted, for the click to be about it
 
@@ -36,7 +38,7 @@ class Answered:
 
     points_percent: tuple[tuple[float, float], ...]
     labels: tuple[bool, ...]
-    mask: np.ndarray
+    mask: PackedMask
     id: str
     at: float
 
@@ -46,6 +48,7 @@ class ClickMemory:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._kept: OrderedDict[tuple[object, ...], Answered] = OrderedDict()
+        self._num_bytes = 0
         self._clock = clock
         self._lock = threading.Lock()
 
@@ -65,7 +68,7 @@ class ClickMemory:
             zip(prompts.points_percent, prompts.labels, strict=True)
         ):
             return prompts, last.id  # the editor still has the earlier ones
-        if is_positive and not all(_lies_on(last.mask, point) for point in prompts.points_percent):
+        if is_positive and not _lie_on(last.mask.unpacked(), prompts.points_percent):
             return prompts, None
         points = (*last.points_percent, *prompts.points_percent)
         return replace(prompts, points_percent=points, labels=(*last.labels, *prompts.labels)), last.id
@@ -79,12 +82,13 @@ class ClickMemory:
         if task is None or not prompts.points_percent:
             return
         key = _key(task, prompts)
-        answered = Answered(prompts.points_percent, prompts.labels, mask, region, self._clock())
+        answered = Answered(prompts.points_percent, prompts.labels, PackedMask.of(mask), region, self._clock())
         with self._lock:
+            before = self._kept.pop(key, None)
+            self._num_bytes += len(answered.mask.bits) - (0 if before is None else len(before.mask.bits))
             self._kept[key] = answered
-            self._kept.move_to_end(key)
-            while len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
+            while len(self._kept) > MAX_KEPT or self._num_bytes > MAX_KEPT_BYTES:
+                self._num_bytes -= len(self._kept.popitem(last=False)[1].mask.bits)
 
 
 def _key(task: int | None, prompts: Prompts) -> tuple[object, ...]:
@@ -95,6 +99,10 @@ def _lies_on(mask: np.ndarray, point_percent: tuple[float, float]) -> bool:
     height, width = mask.shape
     x, y = (min(max(int(p * n / 100), 0), n - 1) for p, n in zip(point_percent, (width, height), strict=True))
     return bool(mask[y, x])
+
+
+def _lie_on(mask: np.ndarray, points_percent: Iterable[tuple[float, float]]) -> bool:
+    return all(_lies_on(mask, point) for point in points_percent)
 
 
 def clicked_mask(mask: np.ndarray, prompts: Prompts) -> np.ndarray:

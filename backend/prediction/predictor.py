@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ log = logging.getLogger("calico.backend")
 GROUPS_AT_ONCE = 4  # fetched and encoded side by side, so that the model never waits for the network; bounds memory too
 MAX_SOURCES_KEPT = 20_000  # characters of a group's addresses that are kept for its picture; data URIs have more
 MAX_PROBLEMS = 50  # of a group, as shown in `/jobs`
+LONG_CONFIG = 50_000  # characters; few of these are kept, for each may take megabytes
+MAX_PROJECTS = 64  # whose parts' names are kept; the one that was asked about longest ago goes
+CLICK_S = 20.0  # nobody waits longer before a screen, and who gave up must not keep others out
 
 Prediction = dict[str, Any]
 
@@ -97,7 +101,7 @@ class Predictor:
         self._smart_tools = SmartTools(engine, media, metrics, min_score=min_score, remembered=remembered)
         share = max(GROUPS_AT_ONCE, 2 * groups_at_once)
         self._groups = Lane("groups", num_threads=2 * share, capacity=queue_size, share=share)
-        self._parts: dict[int, ProjectParts] = {}
+        self._parts: OrderedDict[int, ProjectParts] = OrderedDict()
         self._opened: list[_Work] = []  # requests of one task that are not answered yet
         self._lock = threading.Lock()
         metrics.queue_depth.labels("groups").set_function(lambda: self._groups.depth)
@@ -223,6 +227,9 @@ class Predictor:
             return data
         with self._lock:
             parts = self._parts.setdefault(int(project), ProjectParts(self._client, int(project)))
+            self._parts.move_to_end(int(project))
+            if len(self._parts) > MAX_PROJECTS:
+                self._parts.popitem(last=False)
         return parts.fit(work.task_id, data, result, config)
 
     def _picture(self, sources: Sequence[str], task: int | None, candidates: Sequence[str], version: str) -> bytes:
@@ -254,7 +261,7 @@ class Predictor:
 
         Raises InputError for what cannot be answered, NotReady or LaneFull for what cannot be answered now.
         """
-        deadline = time.monotonic() + self._time_budget_s
+        deadline = time.monotonic() + min(CLICK_S, self._time_budget_s)
         return self._smart_tools.answer(_id(task), _data(task), config_of(label_config), context, deadline, project)
 
 
@@ -266,12 +273,18 @@ def config_of(label_config: str) -> LabelingConfig:
     return config_or_error
 
 
-@lru_cache(maxsize=64)
 def _config_or_error(label_config: str) -> LabelingConfig | InputError:
+    return (_long_config if len(label_config) > LONG_CONFIG else _usual_config)(label_config)
+
+
+def _read(label_config: str) -> LabelingConfig | InputError:
     try:
         return read_config(label_config)
     except InputError as error:
         return error
+
+
+_usual_config, _long_config = lru_cache(maxsize=64)(_read), lru_cache(maxsize=4)(_read)
 
 
 def _owners(work: _Work) -> set[tuple[str, str]]:
