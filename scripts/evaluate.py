@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calico.evaluation import Case
     from calico.evaluation.baseline import FrequentParts
 
+MODULES = ("cem", "cam", "base-memory")  # as `calico.evaluation.switched_off` knows them
 SHOWN = (
     "strict_miou", "strict_miou_parts", "strict_miou_objects", "AP50", "mIoU", "recall", "S_IoU", "SS",
     "name_precision", "name_recall", "occurrence_accuracy", "malformed_rate", "none_precision", "none_recall",
@@ -65,6 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="of names, for SS and Recall: `lexical` (letters), `minilm` (the extra `sentence`), `hub`, a folder or "
         "`none`; `auto`: minilm where it is installed, else lexical for part data and none for drawings",
     )
+    parser.add_argument(
+        "--without",
+        action="append",
+        choices=MODULES,
+        default=[],
+        help="put a module of the trained model out of action (no model trained without it: that is `calico ablate`)",
+    )
     parser.add_argument("--baseline", action="store_true", help="with drawings too: what one scores without looking")
     return parser
 
@@ -82,6 +90,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from calico.evaluation import EvaluationRun
     from calico.evaluation.gallery import Gallery
     from calico.evaluation.page import write_page
+    from calico.evaluation.switched_off import switch_off
     from calico.inference.segmenter import CoSegmenter
     from calico.metrics.text_similarity import sentence_encoder
 
@@ -93,6 +102,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         data = _drawings(args) if args.data is None else _part_data(args)
     encoder = sentence_encoder(args.encoder, otherwise="none" if args.data is None else "lexical")
     segmenter = CoSegmenter.from_checkpoint(args.checkpoint, args.device)
+    switch_off(segmenter, args.without)
     gallery = Gallery() if args.html else None
     run = EvaluationRun(segmenter, args.seed, encoder, gallery=gallery, baseline=data.baseline)
     stopped = False
@@ -105,6 +115,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
             raise
         stopped = True
     about = data.about() | {"checkpoint": segmenter.version, "seed": args.seed, "command": args.command}
+    about |= {"without": sorted(set(args.without))} if args.without else {}
     if not run.num_groups:
         raise InputError(f"none of {data.total} samples could be read: {'; '.join(about['skipped'])}")
     report = run.report() | about | {"stopped": stopped}

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from calico.model.calico import CalicoModel
@@ -37,6 +36,11 @@ def add_lora(
     blocks: others of the model's modules, each of whose convolutions and linears gets LoRA too. new_tokens: whose rows
     train as a whole (`TokenRows`). Raises `CheckpointError` for tokens that the model has no rows for.
     """
+    from peft import (  # with all its own 50 MB and seconds, which serving never needs
+        LoraConfig,
+        inject_adapter_in_model,
+    )
+
     if new_tokens:
         model.token_rows = TokenRows(model.llm, new_tokens)
     inject_adapter_in_model(LoraConfig(target_modules=list(targets), **lora), model.llm)
