@@ -7,7 +7,7 @@
 `train`: steps a second and memory. `scale`: the cost of a group after 1 to 10,000 others.
 `serve`: where the time of a backend's request goes. `codec`: our brush RLE against label-studio-sdk's. `coco`: our COCO
 export beside label-studio-sdk's own, on the same annotations. `data`: an index of part data as large as MixedParts.
-`vocabulary`: one pair of pictures with 30 to 3,000 labels, beside each other.
+`vocabulary`: pairs of drawings with 30 to 3,000 labels: parts found, quality, time and memory beside each other.
 `import`: a COCO file of a million annotations through `calico import_coco`, its memory on the way.
 `cluster`: workers behind the queue, with a stand-in for a model that only waits.
 `soak`: the backend as it is started under mixed clients for minutes, alone or beside training.
@@ -107,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     vocabulary.add_argument("--device", help="default: a GPU where there is one")
     vocabulary.add_argument("--sizes", type=int, nargs="+", default=[30, 300, 1230, 3000], metavar="N")
     vocabulary.add_argument("--repeats", type=int, default=5)
+    vocabulary.add_argument("--pairs", type=int, default=24, help="of drawings, for quality and what is found")
     vocabulary.set_defaults(measure=measure_vocabulary)
     importing = what.add_parser("import", help="a large COCO file to tasks", parents=[_cli.shared_options()])
     importing.add_argument("--annotations", type=int, default=1_000_000, metavar="N")
@@ -176,7 +177,7 @@ def measure_segment(args: argparse.Namespace) -> dict[str, Any]:
 def measure_vocabulary(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.vocabulary import benchmark_vocabulary
 
-    return benchmark_vocabulary(args.checkpoint, args.device, args.sizes, args.repeats)
+    return benchmark_vocabulary(args.checkpoint, args.device, args.sizes, args.repeats, args.pairs)
 
 
 def measure_import(args: argparse.Namespace) -> dict[str, Any]:

@@ -50,12 +50,13 @@ def test_configs_read_back(
 
 
 def test_a_list_of_labels_is_a_fixed_vocabulary(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("chair\nleg\n\nchair back\n")
+    (tmp_path / "names.txt").write_text("chair\nleg\n\nchair back\n", encoding="utf-8-sig")  # as Windows saves it
     out = tmp_path / "config.xml"
     assert project.main(["config", "--images", "2", "--labels", str(tmp_path / "names.txt"), "--out", str(out)]) == 0
     config = read_config(out.read_text())
     assert config.vocabulary == "fixed"
     assert {"chair", "leg", "chair back"} <= {label.value for label in config.labels}
+    assert not any("\ufeff" in label.value for label in config.labels)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from calico.checkpoints.fingerprint import ADAPTER_CARD, EMBEDDED, checkpoint_ve
 from calico.errors import InputError
 from calico.inference.answered_masks import Asked, MaskWriter, restored_mask, restored_masks
 from calico.inference.encodings import EncodingCache, ImageEncoder
-from calico.inference.likely_names import LikelyNames
 from calico.inference.named_parts import Forced, forced_answer, read_forced
 from calico.inference.options import ServingOptions
 from calico.inference.reconcile import AnsweredMasks, reconcile
@@ -73,7 +72,6 @@ class CoSegmenter:
         self.memory, self.base_memory = memory, base_memory
         self.options = options = options or ServingOptions()
         self.steps = LanguageSteps(model, compiled=options.compiled)
-        self._likely_names = LikelyNames(self.steps, tokenizer, config.num_queries, config.system_prompt)
         self._lock = threading.Lock()
         host_bytes = 0 if model.device.type == "cpu" else options.host_encoding_bytes
         self._encodings = EncodingCache(options.encoding_bytes, host_bytes)
@@ -253,9 +251,7 @@ class CoSegmenter:
                 own, places = places[: len(group)], places[len(group) :]
                 asked += [Asked(number, sub_task, own, group.sizes_hw) for sub_task in sub_tasks]
 
-            spelled = [None if own is None else spelled_names(self.tokenizer, own) for own in names]
-            firsts = [next(one for one in asked if one.group == number) for number in range(len(groups))]
-            listed = self._likely_names.listed(firsts, spelled, features)
+            listed = [() if own is None else spelled_names(self.tokenizer, own).listed for own in names]
 
             def answers_of(some: Sequence[Asked]) -> list[Answer]:
                 constraints = [

@@ -7,16 +7,17 @@ object, a common thing has two or more images, a unique part has one, and with a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 
 from calico.language import PHRASE_OPEN, image_tag
-from calico.language.names import Ids, SpelledNames, spelled_names
+from calico.language.names import SpelledNames, spelled_names
 from calico.language.tokenizer import CalicoTokenizer
 from calico.language.wordings import LEADS, NONES, OBJECTS_LEADS
 from calico.values import SubTask
 
 MAX_NAME_TOKENS = 16  # of a free name
 
+Ids = tuple[int, ...]
 Steps = Generator[frozenset[int], int]  # yields the ids allowed, is sent the id taken
 
 
@@ -173,18 +174,17 @@ class AnswerConstraint:
         tags = self._tokenizer.image_tag_ids
         return tags.index((yield from self._choose(tags[image] for image in images)))
 
-    def _name(self, names: SpelledNames | None, used: Iterable[str] = ()) -> Generator[frozenset[int], int, str]:
+    def _name(self, names: SpelledNames | None, used: Collection[str] = ()) -> Generator[frozenset[int], int, str]:
         """A name not used yet, up to and with `</p>`; with free naming any words, used ones too."""
-        if names is not None:
-            node, taken = names.root, names.taken(used)
-            while node.name is None:
-                token = yield frozenset(
-                    token for token, below in node.below.items() if below.count > taken.get(id(below), 0)
-                )
-                node = node.below[token]
-            return node.name
-        tokenizer = self._tokenizer
         yield from self._choose([self._ids(f"{PHRASE_OPEN} the")[1:]])
+        if names is not None:
+            node = names.root
+            while not node.is_end:
+                below = names.below(node, used)
+                token = yield frozenset(below)
+                node = below[token]
+            return names.names[node.start]
+        tokenizer = self._tokenizer
         close = frozenset({tokenizer.phrase_close_id})
         ids: list[int] = []
         while True:

@@ -207,6 +207,10 @@ class CalicoTokenizer:
         """Every token as the file spells it -> its id."""
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
 
+    def token(self, number: int) -> str:
+        """As the file spells it."""
+        return str(self._tokenizer.id_to_token(number))
+
     def piece(self, number: int) -> str:
         """The text of one token, the space before a word included."""
         return self._decode([number])

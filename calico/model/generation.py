@@ -128,16 +128,6 @@ class LanguageSteps:
 
 
 @torch.no_grad()
-def next_token_log_probs(
-    steps: LanguageSteps, features: ImageFeatures, prompts: Sequence[Prompt], pad_id: int
-) -> Tensor:
-    """R x V: the log-probability of every token behind each prompt; nothing is written."""
-    batch = collate_prompts(prompts, pad_id, steps.model.device, left=True)
-    cache = RoomyCache(steps.model.llm.config.num_hidden_layers, batch.attention_mask)
-    return steps.model.token_logits(steps.prefill(features, batch, cache)).float().log_softmax(-1)
-
-
-@torch.no_grad()
 def generate(
     model: CalicoModel,
     features: ImageFeatures,
