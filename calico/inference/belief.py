@@ -13,7 +13,7 @@ from calico.masks import iou
 from calico.values import CoSegmentation, NamedMask, PartRegion, Problem
 
 # Fitted on held-out drawings, see docs/benchmarks.md ("Smart tools").
-MIN_SCORE = 0.65
+MIN_SCORE = 0.5
 MAX_OVERLAP = 0.3
 # Measured on held-out drawings and on photographs that the checkpoint does not know, see docs/benchmarks.md ("What is
 # not shown").
