@@ -45,6 +45,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     from backend.demo.state import verb_settings
     from backend.host.client import client_of
     from backend.project.next_groups import TAB, NextGroups, Options, Summary
+    from backend.project.summary_text import summary_text
 
     options = Options(args.strategy, args.count, args.seed, args.model_version, args.write, args.dry_run)
     settings = verb_settings()
@@ -81,7 +82,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         (summary.cleared, "places of an earlier run removed"),
         (summary.annotated_meanwhile, "annotated meanwhile"),
     ]
-    print("\n".join([f"{summary.seen} tasks seen", *(f"{count:>7} {what}" for count, what in counts if count)]))
+    print(summary_text(summary.seen, counts))
     if not options.dry_run and options.write == "field":
         print(f"tab {TAB!r} of the data manager: {settings.label_studio_url}/projects/{args.project}/data")
     choices = [choice._asdict() for choice in summary.choices]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from backend.host.connection import HostConnection, HostError
+from backend.host.filters import task_filter
 from backend.settings import Settings
 from calico.errors import InputError
 
@@ -83,7 +84,7 @@ class LabelStudioClient(HostConnection):
         shift nothing.
         """
         while True:
-            above = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": after}
+            above = task_filter("id", "greater", "Number", after)
             query = {"filters": {"conjunction": "and", "items": [above, *filters]}, "ordering": ["tasks:id"]}
             params: Json = {"project": project, "page": 1, "page_size": page_size, "resolve_uri": "false"}
             if full:

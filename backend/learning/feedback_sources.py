@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from backend.coco.task_files import read_tasks
 from backend.host.client import LabelStudioClient
+from backend.host.filters import ANNOTATED
 
 PAGE_SIZE = 20  # full tasks hold masks
 MAX_ANNOTATIONS = 100  # of one task without ids
-_ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 
 Json = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ class AnnotatedTask(NamedTuple):
 def project_tasks(client: LabelStudioClient, project: int, *, after: int = 0) -> Iterator[AnnotatedTask]:
     """The annotated tasks of a project, by ascending id above `after`. Raises HostError where the host is away."""
     label_config = client.project(project)["label_config"]
-    for task in client.tasks(project, full=True, page_size=PAGE_SIZE, after=after, filters=[_ANNOTATED]):
+    for task in client.tasks(project, full=True, page_size=PAGE_SIZE, after=after, filters=[ANNOTATED]):
         yield AnnotatedTask({"project": project, **task}, label_config)
 
 

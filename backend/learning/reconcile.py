@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from backend.database.leader import RECONCILE_LOCK, alone
 from backend.host.client import LabelStudioClient
+from backend.host.filters import ANNOTATED, task_filter
 from backend.learning.inbox import RECONCILED, Inbox, trigger_of
 from backend.prediction.predictor import describe
 
@@ -24,7 +25,6 @@ WHOLE_EVERY_S = 24 * 3600.0  # a look at everything
 LEAD_S = 2.0  # between looks whether this backend leads now
 OVERLAP = timedelta(hours=1)  # the host's clock may be another
 
-_ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 
 
 def reconcile(inbox: Inbox, client: LabelStudioClient, *, since: datetime | None = None) -> int:
@@ -34,10 +34,10 @@ def reconcile(inbox: Inbox, client: LabelStudioClient, *, since: datetime | None
     one of its backends is titled CALICO. since: only tasks changed after it by the host's clock. Deletions that were
     missed are not found. Raises HostError and InboxUnavailable.
     """
-    filters = [_ANNOTATED]
+    filters = [ANNOTATED]
     if since is not None:
         value = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        filters.append({"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": value})
+        filters.append(task_filter("updated_at", "greater", "Datetime", value))
     num_added = 0
     for project in _connected_projects(inbox, client):
         states = inbox.states(project)

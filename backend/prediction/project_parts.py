@@ -14,13 +14,13 @@ from backend.codecs.config_writer import PARTS
 from backend.codecs.parts import Vocabulary, brings_parts, with_parts
 from backend.codecs.rows import read_rows
 from backend.host.client import LabelStudioClient
+from backend.host.filters import ANNOTATED
 from calico.errors import CalicoError, InputError
 from calico.values import CoSegmentation
 
 log = logging.getLogger("calico.backend")
 
 MAX_TASKS_READ = 500  # whose labels and annotations tell what a project calls its parts
-_ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 
 
 class ProjectParts:
@@ -58,7 +58,7 @@ class ProjectParts:
             vocabulary = Vocabulary()
             for task in islice(self._client.tasks(self._project), MAX_TASKS_READ):
                 vocabulary.learn_from(task["data"].get(PARTS))
-            for task in islice(self._client.tasks(self._project, full=True, filters=[_ANNOTATED]), MAX_TASKS_READ):
+            for task in islice(self._client.tasks(self._project, full=True, filters=[ANNOTATED]), MAX_TASKS_READ):
                 for annotation in task.get("annotations") or []:
                     learn_annotation(vocabulary, annotation.get("result") or [], config, task["data"])
             self._known = vocabulary

@@ -23,6 +23,7 @@ from backend.codecs.config import read_config, task_images
 from backend.codecs.controls import LabelingConfig
 from backend.codecs.rows import read_rows
 from backend.host.client import HostError, LabelStudioClient
+from backend.host.filters import task_filter
 from calico.data.selection import STRATEGIES, Choice, GroupFacts, Labelled, PredictedPart, choose
 from calico.errors import InputError
 from calico.files import written_whole
@@ -131,16 +132,15 @@ class NextGroups:
         summary.without_prediction = sum(row.parts is None for row in open_rows)
         summary.without_features = sum(row.features is None for row in open_rows) if self._features else 0
         summary.failures = [{"task": row.id, "reason": row.problem} for row in rows if row.problem]
-        chosen = choose(
+        summary.choices = choose(
             options.strategy,
             [_facts(row) for row in open_rows],
             options.count,
             labelled=_labelled(rows),
             seed=options.seed,
         )
-        summary.choices = chosen
         if not options.dry_run:
-            self._write(rows, chosen, on_progress)
+            self._write(rows, summary.choices, on_progress)
             if options.write == "field":  # by scores the host sorts for one model version only, that of the project
                 self._show()
             if self._resume_file is not None:
@@ -206,9 +206,9 @@ class NextGroups:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def _write(self, rows: Sequence[Row], chosen: Sequence[Choice], on_progress: Callable[[Summary], None]) -> None:
+    def _write(self, rows: Sequence[Row], choices: Sequence[Choice], on_progress: Callable[[Summary], None]) -> None:
         """First the places of earlier runs go, then the new ones come; what is as it should be is left alone."""
-        places = {int(choice.id): (number, choice) for number, choice in enumerate(chosen, start=1)}
+        places = {int(choice.id): (number, choice) for number, choice in enumerate(choices, start=1)}
         by_id = {row.id: row for row in rows}
         in_field = self._options.write == "field"
         for row in rows:
@@ -233,9 +233,11 @@ class NextGroups:
     def _show(self) -> None:
         """The tab; what has been labelled meanwhile leaves it."""
         column = f"data.{PLACE}"
-        chosen = {"filter": f"filter:tasks:{column}", "operator": "empty", "type": "String", "value": False}
-        is_open = {"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}
-        self._client.show_tab(self._project, TAB, ordering=[f"tasks:{column}"], filters=[chosen, is_open])
+        filters = [
+            task_filter(column, "empty", "String", False),
+            task_filter("total_annotations", "equal", "Number", 0),
+        ]
+        self._client.show_tab(self._project, TAB, ordering=[f"tasks:{column}"], filters=filters)
 
     def _put(self, task: int, fields: Mapping[str, str | None]) -> str:
         """Sets (None: removes) fields of a task's data as it is now; the rest of it stays."""

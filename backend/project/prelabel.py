@@ -16,7 +16,9 @@ from typing import Any
 
 from backend.codecs.config import LabelingConfig, read_config, task_images
 from backend.host.client import LabelStudioClient
+from backend.host.filters import task_filter
 from backend.project.prediction_sources import PredictionSource
+from backend.project.summary_text import summary_text
 from calico.errors import InputError
 from calico.files import write_text
 
@@ -78,8 +80,7 @@ class Summary:
             (self.stale_removed, f"stale predictions {would}removed"),
             (self.stale_kept, "stale predictions kept: an annotation started from them"),
         ]
-        counts = [f"{count:>7} {what}" for count, what in lines if count]
-        return "\n".join([f"{self.seen} tasks seen", *counts])
+        return summary_text(self.seen, lines)
 
 
 def is_held_out(addresses: Sequence[str], share: float) -> bool:
@@ -151,9 +152,9 @@ class Prelabeler:
     def _tasks_with(self, version: str, *, after: int = 0, up_to: int | None = None) -> Iterator[Task]:
         """The host's filter finds parts of names too: where one name holds another, look at the predictions."""
         # A list, since of a string the host takes each letter for a version.
-        filters = [_filter("predictions_model_versions", "contains", "List", [version])]
+        filters = [task_filter("predictions_model_versions", "contains", "List", [version])]
         if up_to is not None:
-            filters.append(_filter("id", "less_or_equal", "Number", up_to))
+            filters.append(task_filter("id", "less_or_equal", "Number", up_to))
         return self._client.tasks(self._project, page_size=PAGE_SIZE, after=after, filters=filters)
 
     def _predictions_of(self, task: int, version: str) -> list[Task]:
@@ -279,7 +280,3 @@ def delete_version(client: LabelStudioClient, project: int, version: str, *, dry
         versions = ", ".join(sorted(stored)) or "none"
         raise InputError(f"project {project} has no predictions of version {version!r}; it has: {versions}")
     return stored[version] if dry_run else client.delete_predictions(project, model_version=version)
-
-
-def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
