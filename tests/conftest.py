@@ -41,8 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="long; CALICO_REQUIRE=abuse runs it"))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """What is imported by now stays: no collection of garbage need look at it again (0.3 s each, beside torch)."""
+@pytest.fixture(scope="module", autouse=True)
+def _keep_imports() -> None:
+    """What is there when a module's tests begin stays: no collection of garbage looks at it again (0.3 s each, with
+    torch and transformers)."""
     gc.collect()
     gc.freeze()
 
