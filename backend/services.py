@@ -330,6 +330,9 @@ def start_watch(services: Services, until: threading.Event | None = None) -> thr
         nonlocal noticed
         pruned_at, gave_back_at = -PRUNE_EVERY_S, time.monotonic()
         while not ended.wait(WATCH_S):
+            if time.monotonic() - gave_back_at >= GIVE_BACK_EVERY_S:
+                gave_back_at = time.monotonic()
+                give_back()
             try:
                 services.engine.models.look()
                 if services.agreement is not None:
@@ -343,9 +346,6 @@ def start_watch(services: Services, until: threading.Event | None = None) -> thr
                 if services.leader.is_leader and time.monotonic() - pruned_at >= PRUNE_EVERY_S:
                     pruned_at = time.monotonic()
                     prune(services)
-                if time.monotonic() - gave_back_at >= GIVE_BACK_EVERY_S:
-                    gave_back_at = time.monotonic()
-                    give_back()
             except Exception as error:
                 log.warning("versions, training and events: %s", describe(error))
 

@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from backend.telemetry.prometheus import Metrics
 from benchmarks.machine import processor
 from calico.correspondence import co_segmentation
 from calico.data.groups import draw_group
+from calico.errors import InputError
 from calico.inference.options import ServingOptions
 from calico.values import CoSegmentation, ImageGroup, NamedMask
 
+REAL_LOAD = partial(load_segmenter, "cpu", ServingOptions(encoding_bytes=0, host_encoding_bytes=0))
 GROUP_S = 0.3  # of the stand-in's call
 CLICK_S = 0.3
 
@@ -84,33 +87,50 @@ def groups_of(number: int, side: int) -> list[ImageGroup]:
     return groups
 
 
-def benchmark_real(num_workers: Sequence[int], seconds: float) -> dict[str, Any]:
-    """Groups a second of the embedded checkpoint by workers: pairs of drawings that none of them has seen."""
+def benchmark_real(
+    num_workers: Sequence[int], seconds: float, load: Any = REAL_LOAD, longest_start_s: float = 600.0
+) -> dict[str, Any]:
+    """Groups a second of the embedded checkpoint by workers: pairs of drawings, whose encodings are not kept.
+
+    load: as `ModelPool` takes it. Raises InputError where the workers have not answered two groups each in
+    `longest_start_s`, and what a group failed with.
+    """
+    groups = [ImageGroup(tuple(drawn.image for drawn in draw_group(seed, group_size=2))) for seed in range(64)]
     rows = []
-    some = [ImageGroup(tuple(drawn.image for drawn in draw_group(seed, group_size=2))) for seed in range(64)]
     for number in num_workers:
-        load = partial(load_segmenter, "cpu", ServingOptions(encoding_bytes=0, host_encoding_bytes=0))
-        pool, engine = _pool(number, load)
-        try:
-            done: list[Any] = []
-            k, began = 0, 0.0
-            until = time.monotonic() + seconds + 600
-            while time.monotonic() < until:
-                while engine.depth < number + 2:
-                    engine.segment(some[k % 64], (), timeout_s=600).future.add_done_callback(done.append)
-                    k += 1
-                if not began and len(done) >= 2 * number:  # each has had its first
-                    began, before, until = time.monotonic(), len(done), time.monotonic() + seconds
-                time.sleep(0.01)
-            elapsed = time.monotonic() - began
-            rows.append(
-                {"workers": number, "groups_per_s": round((len(done) - before) / elapsed, 3), "n": len(done) - before}
-            )
-        finally:
-            pool.close()
+        num_done, elapsed_s = _real_throughput(number, seconds, load, groups, longest_start_s)
+        rows.append({"workers": number, "groups_per_s": round(num_done / elapsed_s, 3), "n": num_done})
     for row in rows:
         row["times_the_first"] = round(row["groups_per_s"] / rows[0]["groups_per_s"], 3)
     return {"throughput": rows, "processor": processor(), "load_average": os.getloadavg()[0]}
+
+
+def _real_throughput(
+    number: int, seconds: float, load: Any, groups: Sequence[ImageGroup], longest_start_s: float
+) -> tuple[int, float]:
+    """(groups, seconds) beside a queue that stays full, once each worker has had its first."""
+    pool, engine = _pool(number, load)
+    done: list[Future[CoSegmentation]] = []
+    k = before = 0
+    try:
+        began, until = None, time.monotonic() + longest_start_s
+        while time.monotonic() < until:
+            while engine.depth < number + 2:
+                call = engine.segment(groups[k % len(groups)], (), timeout_s=600)
+                call.future.add_done_callback(done.append)
+                k += 1
+            if began is None and len(done) >= 2 * number:
+                began, before = time.monotonic(), len(done)
+                until = began + seconds
+            time.sleep(0.01)
+        if began is None:
+            raise InputError(f"{number} workers did not answer {2 * number} groups in {longest_start_s:.0f} s")
+        num_done, elapsed_s = len(done) - before, time.monotonic() - began
+        for future in done[: before + num_done]:
+            future.result()
+        return num_done, elapsed_s
+    finally:
+        pool.close()
 
 
 def benchmark_cluster(num_workers: Sequence[int], seconds: float, side: int) -> dict[str, Any]:

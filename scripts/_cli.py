@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -93,6 +94,7 @@ def run(parser: argparse.ArgumentParser, handle: Callable[[argparse.Namespace], 
     def call() -> None:
         if target is not None and target.is_dir():
             raise InputError(f"--json {target}: expected a file, got a folder")
+        refuse_not_finite(args)
         try:
             report = handle(args)
         except Failed as failure:
@@ -103,6 +105,14 @@ def run(parser: argparse.ArgumentParser, handle: Callable[[argparse.Namespace], 
             write_json(target, report or {})
 
     return guard(call, verbose=args.verbose)
+
+
+def refuse_not_finite(args: argparse.Namespace) -> None:
+    """Raises InputError for an option that is nan or inf, which no comparison with a limit would notice."""
+    for name, value in vars(args).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"--{name.replace('_', '-')}: expected a number, got {number}")
 
 
 def is_main_process() -> bool:

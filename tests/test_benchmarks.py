@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from backend_fakes import FakeSegmenter
 from micro import micro
 
+from backend.prediction.engine import Engine
+from backend.telemetry.prometheus import Metrics
+from benchmarks import cluster
+from calico.errors import InputError
 from calico.model.config import PRESETS
 from calico.training.batches import BatchSettings
 from scripts import benchmark
@@ -71,3 +77,30 @@ def test_an_adapter_over_fewer_bits_is_measured_too(
 def test_a_preset_and_a_checkpoint_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark.main(["model", "--preset", "calico-tiny", "--checkpoint", "somewhere"]) == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_real_workers_are_counted_from_their_first_answers_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenters = {1: FakeSegmenter(delay_s=0.02), 2: FakeSegmenter(delay_s=0.01)}
+    monkeypatch.setattr(cluster, "_pool", lambda number, load: (SimpleNamespace(close=lambda: None), engine_of(number)))
+
+    def engine_of(number: int) -> Engine:
+        return Engine(lambda: segmenters[number], Metrics(), queue_size=100)
+
+    first, second = cluster.benchmark_real([1, 2], 0.3, longest_start_s=10.0)["throughput"]
+    assert 3 <= first["n"] <= 15
+    assert 1.2 < second["times_the_first"] < 3
+
+
+def test_workers_that_answer_nothing_or_fail_are_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    slow, broken = FakeSegmenter(delay_s=0.5), FakeSegmenter()
+    monkeypatch.setattr(broken, "segment_many", fail)
+    pool, segmenter = SimpleNamespace(close=lambda: None), slow
+    monkeypatch.setattr(cluster, "_pool", lambda number, load: (pool, Engine(lambda: segmenter, Metrics())))
+    with pytest.raises(InputError, match="1 workers did not answer 2 groups in 0 s"):
+        cluster.benchmark_real([1], 0.1, longest_start_s=0.1)
+    segmenter = broken
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cluster.benchmark_real([1], 0.1, longest_start_s=10.0)

@@ -103,6 +103,16 @@ def test_json_is_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureF
     assert "expected a file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("argv", [["--minutes", "nan"], ["--shares", "0.5", "inf"]])
+def test_no_number_is_endless_or_none(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = _cli.parser("One.\n\n    calico one")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--shares", type=float, nargs="+")
+    assert _cli.run(parser, lambda args: None, argv) == _cli.BAD_INPUT
+    assert capsys.readouterr().err == f"error: {argv[0]}: expected a number, got {argv[-1]}\n"
+    assert _cli.run(parser, lambda args: None, [argv[0], "0.5"]) == _cli.DONE
+
+
 def test_a_failed_verb_still_reports(tmp_path: Path) -> None:
     target = tmp_path / "report.json"
     failed = raising(_cli.Failed("no", {"ok": False}))

@@ -19,6 +19,7 @@ from test_part_memories import QUICK, groups_of
 from test_part_memory import sign
 from test_succession import publish, registry  # noqa: F401  registry is a fixture
 
+from backend.cluster.address import WorkersAddress
 from backend.cluster.sights import PooledLooks
 from backend.learning.part_memories import PartMemories
 from backend.prediction.champion import Champion
@@ -50,6 +51,62 @@ def test_a_mask_of_any_size_is_unpacked():
     for size_hw in ((1, 1), (3, 5), (8, 8), (13, 7)):
         mask = np.random.default_rng(0).random(size_hw) > 0.5
         assert np.array_equal(PackedMask.of(mask).unpacked(), mask)
+
+
+class FakeRay:
+    """Answers on the caller's thread, or raises `out_of_reach`, as Ray's client does when its server is gone."""
+
+    class exceptions:
+        RayError = type("RayError", (Exception,), {})
+        RayTaskError = type("RayTaskError", (RayError,), {})
+
+    def __init__(self):
+        self.out_of_reach: Exception | None = None
+        self.put = self.get = lambda value: value
+        self.kill = lambda actor: None
+
+    def remote(self, **_):
+        return lambda cls: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._actor))
+
+    def _actor(self, load):
+        self._reach()
+        return SimpleNamespace(hold=self._method("base"), segment_many=self._method(("base", [])),
+                               release=self._method(None))  # fmt: skip
+
+    def _method(self, answer):
+        def remote(*_):
+            self._reach()
+            return answer
+
+        return SimpleNamespace(remote=remote)
+
+    def _reach(self):
+        if self.out_of_reach is not None:
+            raise self.out_of_reach
+
+
+def test_workers_are_there_again_after_the_way_to_them_was_lost(monkeypatch, caplog):
+    from backend.cluster.pool import ModelPool
+
+    ray = FakeRay()
+    monkeypatch.setattr("backend.cluster.pool.connect", lambda workers: ray)
+    monkeypatch.setattr("backend.cluster.pool.LOOK_S", 0.01)
+    workers = ModelPool(WorkersAddress(None, 2), make)
+    try:
+        segmenter = workers.load(None)
+        ray.out_of_reach = ConnectionError("the server is gone")
+        for _ in range(3):
+            with pytest.raises(ConnectionError):
+                segmenter.segment_many([], candidates=[])
+            assert [worker["state"] for worker in workers.shown()] == ["idle"]
+        with workers._changed:
+            workers._least = 2
+        wait_for(lambda: "the server is gone" in caplog.text)
+        ray.out_of_reach = None
+        wait_for(lambda: [worker["state"] for worker in workers.shown()] == ["idle", "idle"])
+        assert segmenter.segment_many([], candidates=[]) == []
+    finally:
+        workers.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from backend_fakes import PAIR_XML, FakeSegmenter, pair_task, stored_events
 from test_inbox import annotation_event, listed_event
 
@@ -95,6 +96,13 @@ def test_all_that_is_asked_of_an_inbox_is_the_same(inboxes):
         told.append([waiting, inbox.pending("START_TRAINING"), inbox.last(), inbox.counts(), inbox.projects(),
                      inbox.states(2), new.num_tasks])  # fmt: skip
     assert told[0] == told[1]
+
+
+def test_no_statement_waits_for_ever(url):
+    inbox = Inbox(url)
+    with inbox.database.engine.connect() as connection:
+        assert connection.scalar(sa.text("SHOW statement_timeout")) == "30s"
+    inbox.close()
 
 
 def test_while_it_hangs_everything_else_answers(url, postgres, tmp_path):

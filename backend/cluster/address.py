@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def connect(workers: WorkersAddress) -> Any:
             ray.init(num_cpus=workers.num_workers, **quiet)
         else:
             code = {"working_dir": str(ROOT), "excludes": TRAVELS_NOT}
-            ray.init(address=workers.address, runtime_env=code, configure_logging=False, log_to_driver=False)
+            with warnings.catch_warnings():  # the error below says it in a line
+                warnings.filterwarnings("ignore", message="Ray Client connection timed out")
+                ray.init(address=workers.address, runtime_env=code, configure_logging=False, log_to_driver=False)
     except Exception as error:  # Ray raises `Exception` itself where its processes take long to start
         where = workers.address or "this machine"
         reason = " ".join(str(error).split())[:200]

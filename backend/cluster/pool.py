@@ -95,6 +95,7 @@ class ModelPool:
         self._changed = threading.Condition()
         self._num_made = self.num_deaths = 0
         self._not_before = 0.0
+        self._failure: Exception | None = None  # of the last worker that did not start
         self._is_closed = False
         self.demand: Callable[[], int] = lambda: 0
         self.on_change: Callable[[], None] = lambda: None
@@ -177,6 +178,9 @@ class ModelPool:
                 if is_last:
                     raise CalicoError("two workers died over this call; is their memory enough?") from None
                 continue
+            except BaseException:  # the way to the worker, not the worker: Ray's client raises ConnectionError
+                give_back(slot)
+                raise
             give_back(slot)
             if answer[0] != version:
                 raise CheckpointError(f"worker {slot.number} answered with {answer[0]} instead of {version}")
@@ -316,8 +320,7 @@ class ModelPool:
         with self._changed:
             while not any(slot.state in ("idle", "busy") for slot in self._slots):
                 if not self._slots:
-                    failure = getattr(self, "_failure", None)
-                    raise failure if failure is not None else CalicoError("no worker started")
+                    raise self._failure or CalicoError("no worker started")
                 self._changed.wait(1.0)
 
     def _drop(self, key: str) -> None:
@@ -338,23 +341,29 @@ class ModelPool:
             log.debug("worker %d: %s", slot.number, describe(error))
 
     def _scale(self) -> None:
-        """More workers while calls wait and none is idle, fewer after a while of rest."""
         while not self._is_closed:
             time.sleep(LOOK_S)
-            with self._changed:
-                states = [slot.state for slot in self._slots]
-                wants_more = bool(self._keys) and (
-                    len(states) < self._least
-                    or (len(states) < self.max_lanes and not {"idle", "starting"} & set(states) and self.demand() > 0)
-                )
-                resting = [slot for slot in self._slots if slot.state == "idle" and not slot.num_beside]
-                spare = min(resting, key=lambda slot: slot.since, default=None)
-                if len(states) <= self._least or (spare and time.monotonic() - spare.since < IDLE_S):
-                    spare = None
-                if spare is not None:
-                    self._remove(spare)
-                wants_more = wants_more and time.monotonic() >= self._not_before
+            try:
+                self._fit_to_demand()
+            except Exception as error:  # Ray is out of reach; the next look may find it again
+                log.warning("workers: %s", describe(error))
+
+    def _fit_to_demand(self) -> None:
+        """More workers while calls wait and none is idle, fewer after a while of rest."""
+        with self._changed:
+            states = [slot.state for slot in self._slots]
+            wants_more = bool(self._keys) and (
+                len(states) < self._least
+                or (len(states) < self.max_lanes and not {"idle", "starting"} & set(states) and self.demand() > 0)
+            )
+            resting = [slot for slot in self._slots if slot.state == "idle" and not slot.num_beside]
+            spare = min(resting, key=lambda slot: slot.since, default=None)
+            if len(states) <= self._least or (spare and time.monotonic() - spare.since < IDLE_S):
+                spare = None
             if spare is not None:
-                self._kill(spare)
-            elif wants_more:
-                self._add(1)
+                self._remove(spare)
+            wants_more = wants_more and time.monotonic() >= self._not_before
+        if spare is not None:
+            self._kill(spare)
+        elif wants_more:
+            self._add(1)

@@ -11,16 +11,17 @@ from contextlib import suppress
 
 NUM_ARENAS = 2
 _M_ARENA_MAX = -8  # glibc's malloc.h
+_NOT_GLIBC = (OSError, AttributeError, TypeError)  # the last on Windows, where a library has to be named
 
 
 def bound_arenas() -> None:
     """Before threads are started. What MALLOC_ARENA_MAX says goes first; nothing happens with another C library."""
     if "MALLOC_ARENA_MAX" not in os.environ:
-        with suppress(OSError, AttributeError):
+        with suppress(*_NOT_GLIBC):
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, NUM_ARENAS)
 
 
 def give_back() -> None:
-    """What is free now; milliseconds."""
-    with suppress(OSError, AttributeError):
+    """What is free now; milliseconds. Nothing happens with another C library."""
+    with suppress(*_NOT_GLIBC):
         ctypes.CDLL(None).malloc_trim(0)
