@@ -49,7 +49,7 @@ def pair_of(number: int, size: int | None = None) -> Pair:
 
 def likeness(first: CoSegmentation, second: CoSegmentation) -> float:
     """Of the objects and parts found, by image and name: how many are in both, among those in either (Jaccard)."""
-    ours, theirs = ({(r.image, r.kind, r.name) for r in found.regions} for found in (first, second))
+    ours, theirs = ({(r.image, r.kind, r.name) for r in one.regions} for one in (first, second))
     return len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0
 
 
@@ -64,7 +64,7 @@ def benchmark_vocabulary(
 
     segmenter = CoSegmenter.from_checkpoint(checkpoint, device)
     pairs = [pair_of(FIRST_PAIR + k) for k in range(num_pairs)]
-    found: dict[int, list[CoSegmentation]] = {}
+    results: dict[int, list[CoSegmentation]] = {}
     memory: dict[int, int | None] = {}
     for size in sizes:
         segmenter.segment(pairs[0].group, candidates=vocabulary_of(size, pairs[0].names))
@@ -75,13 +75,13 @@ def benchmark_vocabulary(
             names = vocabulary_of(size, pairs[0].names)
             seconds[size].append(timed(partial(segmenter.segment, pairs[0].group, candidates=names)))
     for size in sizes:
-        found[size] = [segmenter.segment(pair.group, candidates=vocabulary_of(size, pair.names)) for pair in pairs]
+        results[size] = [segmenter.segment(pair.group, candidates=vocabulary_of(size, pair.names)) for pair in pairs]
     first = sizes[0]
     base = statistics.median(seconds[first])
     rows = []
     for size in sizes:
         middle, now, before = statistics.median(seconds[size]), memory[size], memory[first]
-        scores = [group_score(pair.truth, own) for pair, own in zip(pairs, found[size], strict=True)]
+        scores = [group_score(pair.truth, own) for pair, own in zip(pairs, results[size], strict=True)]
         rows.append(
             {
                 "names": size,
@@ -89,7 +89,7 @@ def benchmark_vocabulary(
                 "times_the_first": middle / base,
                 "memory_times_the_first": None if now is None or before is None else now / before,
                 "strict_miou_parts": statistics.fmean(scores),
-                "likeness_to_the_first": statistics.fmean(map(likeness, found[size], found[first])),
+                "likeness_to_the_first": statistics.fmean(map(likeness, results[size], results[first])),
             }
         )
     return {

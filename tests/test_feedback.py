@@ -15,6 +15,7 @@ import pytest
 from backend_fakes import PAIR_XML, picture, png
 from recorded import recordings
 
+from backend.coco.task_files import UNNUMBERED
 from backend.codecs.annotation import LeftOut
 from backend.codecs.annotations_of_task import annotation_that_counts
 from backend.codecs.brush_rle import encode
@@ -629,3 +630,18 @@ def test_the_verb_asks_for_what_it_needs(exported: Path, capsys: pytest.CaptureF
 
 def test_an_export_is_read_by_the_task(exported: Path) -> None:
     assert [item.task["id"] for item in export_tasks(exported / "export.json", PAIR_XML)] == [1, 2, 3]
+
+
+def test_a_task_without_a_number_takes_none_of_another(exported: Path) -> None:
+    tasks = json.loads((exported / "export.json").read_text())
+    for place, number in enumerate((None, 1, None, 2)):
+        tasks.insert(place, {**tasks[-1], "id": number})
+        if number is None:
+            del tasks[place]["id"]
+    path = exported / "mixed.json"
+    path.write_text(json.dumps(tasks[:4]))
+    numbers = [item.task["id"] for item in export_tasks(path, PAIR_XML)]
+    assert numbers == [UNNUMBERED + 1, 1, 3, 2], "their place, where no other task has that number"
+    source = ["--export", str(path), "--labeling-config", str(exported / "config.xml"), "--no-images"]
+    assert verb.main([*source, "--out", str(exported / "s")]) == 0
+    assert {group.provenance["task"] for group in Snapshot(exported / "s").groups()} == set(numbers)

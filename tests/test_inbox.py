@@ -147,6 +147,8 @@ def test_listed_annotations_without_their_tasks_are_left_to_the_host_and_told(in
         {"action": "START_TRAINING", "project": {"id": 1}},
         {"action": "A" * 500, "project": "no object", "annotation": [], "task": 7},
         {"action": "X", "project": {"id": 10**30}, "annotation": {"id": "7"}, "task": {"id": True}},
+        {"action": "ANNOTATION_CREATED", "project": 77, "task": {"id": 1}, "annotation": {"id": 2}},
+        {"action": "ANNOTATION_CREATED", "project": {"id": 77, "label_config": [1]}, "task": {"data": "text"}},
         {"action": "X", "project": {"id": float("nan")}, "annotation": {"id": 1, "updated_at": float("inf")}},
     ],
 )

@@ -459,6 +459,20 @@ def test_missing_and_other_pictures_are_counted_and_left_out(photos: Photos, tmp
     assert not {data.record(k).image_file for k in range(27)} & {"paco3.png", "paco4.png", "paco5.png"}
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0b.png", "deep/" * 900 + "a.png"])
+def test_a_name_that_can_be_no_file_costs_its_image(photos: Photos, tmp_path: Path, name: str) -> None:
+    document = json.loads((photos.folder / "paco-train.json").read_text())
+    document["images"][0]["file_name"] = name
+    path, report = tmp_path / "long.json", tmp_path / "report.json"
+    path.write_text(json.dumps(document))
+    images = ["--images", str(photos.folder / "photos"), "--train", "20", "--val", "0", "--test", "0"]
+    out = ["--out", str(tmp_path / "index"), "--json", str(report)]
+    assert mixedparts.main(["build", f"--source=paco:train={path}", *images, *out]) == 0
+    (reading,) = json.loads(report.read_text())["reading"]
+    assert reading["objects"] == 29
+    assert sum(reading["skipped"].get(code, 0) for code in ("missing_image", "bad_file_name")) == 1
+
+
 def test_an_image_of_two_files_stays_in_the_held_out_one(photos: Photos, tmp_path: Path) -> None:
     path = photos.folder / "paco-test.json"
     files = [parse_source(f"paco:{split}={path}") for split in ("train", "val", "test")]

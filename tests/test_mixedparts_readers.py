@@ -302,6 +302,38 @@ def test_images_are_looked_for_where_users_put_them_and_counted_where_missing(tm
     assert report.skipped == {"missing_image": 1, "bad_file_name": 1}
 
 
+@pytest.mark.parametrize("source", ["paco", "partimagenet", "ade20k"])
+def test_sizes_that_no_row_states_are_those_of_the_images(tmp_path: Path, source: str) -> None:
+    names = {"paco": "000000000003.jpg", "partimagenet": "n02814533_7.JPEG", "ade20k": "ADE_train_00000001.jpg"}
+    folders = {"paco": "train2017", "partimagenet": "n02814533", "ade20k": "training"}
+    (tmp_path / "photos" / folders[source]).mkdir(parents=True)
+    Image.new("RGB", SIZE_HW[::-1]).save(tmp_path / "photos" / folders[source] / names[source])
+    row = {"id": 0, "image_id": 0, "category_id": 0, "segmentation": [rectangle(0, 3, 15, 11)]}
+    images = [{"id": 0, "file_name": names[source], "height": None}, {"id": 1, "file_name": "missing.jpg"}]
+    categories = [{"id": 0, "name": "Car Tier", "supercategory": "Car"}] if source == "partimagenet" else ADE_CATEGORIES
+    path = write(tmp_path / "a.json", coco(images, [row], categories))
+    report = ReadReport()
+    more: dict[str, Any] = {"split": "train", "report": report, "images": tmp_path / "photos"}
+    if source == "ade20k":
+        (item,) = read_ade20k(path, tmp_path, read_part_names(write(tmp_path / "names.json", ADE_NAMES)), **more)
+    else:
+        (item,) = {"paco": read_paco, "partimagenet": read_partimagenet}[source](path, **more)
+    assert item.size_hw == SIZE_HW
+    assert report.skipped["unreadable_image"] == 1, "the one that is not there"
+
+
+@pytest.mark.parametrize(
+    "name", ["/data/local-files/?d=set/a%20b.jpg", "https://h.example/set/a%20b.jpg?v=2", "s3://bucket/a b.jpg"]
+)
+def test_addresses_name_the_file_of_their_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a b.jpg").write_bytes(b"x")
+    row = {"id": 1, "image_id": 1, "category_id": 0, "obj_ann_id": 1, "segmentation": encode_rle(CAR)}
+    path = write(tmp_path / "a.json", coco([image_row(1, name)], [row], PACO_CATEGORIES))
+    report = ReadReport()
+    found = [item.image_file for item in read_paco(path, split="train", report=report, images=tmp_path)]
+    assert (found, report.skipped) == (["a b.jpg"], {})
+
+
 @pytest.mark.parametrize("chunk_bytes", range(3, 14))
 def test_rows_are_found_again_whatever_the_order_spacing_and_signs(tmp_path, monkeypatch, chunk_bytes) -> None:
     """The file in pieces of a few bytes; names beyond ASCII; annotations before images; other keys between."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from backend.coco.display_copies import enlarged
 from backend.coco.images import FolderImages, ImageFiles, write_upright
-from backend.coco.task_files import Chosen, Task, choose, file_name_of
+from backend.coco.task_files import UNNUMBERED, Chosen, Task, choose, file_name_of
 from backend.codecs.annotation import DecodedAnnotation, decode_annotation
 from backend.codecs.config import task_images
 from backend.codecs.controls import LabelingConfig
@@ -32,7 +32,6 @@ from calico.values import CoSegmentation, whole_number
 log = logging.getLogger(__name__)
 
 SAVE_EVERY = 20  # tasks
-UNNUMBERED = 8_000_000_000  # group ids from here are of tasks without a number; those below are the tasks' own
 _PLACEHOLDER: Size = (1000, 1000)  # for the shapes of an image of unknown size, which are then left out
 
 

@@ -12,6 +12,7 @@ from calico.data.image_files import relative_names
 from calico.errors import InputError
 
 CHUNK_CHARS = 1 << 20
+UNNUMBERED = 8_000_000_000  # from here on: numbers for tasks without one; hosts' own are below
 
 Task = Mapping[str, Any]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend.coco.task_files import read_tasks
+from backend.coco.task_files import UNNUMBERED, read_tasks
 from backend.host.client import LabelStudioClient
 from backend.host.filters import ANNOTATED
 
@@ -32,14 +32,18 @@ def project_tasks(client: LabelStudioClient, project: int, *, after: int = 0) ->
 
 def export_tasks(path: Path, label_config: str) -> Iterator[AnnotatedTask]:
     """The tasks of a Label Studio JSON export, or of a file that `calico import_coco --as annotations` wrote: no host
-    has given ids there, so tasks and annotations are numbered by their place. `InputError` where it is none."""
-    for number, task in enumerate(read_tasks(path), start=1):
-        yield AnnotatedTask(_numbered(task, number), label_config)
+    has given ids there, so tasks and annotations are numbered by their place, or beyond the ids of all hosts where
+    another task of the file has that number. `InputError` where it is none."""
+    ids: Collection[Any] | None = None
+    for place, task in enumerate(read_tasks(path), start=1):
+        if task.get("id") is None:
+            if ids is None:
+                ids = {number for one in read_tasks(path) if isinstance(number := one.get("id"), int)}
+            task = _numbered(task, UNNUMBERED + place if place in ids else place)
+        yield AnnotatedTask(task, label_config)
 
 
 def _numbered(task: Json, number: int) -> Json:
-    if task.get("id") is not None:
-        return task
     rows = task.get("annotations")
     if isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows):
         rows = [{"id": number * MAX_ANNOTATIONS + place, **row} for place, row in enumerate(rows[:MAX_ANNOTATIONS])]

@@ -99,7 +99,7 @@ def read_list(path: Path, image_column: str = "image", group_column: str | None 
                     "",
                 )
                 hint = f"; are its columns separated by {sign!r}? Use commas" if sign else "; name the column"
-                raise InputError(f"{path}: entry {number} has no text in {column!r} (it has: {columns}); {hint}")
+                raise InputError(f"{path}: entry {number} has no text in {column!r} (it has: {columns}){hint}")
         source = row[image_column].strip()
         if not is_address(source):
             source = (images.find(source) or path.parent / source.replace("\\", "/")).as_posix()

@@ -57,21 +57,21 @@ class SpelledNames:
     def below(self, node: Node, used: Collection[str] = ()) -> Mapping[int, Node]:
         """Each token that may follow and where it leads, on the way to a name that is not used yet."""
         if node not in self._below:
-            self._below[node] = self._found_below(node)
-        found = self._below[node]
+            self._below[node] = self._all_below(node)
+        nodes = self._below[node]
         places = [place for name in used if node.start <= (place := self._places[name]) < node.stop]
         if not places:
-            return found
+            return nodes
         return {
             token: after
-            for token, after in found.items()
+            for token, after in nodes.items()
             if after.stop - after.start > sum(after.start <= place < after.stop for place in places)
         }
 
-    def _found_below(self, node: Node) -> Mapping[int, Node]:
-        found: dict[int, Node] = {}
+    def _all_below(self, node: Node) -> Mapping[int, Node]:
+        nodes: dict[int, Node] = {}
         if len(self._spellings[node.start]) == node.depth:  # the shortest is the first
-            found[self._close_id] = Node(node.start, node.start + 1, node.depth, is_end=True)
+            nodes[self._close_id] = Node(node.start, node.start + 1, node.depth, is_end=True)
         pieces = {
             spelling[node.depth : end]
             for spelling in self._spellings[node.start : node.stop]
@@ -83,8 +83,8 @@ class SpelledNames:
             if token is not None:
                 start = bisect_left(self._spellings, shared + piece, node.start, node.stop)
                 stop = bisect_left(self._spellings, shared + piece + _LAST, start, node.stop)
-                found[token] = Node(start, stop, node.depth + len(piece))
-        return found
+                nodes[token] = Node(start, stop, node.depth + len(piece))
+        return nodes
 
     def _spelling(self, tokenizer: CalicoTokenizer, name: str) -> str:
         """The name's tokens as one text, in which every letter is a token too, so that no spelling ends nowhere: a

@@ -18,7 +18,7 @@ from calico.coco.names import clean_name, read_category
 from calico.coco.rows import CocoRows, ImageRow
 from calico.errors import InputError
 from calico.masks import decode_rle, encode_rle
-from calico.mixedparts.assembling import find_file, locate, row_rle
+from calico.mixedparts.assembling import find_file, locate, row_rle, size_reader
 from calico.mixedparts.records import ObjectRecord, PartMask, ReadReport, inside
 
 SOURCE = "ade20k"
@@ -45,7 +45,7 @@ def read_ade20k(
     """
     report.source = report.source or SOURCE
     folders = folders_of(split)
-    with CocoRows(annotations, report) as rows:
+    with CocoRows(annotations, report, size_of=size_reader(images, lambda name: folders)) as rows:
         objects = _object_names(rows, report)
         for image in rows.images.values():
             image_rows = rows.rows_of(image.id)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from calico.coco.rows import ImageRow
+from calico.coco.orientation import read_header
+from calico.coco.rows import ImageRow, SizeOf
 from calico.coco.segmentation import compress_segmentation
-from calico.data.image_files import is_file, relative_names
+from calico.data.image_files import is_address, is_file, relative_names
 from calico.errors import InputError
 from calico.masks import rle_area, union_rle
 from calico.mixedparts.records import ObjectRecord, PartMask, ReadReport, Rle, inside
@@ -67,16 +68,36 @@ def row_rle(row: Row, image: ImageRow, report: ReadReport) -> Rle | None:
 def find_file(root: Path, name: str, folders: Sequence[str] = ()) -> str | None:
     """Where a file lies below `root`, relative with `/`; None where it is missing.
 
-    Tried: as named, then its last piece alone, then that in each of `folders`. Raises InputError where the name leads
-    out of `root`.
+    Tried: as named, of an address its path, then its last piece alone, then that in each of `folders`. Raises
+    InputError where the name leads out of `root`.
     """
-    inside(root, name)
+    if not is_address(name):
+        inside(root, name)
     for path in relative_names(name):
         last = PurePosixPath(path).name
         for candidate in dict.fromkeys([path, last, *(f"{folder}/{last}" for folder in folders)]):
             if is_file(inside(root, candidate)):
                 return candidate
     return None
+
+
+def size_reader(root: Path | None, folders_of: Callable[[str], Sequence[str]]) -> SizeOf | None:
+    """Tells the stored (height, width) of the images below `root`, for rows without it; None without a folder.
+
+    folders_of: by an image's name where else it may lie, as `find_file` takes it.
+    """
+
+    if root is None:
+        return None
+
+    def size_of(name: str) -> tuple[int, int] | None:
+        try:
+            file_name = find_file(root, name, folders_of(name))
+            return None if file_name is None else read_header(inside(root, file_name)).stored_size_hw
+        except InputError:
+            return None
+
+    return size_of
 
 
 def locate(root: Path | None, image: ImageRow, folders: Sequence[str], report: ReadReport) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from calico.coco.names import clean_name, families_of, read_category
 from calico.coco.rows import CocoRows, ImageRow
 from calico.errors import InputError
-from calico.mixedparts.assembling import locate, object_record
+from calico.mixedparts.assembling import locate, object_record, size_reader
 from calico.mixedparts.records import ObjectRecord, ReadReport
 
 SOURCE = "paco"
@@ -34,7 +34,7 @@ def read_paco(
     Raises InputError where the file is no COCO file; whatever is wrong in a row is skipped or repaired, and counted.
     """
     report.source = report.source or SOURCE
-    with CocoRows(annotations, report) as rows:
+    with CocoRows(annotations, report, size_of=size_reader(images, lambda name: IMAGE_FOLDERS)) as rows:
         objects, parts = _names(rows, report)
         for image in rows.images.values():
             image_rows = rows.rows_of(image.id)

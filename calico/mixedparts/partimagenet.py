@@ -13,7 +13,7 @@ from typing import Any
 
 from calico.coco.names import clean_name
 from calico.coco.rows import CocoRows, ImageRow
-from calico.mixedparts.assembling import locate, object_record
+from calico.mixedparts.assembling import locate, object_record, size_reader
 from calico.mixedparts.records import ObjectRecord, ReadReport
 
 SOURCE = "partimagenet"
@@ -39,19 +39,21 @@ def read_partimagenet(
     """
     report.source = report.source or SOURCE
     with ExitStack() as files:
-        rows = files.enter_context(CocoRows(annotations, report))
+        size_of = size_reader(images, lambda name: folders_of(name, split))
+        rows = files.enter_context(CocoRows(annotations, report, size_of=size_of))
+        object_rows = files.enter_context(CocoRows(objects, report, size_of=size_of)) if objects else None
         parts = _part_names(rows.categories, report)
-        whole = _WholeObjects(files.enter_context(CocoRows(objects, report)), report) if objects else None
+        whole = _WholeObjects(object_rows, report) if object_rows else None
         for image in rows.images.values():
             image_rows = rows.rows_of(image.id)
-            image_file = locate(images, image, folders_of(image, split), report) if image_rows else None
+            image_file = locate(images, image, folders_of(image.file_name, split), report) if image_rows else None
             if image_file is not None:
                 yield from _objects(image, image_file, image_rows, parts, whole, split, report)
 
 
-def folders_of(image: ImageRow, split: str) -> tuple[str, ...]:
+def folders_of(file_name: str, split: str) -> tuple[str, ...]:
     """Where an image may lie below the folder of images: by split, by ImageNet class (`n01440764_10042.JPEG`), both."""
-    wnid = PurePosixPath(image.file_name).name.partition("_")[0]
+    wnid = PurePosixPath(file_name.replace("\\", "/")).name.partition("_")[0]
     return split, wnid, f"{split}/{wnid}", f"images/{split}"
 
 

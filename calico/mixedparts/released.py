@@ -20,7 +20,7 @@ from calico.coco.rows import CocoRows, ImageRow, stream_rows
 from calico.errors import InputError
 from calico.masks import decode_rle, rle_area, union_rle
 from calico.mixedparts import ade20k, paco, partimagenet
-from calico.mixedparts.assembling import locate, row_rle
+from calico.mixedparts.assembling import locate, row_rle, size_reader
 from calico.mixedparts.records import ObjectRecord, PartMask, ReadReport, Rle
 from calico.values import SubTask
 
@@ -101,8 +101,13 @@ class _Source:
         self, name: str, dataset: str, files: ReleasedSource, split: str, opened: ExitStack, report: ReadReport
     ) -> None:
         self.name, self.split, self.files, self.report = name, split, files, report
-        self.objects = opened.enter_context(CocoRows(files.annotations, report))
-        self.parts = opened.enter_context(CocoRows(files.parts, report)) if files.parts else self.objects
+        size_of = size_reader(files.images, self._folders)
+
+        def rows_of(path: Path) -> CocoRows:
+            return opened.enter_context(CocoRows(path, report, size_of=size_of))
+
+        self.objects = rows_of(files.annotations)
+        self.parts = rows_of(files.parts) if files.parts else self.objects
         if dataset == "ade20k_part234" and (files.part_maps is None or files.part_names is None):
             raise InputError(f"{dataset}: expected part_maps and part_names beside {files.annotations}")
         self._part_map: tuple[Any, np.ndarray | None] = (None, None)
@@ -114,7 +119,7 @@ class _Source:
             if image is None:
                 self.report.skip("unknown_image", f"record {number}: no image has the id {image_id!r}")
                 return
-            file = locate(self.files.images, image, self._folders(image), self.report)
+            file = locate(self.files.images, image, self._folders(image.file_name), self.report)
             if file is None:
                 return
             places.append((image, file))
@@ -139,11 +144,11 @@ class _Source:
                 )
                 yield from self._pair(number, SubTask.UNIQUE_PARTS, places, pair["cats"], pair, parts)
 
-    def _folders(self, image: ImageRow) -> Sequence[str]:
+    def _folders(self, file_name: str) -> Sequence[str]:
         if self.name == paco.SOURCE:
             return paco.IMAGE_FOLDERS
         if self.name == partimagenet.SOURCE:
-            return partimagenet.folders_of(image, self.split)
+            return partimagenet.folders_of(file_name, self.split)
         return ade20k.folders_of(self.split)
 
     def _pair(
