@@ -73,19 +73,34 @@ def run(args: argparse.Namespace) -> dict[str, int]:
     for name in ("size", "num_images", "samples", "threads", "shapes"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is above 0, got {getattr(args, name)}")
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"{args.out}: is a file; --out wants a folder of the set, or a name for a new one")
+    missing = [k for k in range(args.num_images) if not _rows_file(args.out, k).is_file()]
+    if missing:
+        need_blender()
     _same_settings(args)
     for folder in ("images", "rows"):
         (args.out / folder).mkdir(parents=True, exist_ok=True)
-    missing = [k for k in range(args.num_images) if not _rows_file(args.out, k).is_file()]
     begun = time.monotonic()
     for done, number in enumerate(missing):
-        left = (time.monotonic() - begun) / done * (len(missing) - done) if done else float("nan")
-        line = f"\r{args.num_images - len(missing) + done} of {args.num_images}, {left / 60:.1f} minutes left "
+        left = f", {(time.monotonic() - begun) / done * (len(missing) - done) / 60:.1f} minutes left" if done else ""
+        line = f"\r{args.num_images - len(missing) + done} of {args.num_images}{left} "
         print(line, end="", file=sys.stderr, flush=True)
         render_one(args, catalogue, number)
     if missing:
         print(file=sys.stderr)
     return finish(args.out, args.num_images)
+
+
+def need_blender() -> None:
+    """Raises `InputError` where `bpy`, or a library that it wants, is not there."""
+    try:
+        import bpy  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"Blender's package bpy does not load ({error}); rendering/README.md says how to install it, in an "
+            "environment of its own"
+        ) from None
 
 
 def render_one(args: argparse.Namespace, catalogue: Catalogue, number: int) -> None:

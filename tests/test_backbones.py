@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     BertConfig,
     BertModel,
     ConvNextConfig,
@@ -146,6 +148,19 @@ def test_what_is_no_backbone_is_said(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "half", state_dict=weights)
     with pytest.raises(InputError, match="its weights lack"):
         backbone_levels(str(tmp_path / "half"), SIZE)
+
+
+def test_a_name_that_is_not_to_be_had_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(source: str, **options: Any) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s [Retry 5/5].")
+        raise OSError(f"We couldn't connect to load {source}\nmore lines")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(InputError, match=r"^--trunk nosuch: expected efficientnet-lite0.*connect to load nosuch\)$"):
+        backbone_levels("nosuch", SIZE)
+    assert not caplog.records
 
 
 def test_the_pictures_it_was_trained_on_say_how_to_normalise(tmp_path: Path) -> None:

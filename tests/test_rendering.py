@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -274,6 +275,7 @@ def test_a_run_goes_on_where_it_stopped(
         fake_one(args, catalogue, number)
 
     monkeypatch.setattr(render, "render_one", one)
+    monkeypatch.setattr(render, "need_blender", lambda: None)
     out = tmp_path / "set"
     options = ["--out", str(out), "--size", "16", "--num-images", "16"]
     assert render.main(options) == 130
@@ -290,6 +292,33 @@ def test_a_run_goes_on_where_it_stopped(
     assert "begun with --seed 0" in capsys.readouterr().err
     assert render.main(["--out", str(out), "--no-procedural"]) == 2
     assert render.main(["--out", str(tmp_path / "x"), "--table", "t.jsonl"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "a-file"], "a-file: is a file"),
+        (["--out", "set"], "bpy does not load"),
+        (["--out", "set", "--num-images", "0"], "--num-images is above 0, got 0"),
+        (["--out", "set", "--objects", "gong"], "no models of gong"),
+        (["--out", "set", "--table", "a-file", "--library", "away"], "away: no such folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "bpy", None)  # as where it is not installed
+    Path("a-file").touch()
+    assert render.main(options) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not Path("set").exists()
 
 
 def test_a_model_remembers_where_it_is_from() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
@@ -82,8 +83,9 @@ def _read(source: str, out_features: list[str] | None = None) -> Any:
     """With the maps of all stages, or of these. Raises `InputError`."""
     if not Path(source).is_dir() and (source[0] in "./~" or source.count("/") > 1):
         raise InputError(f"--trunk {source}: no folder there; expected one with a backbone's config.json and weights")
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # it has lines of its own about heads that a backbone has not
+    verbosities = [(library, library.get_verbosity()) for library in (transformers_logging, hub_logging)]
+    for library, _ in verbosities:
+        library.set_verbosity_error()  # about heads that a backbone has not; about each try to reach the hub
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
@@ -104,7 +106,8 @@ def _read(source: str, out_features: list[str] | None = None) -> Any:
             f"safetensors: a folder, or a name on the hub ({_line(error)})"
         ) from None
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        for library, verbosity in verbosities:
+            library.set_verbosity(verbosity)
 
 
 def _mean_std(source: str) -> MeanStd:

@@ -14,10 +14,8 @@ POTS = (finishes.ceramic, finishes.ceramic, finishes.metal, finishes.paint)
 def mug(rng: np.random.Generator) -> tuple[Part, ...]:
     radius, height = rng.uniform(0.035, 0.05), rng.uniform(0.07, 0.12)
     belly, foot, wall = rng.uniform(0.95, 1.15), rng.uniform(0.75, 1.0), rng.uniform(0.003, 0.005)
-    profile = [
-        (0.0, 0.0), (radius * foot * 0.95, 0.0), (radius * foot, 0.004),
-        *_curve((radius * foot, 0.006), (radius * belly, height * 0.45), (radius, height)),
-    ]  # fmt: skip
+    side = ((radius * foot, 0.006), (radius * belly, height * 0.45), (radius, height))
+    profile = _profile(radius * foot * 0.95, (radius * foot, 0.004), side)
     finish = finishes.one_of(rng, *POTS)
     other = finish if rng.random() < 0.8 else finishes.one_of(rng, *POTS)
     return (
@@ -29,11 +27,9 @@ def mug(rng: np.random.Generator) -> tuple[Part, ...]:
 def pitcher(rng: np.random.Generator) -> tuple[Part, ...]:
     radius, height = rng.uniform(0.05, 0.07), rng.uniform(0.17, 0.26)
     neck = radius * rng.uniform(0.55, 0.9)
-    profile = [
-        (0.0, 0.0), (radius * 0.7, 0.0), (radius * 0.75, 0.005),
-        *_curve((radius * 0.75, 0.007), (radius * 1.5, height * 0.35), (neck, height * 0.75)),
-        *_curve((neck, height * 0.76), (neck, height * 0.9), (neck * rng.uniform(1.1, 1.4), height)),
-    ]  # fmt: skip
+    belly = ((radius * 0.75, 0.007), (radius * 1.5, height * 0.35), (neck, height * 0.75))
+    lip = ((neck, height * 0.76), (neck, height * 0.9), (neck * rng.uniform(1.1, 1.4), height))
+    profile = _profile(radius * 0.7, (radius * 0.75, 0.005), belly, lip)
     finish = finishes.one_of(rng, *POTS, finishes.glass)
     return (
         Part("body", shell(profile, 0.004), finish),
@@ -44,10 +40,8 @@ def pitcher(rng: np.random.Generator) -> tuple[Part, ...]:
 def teapot(rng: np.random.Generator) -> tuple[Part, ...]:
     radius, height = rng.uniform(0.07, 0.095), rng.uniform(0.09, 0.15)
     mouth = radius * rng.uniform(0.45, 0.6)
-    profile = [
-        (0.0, 0.0), (radius * 0.6, 0.0), (radius * 0.62, 0.004),
-        *_curve((radius * 0.64, 0.006), (radius * 1.5, height * 0.5), (mouth, height)),
-    ]  # fmt: skip
+    side = ((radius * 0.64, 0.006), (radius * 1.5, height * 0.5), (mouth, height))
+    profile = _profile(radius * 0.6, (radius * 0.62, 0.004), side)
     finish = finishes.one_of(rng, *POTS)
     waist = _radius_at(profile, height * 0.4)
     tip = (radius + rng.uniform(0.05, 0.08), 0.0, height * rng.uniform(0.9, 1.05))
@@ -108,6 +102,11 @@ def ladle(rng: np.random.Generator) -> tuple[Part, ...]:
     finish = finishes.one_of(rng, finishes.metal, finishes.wood, finishes.plastic)
     other = finish if rng.random() < 0.6 else finishes.one_of(rng, finishes.wood, finishes.plastic)
     return Part("bowl", bowl, finish), Part("handle", tube(path, rng.uniform(0.006, 0.01), 12, 0.5), other)
+
+
+def _profile(under: float, foot: Point2, *curves: tuple[Point2, Point2, Point2]) -> list[Point2]:
+    """(radius, z) from the axis outwards: below the foot to radius `under`, its edge, then up along the curves."""
+    return [(0.0, 0.0), (under, 0.0), foot, *(point for curve in curves for point in _curve(*curve))]
 
 
 def _curve(start: Point2, middle: Point2, end: Point2, steps: int = 12) -> list[Point2]:
