@@ -322,6 +322,19 @@ def test_sizes_that_no_row_states_are_those_of_the_images(tmp_path: Path, source
     assert report.skipped["unreadable_image"] == 1, "the one that is not there"
 
 
+def test_of_categories_with_one_id_the_first_counts(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "image_id": 1, "category_id": 0, "obj_ann_id": 1, "segmentation": encode_rle(CAR)},
+        {"id": 2, "image_id": 1, "category_id": 2000, "obj_ann_id": 1, "segmentation": encode_rle(WHEELS)},
+    ]
+    more = [{"id": 2000, "name": "car_(automobile):door"}, {"id": "0", "name": "sofa"}]
+    path = write(tmp_path / "a.json", coco([image_row(1, "a.jpg")], rows, [*PACO_CATEGORIES, *more]))
+    report = ReadReport()
+    (item,) = read_paco(path, split="train", report=report)
+    assert (item.object_name, [part.name for part in item.parts]) == ("car", ["wheel"])
+    assert report.skipped == {"duplicate_category": 2}
+
+
 @pytest.mark.parametrize(
     "name", ["/data/local-files/?d=set/a%20b.jpg", "https://h.example/set/a%20b.jpg?v=2", "s3://bucket/a b.jpg"]
 )

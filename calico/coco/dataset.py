@@ -193,10 +193,7 @@ def _categories(rows: CocoRows, naming: NamingOptions, findings: Findings) -> Ca
         except InputError as error:
             findings.add("unreadable_category", str(error))
             continue
-        if key in categories:
-            message = f"category {row.get('id')}: its id stands twice; {row.get('name')!r} is left out"
-            findings.add("duplicate_category", message)
-        elif is_part:
+        if is_part:
             names = names if names[1] else (None, names[0])  # alone in that list it is a part's name
             categories.setdefault(row.get("id"), names)
             categories[key] = names

@@ -92,9 +92,9 @@ class Item(NamedTuple):
 class CocoRows:
     """A context manager; raises InputError where the file is missing, no JSON or has not the three lists of COCO.
 
-    images: by id in the file's order. categories, part_categories: rows as they stand. Rows of unknown images and
-    what is no row at all are skipped and counted in `report`. size_of: for image rows that state no size.
-    on_progress: is told how many bytes were read, of how many.
+    images: by id in the file's order. categories, part_categories: rows as they stand, the first of each id. Rows of
+    unknown images and what is no row at all are skipped and counted in `report`. size_of: for image rows that state no
+    size. on_progress: is told how many bytes were read, of how many.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class CocoRows:
         self.images: dict[Any, ImageRow] = {}
         self.categories: list[Row] = []
         self.part_categories: list[Row] = []
+        self._category_ids: set[tuple[str, Any]] = set()
         self.info: Any = None
         self.has_crowd_masks = False
         self._size_of, self._content, self._on_progress = size_of, content, on_progress
@@ -229,7 +230,13 @@ class CocoRows:
             self._add_image(plain_ids(row))
         else:
             rows = self.categories if name == "categories" else self.part_categories
-            rows.append(plain_ids(row))
+            row = plain_ids(row)
+            if (name, row.get("id")) in self._category_ids:
+                message = f"category {row.get('id')}: its id stands twice; {row.get('name')!r} is left out"
+                self.report.skip("duplicate_category", message)
+                return
+            self._category_ids.add((name, row.get("id")))
+            rows.append(row)
 
     def _add_image(self, row: Row) -> None:
         number = row_id(row.get("id"))
