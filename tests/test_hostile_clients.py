@@ -226,6 +226,12 @@ def test_odd_numbers_in_addresses_are_no_error_of_ours(client, number):
         assert answer.status_code in (400, 404)
 
 
+@pytest.mark.parametrize("headers", [{"Origin": "http://["}, {"Origin": "http://a]b"}, {"Host": "[::1"}, {"Host": "["}])
+def test_odd_origins_and_hosts_are_no_error_of_ours(client, headers):
+    for path in ("/versions/rollback", "/versions/publish", "/jobs/training"):
+        assert client.post(path, json={}, headers=headers).status_code in (400, 403)
+
+
 def test_odd_values_in_requests_are_no_error_of_ours(client, tmp_path):
     events = [
         {"action": {"a": 1}},

@@ -305,7 +305,9 @@ def test_a_path_is_a_file_of_the_host_by_a_list():
     "source",
     ["a" * 300 + ".png", "a/" * 3000 + "b.png", "a" * 100_000, "\ud800.png", "x/\udcff.png", "file:///\udc80",
      "http://h\ud800/a.png", "s3://b/\udfff.png", "http://h/" + "a" * 100_000, "/data/upload/1/\ud83d.png",
-     "http://" + "a" * 5000 + "/a.png", "http://a" + ".a" * 300 + "/", "//", "///", "http:///", "data:\ud800,x"],
+     "http://" + "a" * 5000 + "/a.png", "http://a" + ".a" * 300 + "/", "//", "///", "http:///", "data:\ud800,x",
+     "FILE://[", "file://a]b/c",
+     "file://\u2100.com/a.png", "http://["],
 )  # fmt: skip
 def test_names_that_nothing_can_have_are_a_line(tmp_path, source):
     (tmp_path / "images").mkdir()

@@ -13,8 +13,12 @@ from backend_fakes import PAIR_XML
 from backend.codecs import brush_rle
 from backend.codecs.annotation import Change, compare_with_prediction, decode_annotation
 from backend.codecs.config import MAX_CONTROLS, read_config
+from backend.codecs.config_writer import write_config
 from backend.codecs.controls import MAX_LABELS
 from backend.codecs.geometry import MAX_CROSSINGS, fill_polygon
+from backend.codecs.palette import MAX_NAMES
+from backend.codecs.parts import Vocabulary, with_parts
+from backend.codecs.rows import mask_of_value
 from calico.coco.segmentation import decode_segmentation
 from calico.errors import InputError
 from calico.masks import compressed_rle, decode_rle
@@ -209,6 +213,54 @@ def test_whole_numbers_written_as_fractions_are_counts():
 def test_odd_polygons_are_a_line(segmentation):
     with bounded(megabytes=20), pytest.raises(InputError):
         decode_segmentation(segmentation, (20, 30))
+
+
+WIDE = 10**400  # JSON holds it, no float does
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"points": WIDE}, {"points": [[1, 1], [50, 1], [50, WIDE]]}, {"x": WIDE, "y": 1, "width": 4, "height": 4},
+        {"x": 1, "y": 1, "width": 4, "height": 4, "rotation": WIDE}, {"x": 1, "y": 1, "radiusX": WIDE, "radiusY": 4},
+        {"vertices": [{"x": 1, "y": 1}, {"x": 50, "y": 2}, {"x": WIDE, "y": 3}]},
+        {"vertices": [{"x": 1, "y": 1}, {"x": 50, "y": 2},
+                      {"x": 4, "y": 9, "isBezier": True, "controlPoint2": {"x": WIDE, "y": 2}}]},
+    ],
+)  # fmt: skip
+def test_a_shape_of_huge_numbers_is_a_line(value):
+    with pytest.raises(InputError, match="in percent"):
+        mask_of_value(value, (24, 32))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"hint": "part"}], [{"hint": "part", "value": 7}], [{"hint": "part", "value": ["a"]}],
+        [{"hint": "object", "value": {}}], [{"hint": ["part"], "value": "a"}], [7, None, [], "a"], "parts", {}, 7,
+        [{"hint": "part", "value": "a" * 10**6, "background": "b" * 10**6, "of": "c" * 10**6}],
+    ],
+)  # fmt: skip
+def test_odd_labels_of_a_task_are_no_labels(parts):
+    """They ended the prediction of their task with an internal error."""
+    config, vocabulary = read_config(write_config(2)), Vocabulary()
+    labels = with_parts({"parts": parts}, None, config, vocabulary)["parts"]
+    assert labels[-1]["value"] == "other part"
+    assert all(isinstance(label["value"], str) for label in labels)
+    assert not vocabulary.palette.colors
+    assert not vocabulary.parts_of("c" * 10**6)
+
+
+def test_what_is_learnt_of_tasks_labels_is_bounded():
+    vocabulary = Vocabulary()
+    for task in range(4):
+        item = {"hint": "part", "of": "lamp", "background": "#000000"}
+        vocabulary.learn_from([{**item, "value": f"{task} {n}"} for n in range(4000)])
+    assert len(vocabulary.parts_of("lamp")) == len(vocabulary.palette.colors) == MAX_NAMES
+    vocabulary.learn("lamp", ["0 7", "0 7"])
+    assert vocabulary.parts_of("lamp")[0] == "0 7"
+    with pytest.raises(InputError, match="more than 5,000 labels"):
+        with_parts({"parts": [{**item, "value": f"{n}"} for n in range(5001)]}, None, read_config(PAIR_XML), vocabulary)
 
 
 def test_an_endless_outline_is_refused_before_it_is_walked():

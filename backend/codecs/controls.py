@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from calico.errors import InputError
 from calico.values import normalize_name
+
+T = TypeVar("T")
 
 MAX_LABELS = 5000  # of one control
 _ROLES = {"object": "object", "whole object": "object", "common": "common", "common part": "common"}
@@ -308,7 +310,7 @@ class LabelingConfig:
         return tuple(dict.fromkeys([*objects, *(part for _, part in owners_and_parts if part)]))
 
 
-def at_most_labels(labels: Iterable[Label]) -> tuple[Label, ...]:
+def at_most_labels(labels: Iterable[T]) -> tuple[T, ...]:
     """Raises InputError where there are more than anybody chooses from: names are compared with each of them."""
     first_labels = tuple(islice(labels, MAX_LABELS + 1))
     if len(first_labels) > MAX_LABELS:

@@ -85,7 +85,7 @@ def outline_of_vertices(vertices: Any) -> np.ndarray:
             points.append(
                 (1 - t) ** 3 * start + 3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3 * end
             )
-    except (TypeError, KeyError, ValueError, IndexError) as error:
+    except (TypeError, KeyError, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError("vector: expected vertices with numbers x and y in percent; draw the region again") from error

@@ -11,6 +11,7 @@ from typing import Any
 
 OKABE_ITO = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00")
 COLORS = (*OKABE_ITO, "#772200", "#000099", "#bbffbb", "#554455", "#556655")
+MAX_NAMES, MAX_NAME = 10_000, 200  # names of a project; characters of one
 OBJECT_COLOR = "#c8c8c8"  # light, so that an object's mask hardly tints the parts on it
 OTHER_COLOR = "#7f7f7f"
 
@@ -30,7 +31,9 @@ class Palette:
         for item in parts:
             if isinstance(item, Mapping) and item.get("hint") == "part":
                 name, color = item.get("value"), item.get("background")
-                if isinstance(name, str) and isinstance(color, str):
+                if not (isinstance(name, str) and isinstance(color, str)) or max(len(name), len(color)) > MAX_NAME:
+                    continue
+                if len(self._colors) < MAX_NAMES:
                     self._colors.setdefault(name, color)
 
     def assign(self, names: Iterable[str]) -> dict[str, str]:

@@ -9,14 +9,14 @@ names of its regions say; `hotkey` is the same on every image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from backend.codecs.config_writer import PARTS
-from backend.codecs.controls import PART_SUFFIX, Label, LabelingConfig, names_of_label
-from backend.codecs.palette import OBJECT_COLOR, OTHER_COLOR, Palette
+from backend.codecs.controls import MAX_LABELS, PART_SUFFIX, Label, LabelingConfig, at_most_labels, names_of_label
+from backend.codecs.palette import MAX_NAME, MAX_NAMES, OBJECT_COLOR, OTHER_COLOR, Palette
 from calico.values import CoSegmentation, normalize_name
 
 MAX_PARTS = 12
@@ -27,26 +27,41 @@ COMMON_MARK, UNIQUE_MARK = "\u25cf", "\u25cb"  # a filled and an empty disk, as 
 
 
 class Vocabulary:
-    """What a project calls the parts of its objects, most frequent first; and the colour of each."""
+    """What a project calls the parts of its objects, most frequent first; and the colour of each. Whoever writes tasks
+    says what is learnt, so names over `MAX_NAME` characters are not, nor new ones beyond `MAX_NAMES`."""
 
     def __init__(self, palette: Palette | None = None) -> None:
         self.palette = palette or Palette()
         self._counts: dict[str, Counter[str]] = {}
+        self._num_names = 0
 
     def learn(self, object_name: str, part_names: Iterable[str]) -> None:
-        self._counts.setdefault(object_name, Counter()).update(part_names)
+        for name in part_names:
+            counts = self._counts.get(object_name, Counter())
+            if name not in counts:
+                if self._num_names >= MAX_NAMES or max(len(name), len(object_name)) > MAX_NAME:
+                    continue
+                self._num_names += 1
+            counts[name] += 1
+            self._counts[object_name] = counts
 
     def learn_from(self, parts: Any) -> None:
         """From `parts` of a task's data; anything else says nothing."""
-        if not isinstance(parts, list):
-            return
-        self.palette.learn(parts)
-        for item in parts:
-            if isinstance(item, Mapping) and item.get("hint") == "part" and isinstance(item.get("of"), str):
-                self.learn(item["of"], [str(item.get("value")).removesuffix(PART_SUFFIX)])
+        labels = list(islice(_labels_of(parts), MAX_LABELS))
+        self.palette.learn(labels)
+        for item in labels:
+            if item["hint"] == "part" and isinstance(item.get("of"), str):
+                self.learn(item["of"], [item["value"].removesuffix(PART_SUFFIX)])
 
     def parts_of(self, object_name: str) -> list[str]:
         return [name for name, _ in self._counts.get(object_name, Counter()).most_common()]
+
+
+def _labels_of(parts: Any) -> Iterator[dict[str, Any]]:
+    """What in `parts` of a task's data is an object's or a part's label, as `_item` makes them."""
+    for item in parts if isinstance(parts, list) else ():
+        if isinstance(item, dict) and isinstance(item.get("value"), str) and item.get("hint") in ("object", "part"):
+            yield item
 
 
 def parts_of(coseg: CoSegmentation | None, config: LabelingConfig, vocabulary: Vocabulary) -> list[dict[str, str]]:
@@ -121,16 +136,13 @@ def brings_parts(config: LabelingConfig) -> bool:
 def with_parts(
     data: Mapping[str, Any], coseg: CoSegmentation | None, config: LabelingConfig, vocabulary: Vocabulary
 ) -> dict[str, Any]:
-    """The task's data with the labels of its group. Names that it has already stay: regions may bear them."""
-    before = data.get(PARTS)
-    vocabulary.learn_from(before)
+    """The task's data with the labels of its group. Names that it has already stay: regions may bear them. Raises
+    InputError where it has more than `MAX_LABELS`."""
+    before = at_most_labels(_labels_of(data.get(PARTS)))
+    vocabulary.learn_from(list(before))
     labels = parts_of(coseg, config, vocabulary)
     values = {item["value"] for item in labels}
-    old_labels = [
-        item
-        for item in (before if isinstance(before, list) else [])
-        if isinstance(item, dict) and item.get("hint") in ("object", "part") and item.get("value") not in values
-    ]
+    old_labels = [item for item in before if item["value"] not in values]
     if coseg is None or not coseg.regions:
         labels = [item for item in labels if not old_labels or item["value"] != "object"]
     elif old_labels:

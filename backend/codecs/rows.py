@@ -283,7 +283,7 @@ def mask_of_value(value: Mapping[str, Any], size_hw: Size) -> np.ndarray:
 def _finite(numbers: Any) -> np.ndarray:
     try:
         values = np.array(numbers, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError("shape: expected numbers in percent, got other values; draw it again") from error
     if not (np.abs(values) < 1e6).all():
         raise InputError("shape: expected numbers in percent, got some beyond a million; draw it again")

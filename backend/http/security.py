@@ -99,10 +99,13 @@ def check_same_origin(settings: Settings) -> None:
     was pointed here would make the foreign page one of ours. Raises Forbidden.
     """
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
-    is_foreign = origin is not None and urlsplit(origin).netloc.lower() != request.host.lower()
+    try:
+        is_foreign = origin is not None and urlsplit(origin).netloc.lower() != request.host.lower()
+        name = urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:  # no address that anything has
+        raise Forbidden from None
     if is_foreign or site not in (None, "same-origin", "none"):
         raise Forbidden
-    name = urlsplit(f"//{request.host}").hostname or ""
     if not settings.has_credential and name not in LOOPBACK_NAMES:
         raise Forbidden
 

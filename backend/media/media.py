@@ -113,7 +113,11 @@ class Media:
         if scheme in BUCKET_SCHEMES:
             return self._download(self._presign_url(source, task), task=task, name=source.partition("?")[0])
         if scheme == "file":
-            return self._file(unquote(urlsplit(source).path), self._settings.media_roots, "CALICO_MEDIA_ROOTS")
+            try:
+                path = unquote(urlsplit(source).path)
+            except ValueError:
+                raise InputError(f"{_short(source)}: expected file:///PATH") from None
+            return self._file(path, self._settings.media_roots, "CALICO_MEDIA_ROOTS")
         if scheme:
             raise InputError(
                 f"{_short(scheme)}://…: images of this kind are not supported; use http(s), s3, gs or azure-blob"

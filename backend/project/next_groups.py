@@ -314,7 +314,7 @@ def _regions(
         except InputError as error:
             problems.append(f"region {region.id}: {error}")
             continue
-        regions.append((image, names.part, min(1.0, max(0.0, float(scores.get(region.row_id, 1.0))))))
+        regions.append((image, names.part, float(min(1.0, max(0.0, scores.get(region.row_id, 1.0))))))
     return regions
 
 

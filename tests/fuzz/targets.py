@@ -15,14 +15,17 @@ from xml.sax.saxutils import quoteattr
 
 import httpx
 import numpy as np
-from backend_fakes import LIST_XML, PAIR_XML, FakeSegmenter
+from backend_fakes import LIST_XML, PAIR_XML, FakeSegmenter, picture
 from hypothesis import strategies as st
 from PIL import Image
 
 from backend.codecs import bitmask, brush_rle
 from backend.codecs.annotation import compare_with_prediction, decode_annotation
 from backend.codecs.config import read_config, task_images
+from backend.codecs.config_writer import write_config
+from backend.codecs.parts import Vocabulary, with_parts
 from backend.codecs.rows import mask_of_value
+from backend.codecs.task_data import originals_of
 from backend.http.app import create_app
 from backend.learning.inbox import triggers_of
 from backend.media.fetching import Fetcher
@@ -36,7 +39,9 @@ from calico.coco.segmentation import decode_segmentation
 from calico.errors import CalicoError
 from calico.images import load_image
 from calico.masks import compressed_rle, decode_rle
+from calico.values import ImageGroup
 
+GROUP = ImageGroup((picture(0, size_hw=(24, 32)), picture(1, size_hw=(24, 32))))
 CONFIGS = [read_config(PAIR_XML), read_config(LIST_XML)]
 
 
@@ -177,6 +182,21 @@ rows = st.lists(
     | leaves,
     max_size=4,
 )
+label_like = (
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "hint": st.sampled_from(["part", "object", "other part"]) | leaves,
+            "value": texts | leaves | st.lists(leaves, max_size=2),
+            "of": texts | leaves,
+            "background": st.just("#e69f00") | leaves,
+            "file": texts | leaves,
+            "height": numbers | leaves,
+            "width": numbers | leaves,
+        },
+    )
+    | leaves
+)
 tags = st.sampled_from(
     ["View", "Image", "BrushLabels", "Label", "Repeater", "Relations", "Choices", "TextArea", "Brush"]
 )
@@ -264,6 +284,14 @@ def _annotation(value: Any) -> None:
     before, after, config = value
     decode_annotation(before, config, [(24, 32), (20, 30)])
     compare_with_prediction(before, after, config)
+
+
+def _labels(data: Any) -> None:
+    config = read_config(write_config(2))
+    for coseg in (None, FakeSegmenter().segment(GROUP)):
+        fitted = with_parts(data, coseg, config, Vocabulary())
+        config.known_labels(0, fitted)
+    originals_of(data, 2)
 
 
 def _config(text: str) -> None:
@@ -369,6 +397,9 @@ TARGETS = {
     ),
     "annotation": Target(st.tuples(rows, rows, st.sampled_from(CONFIGS)), _annotation),
     "click": Target(st.tuples(rows | leaves, st.sampled_from(CONFIGS)), lambda v: read_prompts({"result": v[0]}, v[1])),
+    "labels of a task": Target(
+        st.dictionaries(st.sampled_from(["parts", "originals"]), st.lists(label_like, max_size=5) | leaves), _labels
+    ),
     "config": Target(documents, _config),
     "coco run lengths": Target(
         st.fixed_dictionaries(
