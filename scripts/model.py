@@ -20,7 +20,9 @@ from scripts import _cli
 
 def build_parser() -> argparse.ArgumentParser:
     parser = _cli.parser(__doc__)
-    parser.add_argument("--preset", choices=["calico-7b", "calico-1b", "calico-tiny"], default="calico-7b")
+    parser.add_argument(
+        "--preset", choices=["calico-7b", "calico-1b", "calico-tiny", "calico-small"], default="calico-7b"
+    )
     parser.add_argument("--mode", choices=["paper", "all"], default="paper")
     parser.add_argument("--memory", action="store_true", help="estimate the memory of serving and finetuning")
     parser.add_argument(

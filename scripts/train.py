@@ -160,7 +160,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     if not trainer.processes.is_main:
         return report
     print(f"trained {state.step} steps on {state.images} images in {state.seconds / 60:.1f} minutes")
-    print(f"checkpoint in {args.out / 'checkpoint'}, curves in {args.out / 'curves.png'}")
+    curves = args.out / "curves.png"
+    print(f"checkpoint in {args.out / 'checkpoint'}" + (f", curves in {curves}" if curves.is_file() else ""))
     return report
 
 
@@ -203,7 +204,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _data(args: argparse.Namespace) -> MixedParts | Mixture | None:
-    """None: drawings alone, as the embedded checkpoint was made; a mixture where --shares is given."""
+    """None: drawings alone, as `calico-tiny` is made; a mixture where --shares is given."""
     from calico.model.config import calico_small
     from calico.training.mixture import Mixture
     from calico.training.pools import DrawnPool, ImagePool, IndexPool

@@ -104,5 +104,5 @@ def test_the_full_size_has_its_known_sums(capsys: pytest.CaptureFixture[str]) ->
     assert whole.total - four.total == round(linears * (2 - 0.5625))
     assert four.total < 16 * 2**30
     assert verb.main(["--memory", "--mode", "all"]) == 2
-    assert verb.main(["--memory", "--preset", "calico-tiny", "--bits", "8"]) == 0
+    assert verb.main(["--memory", "--preset", "calico-small", "--bits", "8"]) == 0
     assert "language model in 8 bits" in capsys.readouterr().out

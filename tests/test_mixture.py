@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -191,6 +192,26 @@ def test_options_that_do_not_go_together_are_refused(
 ) -> None:
     assert train.main(["--out", str(tmp_path), "--steps", "1", *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_run_without_a_step_names_no_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class NoTrainer:
+        processes = SimpleNamespace(is_main=True)
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def run(self, show: object) -> RunState:
+            return RunState()
+
+    monkeypatch.setattr(module, "Trainer", NoTrainer)
+    start = ["--from", str(EMBEDDED), "--trunk", "efficientnet-lite0", "--data", "drawings", "--shares", "1"]
+    assert train.main(["--out", str(tmp_path), "--steps", "0", *start]) == 0
+    said = capsys.readouterr().out
+    assert "checkpoint in" in said
+    assert "curves" not in said
 
 
 def test_encoders_first_is_a_phase_without_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
