@@ -15,9 +15,7 @@ from calico.coco.writer import CocoWriter
 from calico.masks import encode_rle, tight_box_xyxy
 
 LEAST_PIXELS = 8  # of a part: fewer are an edge that shimmers through
-MAX_UNNAMED = (
-    0.03  # share of an object's visible pixels that no name covers: more, and the picture teaches a wrong thing
-)
+MAX_UNNAMED = 0.03  # share of an object's visible pixels without a name: more, and the picture teaches a wrong thing
 
 
 class Region(NamedTuple):
