@@ -57,12 +57,10 @@ def test_without_ray_there_is_a_line(monkeypatch):
 def local_ray():
     """Two workers on this machine."""
     require("ray", importlib.util.find_spec("ray") is not None, "Ray is not installed: pip install -e '.[cluster]'")
-    import ray
-
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), *filter(None, [before])])
     address = WorkersAddress.parse("local:2")
-    connect(address)
+    ray = connect(address)
     yield address
     ray.shutdown()
     os.environ.pop("PYTHONPATH")

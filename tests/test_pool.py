@@ -271,6 +271,22 @@ def test_a_memory_is_fitted_in_one_worker_and_seen_with_in_all(pool, monkeypatch
     assert workers.num_deaths == 1
 
 
+@pytest.mark.ray
+def test_a_pool_whose_ray_has_ended_starts_no_other(pool, monkeypatch):
+    """The last one here: it ends the Ray of the others. Ray starts itself when it is used, unless it is told not to;
+    what a thread starts so ends with the thread, and a minute later it ends this process without a word."""
+    monkeypatch.setattr("backend.cluster.pool.LOOK_S", 0.05)
+    workers = pool(least=1)
+    workers.load(None)
+    [slot] = workers._slots
+    workers.demand = lambda: 1
+    slot.state = "busy"  # so that another is wanted
+    workers._ray.shutdown()
+    workers._kill(slot)
+    time.sleep(1.0)
+    assert not workers._ray.is_initialized()
+
+
 def version_folder(parent: Path, content: str) -> Path:
     folder = parent / content
     folder.mkdir()

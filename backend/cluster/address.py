@@ -41,6 +41,7 @@ def connect(workers: WorkersAddress) -> Any:
 
     Raises InputError where Ray is not installed or does not answer.
     """
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at the import: or a late call starts a Ray here by itself
     try:
         import ray
     except ImportError:
