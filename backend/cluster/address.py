@@ -12,6 +12,7 @@ from typing import Any
 from calico.errors import InputError
 
 VALID_WORKERS = "local:N (N processes of this machine), ray://HOST:PORT, or auto (the Ray cluster of this machine)"
+AUTO_CONNECT = "RAY_ENABLE_AUTO_CONNECT"
 ROOT = Path(__file__).resolve().parents[2]
 TRAVELS_NOT = [".git", ".venv*", ".demo", "runs", "tests", "docs", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
 
@@ -41,11 +42,7 @@ def connect(workers: WorkersAddress) -> Any:
 
     Raises InputError where Ray is not installed or does not answer.
     """
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at the import: or a late call starts a Ray here by itself
-    try:
-        import ray
-    except ImportError:
-        raise InputError("workers need Ray, which is not installed: pip install -e '.[cluster]'") from None
+    ray = _imported()
     if ray.is_initialized():
         return ray
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -65,6 +62,22 @@ def connect(workers: WorkersAddress) -> Any:
         where = workers.address or "this machine"
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"Ray does not answer at {where} ({reason}); start it first") from None
+    return ray
+
+
+def _imported() -> Any:
+    """Ray, told not to start by itself: a late call would start one on this machine. It reads that at its import; what
+    this process starts is not told so, since the server of Ray's client starts by it. Raises InputError."""
+    before = os.environ.get(AUTO_CONNECT)
+    os.environ[AUTO_CONNECT] = "0"
+    try:
+        import ray
+    except ImportError:
+        raise InputError("workers need Ray, which is not installed: pip install -e '.[cluster]'") from None
+    finally:
+        os.environ.pop(AUTO_CONNECT)
+        if before is not None:
+            os.environ[AUTO_CONNECT] = before
     return ray
 
 
