@@ -244,7 +244,7 @@ class Settings:
         "CALICO_TRAINING_REPLAY",
         None,
         _folder,
-        "the folder of an index that `calico mixedparts build` made, e.g. /var/lib/calico/index; unset: drawings",
+        "the folder of an index that `calico mixedparts build` made, e.g. /var/lib/calico/index; unset: drawings alone",
     )
     training_replay_share: float = _setting(
         "CALICO_TRAINING_REPLAY_SHARE", 0.75, _number(float, 0.01, 0.99),

@@ -51,8 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--replay",
         type=Path,
         metavar="INDEX",
-        help="for a base that did not learn from drawings: what `calico mixedparts build` made of its data; its train "
-        "split is replayed against forgetting, its test split tells what was forgotten",
+        help="what `calico mixedparts build` made of the data that the base learnt from: its train split is replayed "
+        "against forgetting, its test split tells what was forgotten; half and half with drawings where the base "
+        "learnt from these too",
     )
     parser.add_argument(
         "--images", action="append", metavar="[NAME=]DIR", help="pictures of the index (of one source), if they moved"

@@ -49,13 +49,16 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int, help="of training in each round")
     length.add_argument("--cpu-minutes", type=float, metavar="MINUTES", help="of training in each round, in CPU time")
     parser.add_argument("--no-memory", action="store_true", help="the finetune alone, without a part memory")
+    parser.add_argument(
+        "--replay", type=Path, metavar="INDEX", help="base data beside drawings, as `calico finetune --replay`"
+    )
     parser.add_argument("--replay-share", type=float, metavar="SHARE", help="of each batch, what is base data (0.75)")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument(
         "--gate", choices=("ask", "skip"), default="ask", help="ask it, or publish every version by force (ask)"
     )
     parser.add_argument("--held-out", type=int, default=60, metavar="N", help="groups of it to measure on (60)")
-    parser.add_argument("--base-groups", type=int, default=60, metavar="N", help="drawings to look for forgetting (60)")
+    parser.add_argument("--base-groups", type=int, default=60, metavar="N", help="to look for forgetting (60)")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="to start from (the embedded one)")
     habits = parser.add_argument_group("the annotator")
     habits.add_argument("--jitter-px", type=float, metavar="PX", help="how much a redrawn edge shakes (1.5)")
@@ -86,6 +89,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     settings = Simulation(
         domain="" if args.photos else "style" if args.scenario == "style" else args.object,
         photos=None if args.photos is None else str(args.photos.resolve()),
+        replay=None if args.replay is None else str(args.replay.resolve()),
         strategies=tuple(args.strategies),
         seeds=tuple(args.seeds),
         num_rounds=args.rounds,

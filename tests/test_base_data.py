@@ -20,7 +20,7 @@ from calico.errors import InputError
 from calico.mixedparts.writer import Bucket
 from calico.snapshots.splits import Shares
 from calico.snapshots.store import Snapshot
-from calico.training.base_data import DRAWINGS, base_data_of, index_data
+from calico.training.base_data import DRAWINGS, base_data_of, index_data, unguarded
 from calico.training.batches import BatchSettings, Vocabulary
 from calico.training.corrected_groups import corrected
 from calico.training.corrections import CorrectionBatches
@@ -120,6 +120,52 @@ def test_a_base_that_knows_no_drawings_needs_its_own_data(index: Path, pictures:
     config = replace(micro(), data_version=data.name)
     assert base_data_of(config, data, base) is data
     assert base_data_of(micro(), None, base) is DRAWINGS
+
+
+def test_a_base_of_drawings_and_more_is_held_to_both(index: Path, pictures: list[str]) -> None:
+    given = index_data(index, pictures)
+    config = replace(micro(), data_version=f"drawings-v1+{given.name}")
+    data = base_data_of(config, given, None)
+    assert data.name == f"drawings+{given.name}"
+    assert base_data_of(config, data, None) is data
+    images = data.draw(5, 5, 40, ("lamp",))
+    assert [image.source for image in data.draw(5, 5, 40, ("lamp",))] == [image.source for image in images]
+    assert [image.object_name in CLASSES for image in images] == [True, True, True, False, False]
+    assert data.draw(5, 1, 40, ())[0].object_name in CLASSES
+    assert {"lamp", "walrus"} <= set(data.vocabulary.classes)
+    assert {"leg", "tusk"} <= set(data.vocabulary.parts)
+    assert [name.split("-")[0] for name, *_ in data.items(3)] == ["drawings", "drawings", "index"]
+    assert len(list(data.items(1))) == 1
+    assert unguarded(config, data) == []
+    assert unguarded(config, DRAWINGS) == [given.name]
+    assert unguarded(replace(config, data_version="drawings-v1+mixedparts-0"), data) == ["mixedparts-0"]
+
+
+def test_the_verb_says_what_it_does_not_guard_and_mixes_it_with_drawings_where_it_is_given(
+    index: Path,
+    pictures: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shorten_answers(monkeypatch)
+    leave_out_curves(monkeypatch)
+    use_folds(1, monkeypatch)
+    known = index_data(index, pictures).name
+    registry = Registry(tmp_path / "registry")
+    base = registry.add(base_of(tmp_path / "base", f"drawings-v1+{known}"), kind="checkpoint", preset="calico-tiny")
+    registry.publish(base.id, force_reason="what the test starts from")
+    made = write(tmp_path / "s", range(2), Shares(0.0, 0.0))
+    command = ["--data", str(made.folder), "--registry", str(registry.folder), "--steps", "1", "--base-groups", "2"]
+    command += ["--no-memory", "--json", str(tmp_path / "report.json")]
+    assert verb.main([*command, "--out", str(tmp_path / "alone")]) == 0
+    assert f"{base.id} says that it learnt from {known}: that is neither" in capsys.readouterr().err
+    command += ["--replay", str(index), "--images", pictures[0], "--out", str(tmp_path / "both")]
+    assert verb.main(command) == 0
+    assert "neither rehearsed" not in capsys.readouterr().err
+    report = json.loads((tmp_path / "report.json").read_text())
+    scores = json.loads((registry.path_of(report["version"]) / "scores.json").read_text())
+    assert sorted(name.split("-")[0] for name in scores["base_challenger"]) == ["drawings", "index"]
 
 
 def test_the_verb_replays_an_index_and_looks_for_forgetting_on_it(

@@ -30,11 +30,12 @@ from calico.simulation.pool import DrawnGroup, DrawnPool
 from calico.snapshots.records import AnnotatedGroup, ImageReference
 from calico.snapshots.store import Snapshot
 from calico.snapshots.writer import SnapshotWriter
-from calico.training.base_data import DRAWINGS, Item, base_items
+from calico.training.base_data import BaseData, Item, base_data_of, index_data
 from calico.training.challenge import challenge
 from calico.training.finetune import FinetuneSettings, finetune
 from calico.training.memory_fit import memory_finishers
 from calico.training.scoring import score
+from calico.training.starting_model import start_config
 from calico.values import CoSegmentation
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ OnProgress = Callable[[str, float, str], None]  # what is being done, 0 to 1 of 
 @dataclass(frozen=True)
 class Simulation:
     """domain: what is unseen, one of `unseen.DOMAINS`; or photos: a folder of annotated photographs
-    (`calico.simulation.photos`). pool_factor: groups to choose from, by those that are chosen.
+    (`calico.simulation.photos`). replay: an index of what the start learnt from beside drawings. pool_factor: groups to
+    choose from, by those that are chosen.
 
     unseen_share: of the pool's groups, those of the domain. gate: `ask` it, and go on from the champion; `skip` it: all
     of the length is training and every version is published by force. num_held_out, num_base: groups to measure on.
@@ -58,6 +60,7 @@ class Simulation:
 
     domain: str = ""
     photos: str | None = None
+    replay: str | None = None
     strategies: tuple[str, ...] = ("random",)
     seeds: tuple[int, ...] = (0, 1, 2)
     num_rounds: int = 1
@@ -94,6 +97,10 @@ class Simulation:
         if self.photos is not None:
             return PhotoPool(Path(self.photos))
         return DrawnPool(self.domain, self.unseen_share, self.image_size)
+
+    @property
+    def base_data(self) -> BaseData | None:
+        return None if self.replay is None else index_data(Path(self.replay))
 
     @property
     def pool_size(self) -> int:
@@ -164,6 +171,7 @@ class _Run:
                 self.registry,
                 folder / "finetune",
                 settings,
+                base_data=self.settings.base_data,
                 publish=True,
                 num_base_groups=self.settings.num_base,
                 command=self.command,
@@ -198,8 +206,11 @@ class _Run:
         def on_step(state: Any, terms: dict[str, float], progress: float) -> None:
             tell("training", progress, f"step {state.step}  loss {terms['loss']:.2f}")
 
-        finishers = memory_finishers(settings.part_memory, DRAWINGS)
-        result = finetune(snapshot, start, folder / "finetune", settings, on_step, finishers=finishers)
+        base_data = base_data_of(start_config(start), self.settings.base_data, start)
+        finishers = memory_finishers(settings.part_memory, base_data)
+        result = finetune(
+            snapshot, start, folder / "finetune", settings, on_step, base_data=base_data, finishers=finishers
+        )
         version = self.registry.add(
             result.folder,
             kind="adapter",
@@ -344,6 +355,7 @@ def _counted(correction: Correction) -> dict[str, Any]:
 def _figures(settings: Simulation, model: Path, tell: OnProgress) -> dict[str, Any]:
     """`held_out` and `base` of one version, as `calico.training.scoring.score` gives them, scores by group too."""
     segmenter = CoSegmenter.from_checkpoint(model)
+    base_data = base_data_of(segmenter.config, settings.base_data, model)
 
     def scored(what: str, items: Iterable[Item], num_items: int) -> dict[str, Any]:
         def on_group(number: int, *_: object) -> None:
@@ -357,7 +369,7 @@ def _figures(settings: Simulation, model: Path, tell: OnProgress) -> dict[str, A
             settings.pool.held_out(settings.num_held_out),
             settings.num_held_out,
         ),
-        "base": scored("the base test", base_items(settings.num_base), settings.num_base),
+        "base": scored("the base test", base_data.items(settings.num_base), settings.num_base),
     }
 
 

@@ -46,6 +46,23 @@ def base_items(num_groups: int) -> Iterable[Item]:
 DRAWINGS = BaseData("drawings", drawings, DRAWN, base_items)
 
 
+def beside_drawings(data: BaseData) -> BaseData:
+    """Drawings and other data, half of each: of what is replayed, and of the groups on which forgetting is measured."""
+
+    def draw(seed: int, num_images: int, size: int, favoured: Sequence[str]) -> list[AnnotatedImage]:
+        others = data.draw(seed, num_images // 2, size, favoured) if num_images > 1 else []
+        return [*drawings(seed, num_images - len(others), size, favoured), *others]
+
+    def items(num_groups: int) -> Iterable[Item]:
+        yield from base_items(num_groups - num_groups // 2)
+        yield from data.items(num_groups // 2) if num_groups > 1 else ()
+
+    names = (tuple(dict.fromkeys((*own, *map(normalize_name, others)))) for own, others in (
+        (DRAWN.classes, data.vocabulary.classes), (DRAWN.parts, data.vocabulary.parts)
+    ))  # fmt: skip
+    return BaseData(f"{DRAWINGS.name}+{data.name}", draw, Vocabulary(*names), items)
+
+
 def index_data(folder: Path, images: Sequence[str] = ()) -> BaseData:
     """An index's train split to replay, its test split to look for forgetting. images: as `--images` takes them.
 
@@ -105,12 +122,28 @@ def index_items(data: MixedParts, num_groups: int) -> Iterable[Item]:
 
 
 def base_data_of(config: CalicoConfig, given: BaseData | None, start: Path | None) -> BaseData:
-    """`given`, or drawings for a model that learnt from them. Raises `InputError` where it learnt from other data."""
-    learnt = config.data_version
-    if given is None and not learnt.startswith(DRAWINGS.name):
-        raise InputError(
-            f"{start}: learnt from {learnt or 'data that its config does not name'}, not from drawings, and would "
-            "forget it; name an index of its base data: --replay INDEX (for a backend's jobs "
-            "CALICO_TRAINING_REPLAY=INDEX), as `calico mixedparts build` makes it"
-        )
-    return given or DRAWINGS
+    """What a finetune from `start` replays and looks for forgetting on: drawings where it learnt from them, with what
+    is given beside them; else what is given.
+
+    Raises `InputError` where it did not learn from drawings and nothing is given."""
+    knows_drawings = any(one.startswith(DRAWINGS.name) for one in _learnt(config))
+    if given is None:
+        if not knows_drawings:
+            raise InputError(
+                f"{start}: learnt from {config.data_version or 'data that its config does not name'}, not from "
+                "drawings, and would forget it; name an index of its base data: --replay INDEX (for a backend's jobs "
+                "CALICO_TRAINING_REPLAY=INDEX), as `calico mixedparts build` makes it"
+            )
+        return DRAWINGS
+    is_complete = not knows_drawings or given.name.startswith(DRAWINGS.name)
+    return given if is_complete else beside_drawings(given)
+
+
+def unguarded(config: CalicoConfig, data: BaseData) -> list[str]:
+    """What the model learnt from and `data` does not hold: it is neither rehearsed nor looked at for forgetting."""
+    held = data.name.split("+")
+    return [one for one in _learnt(config) if not any(one.startswith(name) for name in held)]
+
+
+def _learnt(config: CalicoConfig) -> list[str]:
+    return [one for one in config.data_version.split("+") if one]

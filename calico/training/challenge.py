@@ -24,7 +24,7 @@ from calico.files import write_text
 from calico.snapshots.records import AnnotatedGroup
 from calico.snapshots.splits import TEST
 from calico.snapshots.store import Snapshot
-from calico.training.base_data import DRAWINGS, BaseData, base_data_of
+from calico.training.base_data import DRAWINGS, BaseData, base_data_of, unguarded
 from calico.training.finetune import FinetuneResult, FinetuneSettings, Finisher, finetune
 from calico.training.memory_fit import memory_finishers
 from calico.training.processes import Processes
@@ -102,8 +102,9 @@ def challenge(
     it the champion where the gate lets it. settings: None for the recipe of the start's preset.
 
     With under 20 test groups the others are cross-validated too, by folds of a tenth of the length each, so that every
-    group is scored by a challenger that has not seen it. base_data: what the start learnt from; None: drawings.
-    num_base_groups: held-out groups of it, on which forgetting is measured; max_base_drop: what they may lose.
+    group is scored by a challenger that has not seen it. base_data: what the start learnt from, beside drawings where
+    it learnt from these; None: drawings. num_base_groups: held-out groups of all that, on which forgetting is measured;
+    max_base_drop: what they may lose.
     Raises `InputError`, `CheckpointError`.
     """
     tell: OnProgress = on_progress or (lambda what, share, note: None)
@@ -114,6 +115,7 @@ def challenge(
     if processes.on_main(lambda: (out / RESULT).exists()):
         return _made(processes, lambda: _finished(out, registry, publish))
     champion, start = _folder(registry, plan["champion"]), _folder(registry, plan["start"])
+    base_data = base_data_of(start_config(start), base_data, start)
     settings = settings or finetune_settings(start_config(start))
     champion_id = checkpoint_version(champion)
     seen = seen_groups(champion) | seen_groups(start)
@@ -130,7 +132,7 @@ def challenge(
             len(test_ids) - len(unseen_ids),
             len(test_ids),
         )
-    memory = memory_finishers(settings.part_memory, base_data or DRAWINGS)
+    memory = memory_finishers(settings.part_memory, base_data)
     finishing = tuple(_announced(finisher, tell) for finisher in memory)
     kept = KeptScores(out / "scores", registry, tell, processes, bits=settings.bits, accepted=accepted)
 
@@ -142,7 +144,7 @@ def challenge(
         test, base = {}, {}
         for side, known_as, model in (("champion", champion_id, champion), (FINETUNE, name, result.folder)):
             test[side] = kept.scored(model, f"test-{known_as}", held_out_items(snapshot, unseen_ids), len(unseen_ids))
-            base_groups = (base_data or DRAWINGS).items(num_base_groups)
+            base_groups = base_data.items(num_base_groups)
             base[side] = kept.scored(model, f"base-{known_as}", base_groups, num_base_groups)
         kept.release()
         scores = Scores(
@@ -226,30 +228,33 @@ def _plan(
     out.mkdir(parents=True, exist_ok=True)
     champion = registry.current()
     start_version = None if start_id is None else registry.get(start_id).id
-    path, base_name = out / PLAN, (base_data or DRAWINGS).name
-    if not path.exists():
-        plan: dict[str, Any] = {
-            "snapshot": snapshot.content_sha256,
-            "champion": champion,
-            "start": start_version or champion,
-        }
-        plan["base_data"] = base_name
-        start = _folder(registry, plan["start"])
-        learnt = start_config(start)
-        base_data_of(learnt, base_data, start)
-        if not learnt.data_version.startswith(base_name):
+    path = out / PLAN
+    plan: dict[str, Any] = {
+        "snapshot": snapshot.content_sha256,
+        "champion": champion,
+        "start": start_version or champion,
+    }
+    stored = {"base_data": DRAWINGS.name, **read_card(path, *plan)} if path.exists() else None
+    start = _folder(registry, (stored or plan)["start"])
+    learnt = start_config(start)
+    data = DRAWINGS if stored and base_data is None else base_data_of(learnt, base_data, start)
+    plan["base_data"] = data.name
+    if stored is None:
+        if lacking := unguarded(learnt, data):
             logger.warning(
-                "%s learnt from %s, not from %s, which is replayed", start, learnt.data_version or "?", base_name
+                "%s says that it learnt from %s: that is neither rehearsed nor looked at for forgetting; "
+                "--replay INDEX (for a backend's jobs CALICO_TRAINING_REPLAY) adds an index of it",
+                checkpoint_version(start),
+                ", ".join(lacking),
             )
         write_text(path, as_text(plan))
         return plan
-    plan = {"base_data": DRAWINGS.name, **read_card(path, "snapshot", "champion", "start")}
-    is_other = plan["snapshot"] != snapshot.content_sha256 or plan["base_data"] != base_name
-    if is_other or (start_version and plan["start"] != start_version):
-        what = f"of snapshot {plan['snapshot'][:12]} from {plan['start'] or 'the embedded checkpoint'}"
-        what += "" if plan["base_data"] == base_name else f" with base data {plan['base_data']}"
+    is_other = any(stored[key] != plan[key] for key in ("snapshot", "base_data"))
+    if is_other or (start_version and stored["start"] != start_version):
+        what = f"of snapshot {stored['snapshot'][:12]} from {stored['start'] or 'the embedded checkpoint'}"
+        what += "" if stored["base_data"] == data.name else f" with base data {stored['base_data']}"
         raise InputError(f"{out}: holds a run {what}; use another --out, or the same options to resume it")
-    return plan
+    return stored
 
 
 def _finished(out: Path, registry: Registry, publish: bool) -> Challenge:
@@ -332,7 +337,7 @@ def _cross_validated(
     snapshot: Snapshot,
     out: Path,
     settings: FinetuneSettings,
-    base_data: BaseData | None,
+    base_data: BaseData,
     champion: Path,
     start: Path,
     left_out: set[str],
@@ -363,7 +368,7 @@ def _cross_validated(
                 _told(tell, what),
                 base_data=base_data,
                 train_ids=others,
-                finishers=memory_finishers(settings.part_memory, base_data or DRAWINGS),
+                finishers=memory_finishers(settings.part_memory, base_data),
             )
         except InputError as error:
             logger.warning("%s left out: %s", what, error)

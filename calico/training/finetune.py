@@ -79,9 +79,9 @@ def finetune(
 
     settings: None for the recipe of the start's preset.
     start: a checkpoint's folder, or an adapter's, whose weights are gone on with; None: the embedded checkpoint.
-    base: the checkpoint of that adapter, where it is not the embedded one. base_data: what it learnt from, to replay;
-    None: drawings. train_ids: other groups than the training split, without validation. on_step: state, loss terms,
-    progress 0 to 1.
+    base: the checkpoint of that adapter, where it is not the embedded one. base_data: what it learnt from, to replay,
+    beside drawings where it learnt from these; None: drawings. train_ids: other groups than the training split, without
+    validation. on_step: state, loss terms, progress 0 to 1.
 
     Raises `InputError` for a snapshot without training groups, an `out` of another run or a start that did not learn
     from drawings where `base_data` is None; else `CheckpointError`.
