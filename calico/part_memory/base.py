@@ -21,9 +21,8 @@ class BaseMemory(PartMemory):
     def sight(self, features: PyramidFeatures, size_hw: tuple[int, int]) -> Sight | None:
         """None where no object that it knows is seen. size_hw: of the image."""
         mass = self.probabilities(features.coarser(COARSER)).flatten(1).mean(1)
-        of_object = {name: self._codes(name) for name in self.card.object_names}
-        masses = {name: float(mass[codes].sum()) for name, codes in of_object.items()}
+        masses = {name: float(mass[codes].sum()) for name, codes in self._codes.items()}
         shown = max(masses, key=masses.__getitem__)
-        codes = of_object[shown]
+        codes = self._codes[shown]
         own = torch.stack([head.over(features, [0, *codes]).softmax(0) for head in self.heads]).mean(0)
         return self._sight(shown, codes, own, size_hw, masses[shown] / max(1e-9, sum(masses.values())))

@@ -27,24 +27,32 @@ class PartHead(nn.Module):
     def over(self, features: PyramidFeatures, codes: Sequence[int] | None = None) -> Tensor:
         """(K + 1) x h x w logits on the finest map's grid, cut to the image; codes: of these alone, in their order.
 
-        The first layer is done at each map's own size, since it is linear: what it gives is then enlarged and added.
+        The first layer is done at each map's own size, since it is linear. What it gives is enlarged (bilinear) and added
+        in one product of matrices: half the time of enlarging map after map.
         """
         height, width = features.maps[0].shape[1:]
-        start = 0
-        hidden: Tensor | None = None
-        for own in features.maps:
-            weight = self.first.weight[:, start : start + len(own), None, None]
-            start += len(own)
-            part = F.conv2d(own[None].float(), weight)
-            if part.shape[2:] != (height, width):
-                part = F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False)
-            hidden = part if hidden is None else hidden + part
-        assert hidden is not None
         rows = max(1, round(height * features.extent[0]))
         columns = max(1, round(width * features.extent[1]))
-        hidden = F.relu(hidden[:, :, :rows, :columns] + self.first.bias[:, None, None])
+        weights = self.first.weight.split([len(own) for own in features.maps], 1)
+        hidden, down, across = self.first.bias[:, None, None], [], []
+        for own, weight in zip(features.maps, weights, strict=True):
+            part = (weight @ own.float().flatten(1)).unflatten(1, own.shape[1:])  # H x h_k x w_k
+            if part.shape[1:] == (height, width):
+                hidden = hidden + part[:, :rows, :columns]
+            else:
+                down.append(_enlarging(part.shape[1], height, part.device)[:rows])
+                across.append(part @ _enlarging(part.shape[2], width, part.device)[:columns].T)
+        if down:
+            hidden = hidden + torch.cat(down, 1) @ torch.cat(across, 1)
         chosen = slice(None) if codes is None else list(codes)
-        return F.conv2d(hidden, self.second.weight[chosen, :, None, None], self.second.bias[chosen])[0]
+        logits = self.second.weight[chosen] @ F.relu(hidden).flatten(1) + self.second.bias[chosen, None]
+        return logits.unflatten(1, (rows, columns))
+
+
+def _enlarging(size: int, larger: int, device: torch.device) -> Tensor:
+    """larger x size: what makes of `size` values the `larger` ones that lie between them, as `F.interpolate` does."""
+    identity = torch.eye(size, device=device)
+    return F.interpolate(identity[None], size=larger, mode="linear", align_corners=False)[0].T
 
 
 @torch.no_grad()

@@ -124,6 +124,9 @@ class PartMemory:
     def __init__(self, heads: Sequence[PartHead], card: MemoryCard) -> None:
         self.heads, self.card = list(heads), card
         self._place = {name: k + 1 for k, name in enumerate(card.names)}
+        self._codes: dict[str, list[int]] = {}  # of each object and its parts
+        for name, code in self._place.items():
+            self._codes.setdefault(name.object, []).append(code)
 
     @torch.inference_mode()
     def probabilities(self, features: PyramidFeatures) -> Tensor:
@@ -139,11 +142,10 @@ class PartMemory:
         """chances: as `probabilities` gives them."""
         best = chances.argmax(0)
         area = torch.bincount(best.flatten(), minlength=len(chances)).float() / best.numel()
-        of_object = {name: self._codes(name) for name in self.card.object_names}
-        shown = max(of_object, key=lambda name: float(area[of_object[name]].sum()), default="")
+        shown = max(self._codes, key=lambda name: float(area[self._codes[name]].sum()), default="")
         if not shown:
             return None
-        codes = of_object[shown]
+        codes = self._codes[shown]
         own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
         return self._sight(shown, codes, own, size_hw)
 
@@ -172,9 +174,6 @@ class PartMemory:
             else:
                 parts[part] = SeenRegion(mask, found[1] * certainty)
         return Sight(shown, item, parts, frozenset(unseen))
-
-    def _codes(self, object_name: str) -> list[int]:
-        return [code for name, code in self._place.items() if name.object == object_name]
 
     def _region(self, margin: Tensor, chance: Tensor, where: Tensor, code: int) -> tuple[Tensor, float] | None:
         """margin: h x w, above 0 where the name wins; None where that is too little or too doubtful."""
