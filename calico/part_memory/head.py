@@ -27,8 +27,8 @@ class PartHead(nn.Module):
     def over(self, features: PyramidFeatures, codes: Sequence[int] | None = None) -> Tensor:
         """(K + 1) x h x w logits on the finest map's grid, cut to the image; codes: of these alone, in their order.
 
-        The first layer is done at each map's own size, since it is linear. What it gives is enlarged (bilinear) and added
-        in one product of matrices: half the time of enlarging map after map.
+        The first layer is done at each map's own size, since it is linear. What it gives is enlarged (bilinear) and
+        added in one product of matrices: half the time of enlarging map after map.
         """
         height, width = features.maps[0].shape[1:]
         rows = max(1, round(height * features.extent[0]))
