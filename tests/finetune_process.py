@@ -1,14 +1,7 @@
-"""One of several processes of a finetune; `test_distributed_finetune.py` starts it as `accelerate launch` would.
-
-    python finetune_process.py FOLDER REPORT
-
-FOLDER: with `base`, a checkpoint, and `s`, a snapshot. REPORT: a torch file of what this process saw.
-"""
+"""What each process of a finetune does in `test_distributed_finetune.py`."""
 
 from __future__ import annotations
 
-import gc
-import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -102,18 +95,13 @@ def asked(folder: Path) -> dict[str, Any]:
     return {"codes": codes, "versions": Registry(folder / "registry").ids()}
 
 
-def main(folder: Path, report: Path) -> None:
-    torch.set_num_threads(1)
+def all_of_them(folder: Path) -> dict[str, Any]:
+    """What this process saw. folder: with `base`, a checkpoint, and `s`, a snapshot."""
     patch = pytest.MonkeyPatch()
     shorten_answers(patch)
     leave_out_curves(patch)
     quicken_memory(patch)
     use_folds(2, patch)
-    gc.freeze()
     written = watched(folder)
-    found = {part.__name__: part(folder) for part in (plain, timed, killed, cramped, asked)}
-    torch.save({**found, "written": written}, report)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    reports = {part.__name__: part(folder) for part in (plain, timed, killed, cramped, asked)}
+    return {**reports, "written": written}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from gloo import WORLD, run_together
-from training_process import SETTINGS, trainer
+from training_process import SETTINGS, trained, trainer
 
 from calico.model.modes import train_mode
 from calico.training.trainer import CHECKPOINT, STATE
@@ -18,7 +18,7 @@ from calico.training.trainer import CHECKPOINT, STATE
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Of both processes, over gloo."""
     folder = tmp_path_factory.mktemp("run")
-    reports = run_together("training_process.py", folder)
+    reports = run_together(trained, folder)
     assert (folder / STATE).is_file()
     assert (folder / CHECKPOINT).is_dir()
     return reports

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_process import PLAIN, opened, weights, with_plain_descent
+from finetune_process import PLAIN, all_of_them, opened, weights, with_plain_descent
 from gloo import WORLD, run_together
 from micro import save_micro
 from test_finetune import write
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("together") / "f"
     made.mkdir()
     save_micro(made / "base")
-    write(made / "s", range(8), Shares(0.3, 0.0))
+    write(made / "s", range(5), Shares(0.3, 0.0))
     registry = Registry(made / "registry")
     base = registry.add(made / "base", kind="checkpoint", preset="calico-tiny")
     registry.publish(base.id, force_reason="what the test starts from")
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reports(folder: Path) -> list[dict[str, Any]]:
     """Of both processes, over gloo."""
-    return run_together("finetune_process.py", folder)
+    return run_together(all_of_them, folder)
 
 
 def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:

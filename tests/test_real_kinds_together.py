@@ -23,6 +23,7 @@ from conftest import ROOT, is_required, require
 from gloo import run_together
 from micro import shorten_answers
 from real_kinds import TOKENIZER, real_kinds, save_real_kinds
+from real_kinds_process import finetuned
 from test_finetune import QUICK, group_of, write
 
 from calico.checkpoints import files
@@ -53,7 +54,7 @@ def test_two_processes_of_real_kinds_end_with_equal_weights(tmp_path: Path) -> N
     folder = tmp_path / "f"
     save_real_kinds(folder / "base")
     write(folder / "s", range(4))
-    first, second = run_together("real_kinds_process.py", folder)
+    first, second = run_together(finetuned, folder)
     assert (first["step"], first["dtype"]) == (second["step"], second["dtype"]) == (2, "torch.bfloat16")
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
 

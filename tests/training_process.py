@@ -1,9 +1,4 @@
-"""One of several processes of a training run; `test_distributed.py` starts it as `accelerate launch` would.
-
-    python training_process.py FOLDER REPORT
-
-REPORT: a torch file with the parameters at the end and what this process wrote inside FOLDER.
-"""
+"""What each process of a training run does in `test_distributed.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +10,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -70,23 +65,16 @@ def with_clock(tick: float, work: Callable[[], T]) -> T:
         module.time = real
 
 
-def main(folder: Path, report: Path) -> None:
+def trained(folder: Path) -> dict[str, Any]:
+    """The parameters at the end and what this process wrote inside the folder."""
     written = watched(folder)
-    torch.set_num_threads(1)
     leave_out_curves(pytest.MonkeyPatch())
     run = trainer(folder)
     state = with_clock(30 * 60.0 if run.processes.is_main else 1.0, run.run)  # a slow and a quick one
-    torch.save(
-        {
-            "parameters": {name: p.detach() for name, p in run.step_module.named_parameters()},
-            "written": written,
-            "steps": state.step,
-            "seconds": state.seconds,
-            "world": run.processes.num,
-        },
-        report,
-    )
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    return {
+        "parameters": {name: p.detach() for name, p in run.step_module.named_parameters()},
+        "written": written,
+        "steps": state.step,
+        "seconds": state.seconds,
+        "world": run.processes.num,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -31,8 +32,18 @@ class Bootstrap:
         rows = np.arange(len(groups))
         if len(np.unique(groups)) < 2:
             return None
-        values = [of_rows(np.repeat(rows, counts[groups].astype(int))) for counts in self.weights]
-        return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+        def value(counts: np.ndarray) -> float:
+            drawn = of_rows(np.repeat(rows, counts[groups].astype(int)))
+            return np.nan if drawn is None else drawn
+
+        return each(self.weights, value)
+
+
+def each(weights: np.ndarray, value: Callable[[np.ndarray], float]) -> np.ndarray:
+    """B float64: the value of each row of B x N weights, once for rows that are alike: few groups repeat themselves."""
+    known = cache(lambda row: value(np.frombuffer(row)))
+    return np.array([known(row.tobytes()) for row in weights.astype(float)], dtype=float)
 
 
 def standard_error(resampled: np.ndarray | None, num_groups: int) -> float | None:

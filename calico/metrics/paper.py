@@ -16,6 +16,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from calico.metrics.bootstrap import each
 from calico.metrics.strict import ScoredMask
 from calico.metrics.text_similarity import SentenceEncoder, cosines, word_ious
 from calico.values import RegionKey
@@ -126,15 +127,18 @@ class Ranking:
 
     def resampled(self, weights: np.ndarray) -> np.ndarray:
         """B float64 of AP50 from B x N weights of the pictures, NaN where no true region is left."""
-        values = np.full(len(weights), np.nan)
-        for row, weight in enumerate(weights):
-            if total := float(weight @ self.num_true):
-                counts = weight[self.pictures]
-                true_positives, predictions = np.cumsum(counts * self.hits), np.cumsum(counts)
-                precision = np.maximum.accumulate((true_positives / np.maximum(predictions, 1))[::-1])[::-1]
-                places = np.searchsorted(true_positives / total, np.linspace(0, 1, 101), side="left")
-                values[row] = np.append(precision, 0.0)[places].mean()
-        return values
+        recalls = np.linspace(0, 1, 101)
+
+        def value(weight: np.ndarray) -> float:
+            if not (total := float(weight @ self.num_true)):
+                return np.nan
+            counts = weight[self.pictures]
+            true_positives, predictions = np.cumsum(counts * self.hits), np.cumsum(counts)
+            precision = np.maximum.accumulate((true_positives / np.maximum(predictions, 1))[::-1])[::-1]
+            places = np.searchsorted(true_positives / total, recalls, side="left")
+            return float(np.append(precision, 0.0)[places].mean())
+
+        return each(weights, value)
 
 
 class _KnownOverlaps(COCOeval):
