@@ -1,4 +1,5 @@
-"""What smart tools do for an annotator of held-out drawings: a part clicked on one image, looked for on the others."""
+"""What smart tools do for an annotator of held-out drawings: a part clicked on one image, or asked for by its name, and
+looked for on the others."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from backend.prediction.clicks import MIN_SCORE, clicked_mask, region_under
 from backend.prediction.interactive import Prompts
-from backend.prediction.proposals import missing_images, objects_of, proposals
+from backend.prediction.proposals import ask_all, missing_images, objects_of, proposals
 from calico.drawings import PART_NAMES
 from calico.evaluation.cases import Case, drawing_cases
 from calico.inference.segmenter import CoSegmenter
@@ -19,6 +20,7 @@ from calico.masks import dilate, iou, next_click
 from calico.values import CoSegmentation, RegionKey
 
 FOUND_IOU = 0.5
+DRAWN_PER_ABSENT = 40  # groups, of which one at least has a part that another image of the same class does not show
 MARGIN = 4  # pixels around the object that are no background
 
 
@@ -35,23 +37,57 @@ class _Tally:
         return {name: {"mean": float(np.mean(v)), "n": len(v)} for name, v in sorted(self.values.items())}
 
 
-def benchmark_clicks(checkpoint: Path | None, num_clicks: int, seed: int) -> dict[str, Any]:
-    """Clicks on parts of held-out pairs and triples, three of each group, one on the background of each image."""
+def benchmark_clicks(checkpoint: Path | None, num_clicks: int, seed: int, *, absent: bool = False) -> dict[str, Any]:
+    """Clicks on parts of held-out pairs and triples, three of each group, one on the background of each image.
+
+    absent: only on parts that another image of the same class does not show, which are few else.
+    """
     segmenter, rng = CoSegmenter.from_checkpoint(checkpoint), np.random.default_rng(seed)
     tally, seconds, done = _Tally(), [], 0
-    size, cases = 2, {size: drawing_cases(num_clicks, seed, (size,)) for size in (2, 3)}
+    num_groups = num_clicks * (DRAWN_PER_ABSENT if absent else 1)
+    size, cases = 2, {size: drawing_cases(num_groups, seed, (size,)) for size in (2, 3)}
     while done < num_clicks:
         case = next(cases[size])
         size = 5 - size
+        keys = [region.key for region in case.truth.regions if region.part_name is not None]
+        if absent:
+            keys = [key for key in keys if _is_missed_by_its_class(case, key)]
+            if not keys:
+                continue
         coseg = segmenter.segment(case.group)
-        parts = [region for region in case.truth.regions if region.part_name is not None]
-        for k in rng.permutation(len(parts))[:3]:
-            seconds.append(_click(segmenter, case, coseg, parts[k].key, rng, tally))
+        for k in rng.permutation(len(keys))[:3]:
+            seconds.append(_click(segmenter, case, coseg, keys[k], rng, tally))
+            _asked(segmenter, case, coseg, keys[k].name, tally)
             done += 1
         _background(segmenter, case, coseg, rng, tally)
         _absent_name(segmenter, case, coseg, rng, tally)
-    report = {"checkpoint": segmenter.version, "seed": seed, "num_clicks": done, **tally.report()}
+    report = {"checkpoint": segmenter.version, "seed": seed, "num_clicks": done, "absent": absent, **tally.report()}
     return report | {"median_seconds_of_a_warm_click": float(np.median(seconds))}
+
+
+def _is_missed_by_its_class(case: Case, key: RegionKey) -> bool:
+    """Whether an image with an object of the same class does not show this part."""
+    truth, objects = case.truth.by_key, objects_of(case.truth)
+    same = [image for image, name in objects.items() if name == truth[key].object_name]
+    return any(RegionKey(image, "part", key.name) not in truth for image in same)
+
+
+def _asked(segmenter: CoSegmenter, case: Case, coseg: CoSegmentation, name: str, tally: _Tally) -> None:
+    """The part's name, typed, as if nothing of that name were predicted."""
+    nothing = _without(coseg, name)
+    objects = objects_of(coseg)
+    named = ask_all(lambda shown: segmenter.segment_named(case.group, name, objects, shown=shown), nothing, [])
+    made = {p.mask.image: p.mask.mask for p in proposals(nothing, name, named, task=0)}
+    for image in range(len(case.group)):
+        region = case.truth.by_key.get(RegionKey(image, "part", name))
+        if region is None:
+            tally.add("asked by name: wrongly there", image in made)
+        else:
+            tally.add("asked by name: found", image in made and iou(made[image], region.mask) >= FOUND_IOU)
+
+
+def _without(coseg: CoSegmentation, name: str) -> CoSegmentation:
+    return CoSegmentation(coseg.sizes_hw, tuple(r for r in coseg.regions if r.part_name != name))
 
 
 def _prompts(image: int, points: list[tuple[float, float]], labels: list[bool], size_hw: tuple[int, int]) -> Prompts:
@@ -89,8 +125,7 @@ def _click(
         raw = segmenter.segment_prompts(image, points, labels).mask
     tally.add("3 points: IoU", iou(raw, mask))
 
-    nothing = CoSegmentation(coseg.sizes_hw, tuple(r for r in coseg.regions if r.part_name != key.name))
-    for what, before in (("click", coseg), ("forced name alone", nothing)):
+    for what, before in (("click", coseg), ("forced name alone", _without(coseg, key.name))):
         made = {p.mask.image: p.mask.mask for p in proposals(before, key.name, named, task=0, clicked=key.image)}
         for other in range(len(case.group)):
             if other == key.image:
@@ -137,7 +172,8 @@ def _absent_name(
     """A name that no image of the group shows, asked for."""
     names = [name for name in PART_NAMES if all(region.part_name != name for region in case.truth.regions)]
     name = names[int(rng.integers(len(names)))]
-    named = segmenter.segment_named(case.group, name, objects_of(coseg))
+    objects = objects_of(coseg)
+    named = ask_all(lambda shown: segmenter.segment_named(case.group, name, objects, shown=shown), coseg, [])
     made = {proposal.mask.image for proposal in proposals(coseg, name, named, task=0)}
     for image in missing_images(coseg, name):
         tally.add("asked for a name that is nowhere: proposed", image in made)

@@ -116,6 +116,9 @@ def build_parser() -> argparse.ArgumentParser:
     clicks.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
     clicks.add_argument("--clicks", type=int, default=300, metavar="N", help="on parts (300)")
     clicks.add_argument("--seed", type=int, default=303)
+    clicks.add_argument(
+        "--absent", action="store_true", help="only on parts that another image of the same class does not show"
+    )
     clicks.set_defaults(measure=measure_clicks)
     coco = what.add_parser("coco", help="COCO export beside label-studio-sdk's", parents=[_cli.shared_options()])
     coco.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
@@ -247,7 +250,7 @@ def measure_clicks(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.clicks < 1:
         raise InputError(f"--clicks: expected 1 or more, got {args.clicks}")
-    return benchmark_clicks(args.checkpoint, args.clicks, args.seed)
+    return benchmark_clicks(args.checkpoint, args.clicks, args.seed, absent=args.absent)
 
 
 def measure_coco(args: argparse.Namespace) -> dict[str, Any]:

@@ -248,3 +248,27 @@ def test_what_is_predicted_gives_a_task_its_labels():
         "castor",
         "other part",
     ]
+
+
+def test_a_group_is_offered_what_the_one_before_it_shows():
+    xml = write_config(2)
+    config = read_config(xml)
+    data = task_of(["a", "b"], "A")["data"]
+    host = Host(xml, {number: {"id": number, "data": dict(data)} for number in (5, 6)})
+    whole = group()
+    one = next(region for region in whole.regions if region.part_name is not None)
+    less = co_segmentation(
+        whole.sizes_hw,
+        [
+            NamedMask(r.image, r.object_name, r.part_name, r.mask, r.score)
+            for r in whole.regions
+            if r.part_name != one.part_name
+        ],
+    )
+    with client_of(host) as client:
+        parts = ProjectParts(client, 1)
+        parts.fit(5, data, whole, config)
+        offered = parts.fit(6, data, less, config)["parts"]
+    assert {"value": one.part_name, "of": one.object_name}.items() <= next(
+        item for item in offered if item["value"] == one.part_name
+    ).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,21 @@ def test_a_part_is_asked_for_by_its_name(desk: Desk) -> None:
     shade = desk.ask(asked("shade"))["result"]
     assert [row["value"]["text"] for row in shade] == [["shade: on image 1 and 2 already"]]
     assert "name of a part" in desk.ask(asked(" "), code=400)["error"]
+
+
+def test_a_name_that_no_image_shows_yet_is_asked_of_the_others_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is asked whether a part is one image's alone says so of the first image that shows it."""
+    answered = desk.segmenter.segment_named
+
+    def first_only(*arguments: Any, shown: Sequence[int] = ()) -> dict[int, tuple[np.ndarray, float]]:
+        found = answered(*arguments, shown=shown)
+        return {i: (mask, score if shown or i == 0 else 0.0) for i, (mask, score) in found.items()}
+
+    monkeypatch.setattr(desk.segmenter, "segment_named", first_only)
+    assert sorted(desk.regions(desk.ask(asked("base"))).values()) == [("img1", "other part"), ("img2", "other part")]
+    assert [shown for _, _, shown in desk.segmenter.named] == [(), (0,)]
 
 
 def test_ids_are_those_of_the_prediction(desk: Desk) -> None:

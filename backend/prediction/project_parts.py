@@ -42,6 +42,7 @@ class ProjectParts:
             try:
                 vocabulary = self._vocabulary(config)
                 fitted = with_parts(data, coseg, config, vocabulary)
+                vocabulary.learn_from(fitted[PARTS])  # the next group's labels offer what this one shows
                 if fitted[PARTS] != data.get(PARTS):
                     # The host's own data: what a request brings may have addresses that were resolved. From its list:
                     # to read one task that has no prediction yet makes the host ask us for one, and wait for it.

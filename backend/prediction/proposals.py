@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,27 @@ def missing_images(found: CoSegmentation, name: str) -> list[int]:
     return [image for image in sorted(objects_of(found)) if image not in shown]
 
 
+#: The images that are known to show a part -> the forced name on the others, as `CoSegmenter.segment_named` gives it.
+AskNamed = Callable[[Sequence[int]], Mapping[int, tuple[np.ndarray, float]]]
+
+
+def ask_all(ask: AskNamed, found: CoSegmentation, shown: Sequence[int]) -> Mapping[int, tuple[np.ndarray, float]]:
+    """The forced name on every image that is not `shown`.
+
+    Where no image is known to show the part, the model is asked whether it is one image's alone, and says so of the
+    first that shows it. The others are then asked anew, with that one known.
+    """
+    named = ask(shown)
+    first = [image for image in named if is_believed(*named[image], _others(found, image))]
+    if shown or not first or len(first) == len(named):
+        return named
+    return {**named, **ask(first)}
+
+
+def _others(found: CoSegmentation, image: int) -> list[PartRegion]:
+    return [region for region in found.regions if region.image == image]
+
+
 def proposals(
     found: CoSegmentation,
     name: str,
@@ -54,7 +75,7 @@ def proposals(
         if same is not None:
             mask = NamedMask(image, objects[image], name, same.mask, same.score)
             made.append(Proposal(mask, region_id(task, same)))
-        elif image in named and is_believed(*named[image], [r for r in found.regions if r.image == image]):
+        elif image in named and is_believed(*named[image], _others(found, image)):
             made.append(Proposal(NamedMask(image, objects[image], name, *named[image])))
     return made
 

@@ -30,7 +30,7 @@ from backend.prediction.clicks import (
 from backend.prediction.engine import Engine, NotReady
 from backend.prediction.interactive import Prompts, encode_mask, read_prompts, read_question
 from backend.prediction.lane import LaneFull, Priority
-from backend.prediction.proposals import Proposal, missing_images, objects_of, proposal_rows, proposals
+from backend.prediction.proposals import Proposal, ask_all, missing_images, objects_of, proposal_rows, proposals
 from backend.prediction.protocol import Remembered
 from backend.telemetry.prometheus import Metrics
 from calico.errors import InputError
@@ -158,9 +158,13 @@ class SmartTools:
         """The forced name on the images that do not show it."""
         if not [image for image in missing_images(found, name) if image not in shown]:
             return {}
-        call = self._engine.segment_named(group, name, objects_of(found), shown)
-        try:
+
+        def ask(known: Sequence[int]) -> Mapping[int, tuple[np.ndarray, float]]:
+            call = self._engine.segment_named(group, name, objects_of(found), known)
             return call.result(max(0.0, deadline - time.monotonic()))
+
+        try:
+            return ask_all(ask, found, shown)
         except TimeoutError:
             return {}
         except InputError as error:  # a name that no answer can hold
