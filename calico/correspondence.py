@@ -102,6 +102,7 @@ def co_segmentation(
             correspondence_id=shown_by[key].id,
             score=item.score,
             is_taught=item.is_taught,
+            certainty=item.certainty,
         )
         for key, item in united.items()
     )

@@ -155,6 +155,7 @@ class PartRegion:
     correspondence_id: equal for regions that correspond, distinct otherwise, within one group.
     score: the estimate of this region's IoU with the truth, 0 to 1 (1.0 for human annotation).
     is_taught: whether a part memory saw it, which learnt its name from a team's corrections.
+    certainty: the chance that it is called right, 0 to 1, where that is known apart from the score.
     """
 
     image: int
@@ -166,6 +167,7 @@ class PartRegion:
     correspondence_id: str
     score: float = 1.0
     is_taught: bool = False
+    certainty: float | None = None
 
     def __post_init__(self) -> None:
         owner = f"region {self.part_name or self.object_name!r} of image {self.image + 1}"
@@ -201,6 +203,13 @@ class PartRegion:
     def key(self) -> RegionKey:
         return RegionKey(self.image, self.kind, self.name)
 
+    @property
+    def named(self) -> NamedMask:
+        """What it is without the rest of its group."""
+        return NamedMask(
+            self.image, self.object_name, self.part_name, self.mask, self.score, self.is_taught, self.certainty
+        )
+
 
 class NamedMask(NamedTuple):
     """A mask with its names, before occurrence and correspondence are known."""
@@ -211,6 +220,7 @@ class NamedMask(NamedTuple):
     mask: np.ndarray  # HxW bool at the image's own size
     score: float = 1.0
     is_taught: bool = False
+    certainty: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,12 +3,13 @@
     calico evaluate --drawings 300 --seed 7 --group-size 2 --json metrics.json --html metrics.html
     calico evaluate --drawings 300 --seed 7 --unseen icons --json icons.json
     calico evaluate --data INDEX --split test --json metrics.json --html metrics.html
+    calico evaluate --data INDEX --split test --limit 300 --all-questions
     calico evaluate --snapshot feedback/ --checkpoint registry/versions/ID
 
-The third is the paper's table on an index of part data (`calico mixedparts`). Answers are generated without grammar
-constraints. Training and evaluation seeds never meet. A figure without samples is null; `n`, `stderr` and `interval`
-(95 %, groups drawn again) beside every block say how much it stands on. Stopped with ctrl-C, it reports on the groups
-that were done.
+The third is the paper's table on an index of part data (`calico mixedparts`), the fourth what an annotator sees of its
+groups. Answers are generated without grammar constraints. Training and evaluation seeds never meet. A figure without
+samples is null; `n`, `stderr` and `interval` (95 %, groups drawn again) beside every block say how much it stands on.
+Stopped with ctrl-C, it reports on the groups that were done.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ SHOWN = (
 )  # fmt: skip
 
 
+WHOLE = (
+    "strict_miou_parts", "strict_miou_objects", "object_precision", "name_precision", "name_recall", "mean_score",
+    "mean_iou", "images_shown",
+)  # fmt: skip
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = _cli.parser(__doc__)
     data = parser.add_mutually_exclusive_group(required=True)
@@ -56,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--images", action="append", metavar="[NAME=]DIR", help="pictures of the index (of one source), if they moved"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="samples of the index, drawn with the seed (all)")
+    parser.add_argument("--all-questions", action="store_true", help="of each sample of the index, not its one")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
     parser.add_argument("--device", help="default: a GPU where there is one")
     parser.add_argument("--html", type=Path, metavar="FILE", help="tables, curves, best and worst groups as a page")
@@ -190,8 +198,9 @@ def _part_data(args: argparse.Namespace) -> _Data:
         raise InputError(f"--limit is at least 1, got {args.limit}")
     split = args.split or "test"
     data = MixedParts(args.data, split, images=_image_folders(args.images or []))
-    cases = PartDataCases(data, args.limit, args.seed)
-    what = f"{args.data} ({split}, {len(cases)} of {len(data)} samples)"
+    cases = PartDataCases(data, args.limit, args.seed, args.all_questions)
+    asked = ", all questions" if args.all_questions else ""
+    what = f"{args.data} ({split}, {len(cases)} of {len(data)} samples{asked})"
     return _Data(
         cases,
         len(cases),
@@ -215,19 +224,26 @@ def _image_folders(given: Sequence[str]) -> Path | dict[str, Path] | None:
 def _print(report: Mapping[str, Any]) -> None:
     from calico.evaluation.paper_table import printed_table
 
-    overall = report["overall"]
     print(f"{report['checkpoint']}: {report['n_groups']} groups of {report['data']}")
-    for name in SHOWN:
-        value, error = overall.get(name), overall["stderr"].get(name)
-        figure = "-" if value is None else f"{value:.3f}"
-        print(
-            f"  {name:<28}{figure:>8} {'' if error is None else f'± {error:.3f}':<8}   n = {overall['n'].get(name, 0)}"
-        )
+    _print_block(report["overall"], SHOWN)
+    print("the answers made one, base memory and all")
+    _print_block(report["reconciled"], WHOLE)
+    print("of it, what is shown")
+    _print_block(report["shown"], WHOLE)
     print(f"  {'seconds per group':<28}{report['seconds_per_group']:>8.3f}            median")
     if "baseline" in report:
         print(printed_table(report))
     if report.get("num_skipped"):
         print(f"{report['num_skipped']} samples skipped: {'; '.join(report['skipped'])}")
+
+
+def _print_block(block: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        if name not in block:
+            continue
+        value, error = block[name], block["stderr"].get(name)
+        figure = "-" if value is None else f"{value:.3f}"
+        print(f"  {name:<28}{figure:>8} {'' if error is None else f'± {error:.3f}':<8}   n = {block['n'].get(name, 0)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,16 +14,26 @@ from test_trunk import TOKENIZER, micro_small, micro_tiny
 from calico.checkpoints.files import save_checkpoint
 from calico.checkpoints.fingerprint import checkpoint_version
 from calico.correspondence import co_segmentation
+from calico.drawings import draw
 from calico.errors import InputError
+from calico.inference.belief import worth_showing
 from calico.inference.segmenter import CoSegmenter
 from calico.masks import iou
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
-from calico.part_memory.base import BaseMemory
+from calico.part_memory.base import BaseMemory, chances_of
 from calico.part_memory.evidence import proposed
-from calico.part_memory.memory import SeenRegion, Sight, load_memory, save_memory
+from calico.part_memory.memory import Belief, SeenRegion, Sight, load_memory, save_memory
 from calico.part_memory.pyramid import PyramidReader
-from calico.training.base_memory import BaseMemorySettings, calibrated, fit_base_memory
+from calico.training.base_memory import (
+    DRAWING_SEED,
+    DRAWING_SIDES,
+    BaseMemorySettings,
+    calibrated,
+    fit_base_memory,
+    fit_likeness,
+    measured,
+)
 from calico.values import AnnotatedImage, ImageGroup, NamedMask
 
 CONFIG = micro_small()
@@ -43,8 +53,13 @@ def model() -> CalicoModel:
 
 
 @pytest.fixture(scope="module")
-def memory(model: CalicoModel) -> BaseMemory:
-    return calibrated(fit_base_memory(model, CONFIG, items(), QUICK), model, CONFIG, items())[0]
+def segmenter(model: CalicoModel) -> CoSegmenter:
+    return CoSegmenter(model, CONFIG, TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def memory(model: CalicoModel, segmenter: CoSegmenter) -> BaseMemory:
+    return calibrated(fit_base_memory(model, CONFIG, items(), QUICK), segmenter, [items()])
 
 
 def test_it_names_an_object_among_all_and_cuts_out_its_parts(model: CalicoModel, memory: BaseMemory) -> None:
@@ -60,14 +75,65 @@ def test_it_names_an_object_among_all_and_cuts_out_its_parts(model: CalicoModel,
     assert memory.sight(reader(blank), (48, 48)) is None
 
 
-def test_estimates_are_made_true_on_average(model: CalicoModel) -> None:
-    fitted = fit_base_memory(model, CONFIG, items(), QUICK)
-    known, figures = calibrated(fitted, model, CONFIG, items())
+def test_estimates_are_of_iou_where_the_name_is_right(model: CalicoModel, memory: BaseMemory) -> None:
+    figures = measured(memory, model, CONFIG, items())
     assert figures["object_accuracy"] == 1.0
     assert figures["n"] == 2
-    assert known.card.estimates[0].factor != 1.0
-    misnamed = [replace(item, object_name="bell") for item in items()]
-    assert calibrated(fitted, model, CONFIG, misnamed)[0].card.estimates[0].factor == 0.0
+    assert figures["certainty"] > 0.5
+    reader = PyramidReader(model, CONFIG, memory.card.size, has_context=True)
+    estimates, overlaps = [], []
+    for item in items():
+        sight = memory.sight_as(item.object_name, reader(item.image), (48, 48))
+        assert sight is not None
+        masks = {mask.part_name: mask.mask for mask in item.masks(0)}
+        estimates += [region.score for region in sight.regions.values()]
+        overlaps += [iou(region.mask, masks[part]) for part, region in sight.regions.items()]
+    assert np.mean(estimates) == pytest.approx(np.mean(overlaps), abs=0.02)
+
+
+def test_the_language_model_is_believed_on_drawings_and_as_far_as_it_was_right_elsewhere(
+    model: CalicoModel, memory: BaseMemory
+) -> None:
+    assert memory.card.belief.language_trust == 0.0  # one of random weights names nothing
+    reader = PyramidReader(model, CONFIG, memory.card.size, has_context=True)
+    others = [item.image for item in items()]
+    memory = BaseMemory(memory.heads, memory.card, fit_likeness(model, CONFIG, others))
+    drawn = draw(DRAWING_SEED, size_hw=(DRAWING_SIDES[0], DRAWING_SIDES[1])).image  # one that it was fitted on
+    assert max(memory.trust(reader(image)) for image in others) < 0.5 < memory.trust(reader(drawn))
+    assert memory.trusting().trust(reader(stool().image)) == 1.0
+    assert BaseMemory(memory.heads, memory.card).trust(reader(stool().image)) == 1.0  # a memory of before
+
+
+# -- a group ----------------------------------------------------------------------------------------------------------
+
+BELIEF = Belief(sharpness=1.0, unknown=0.1, alike=0.2)
+
+
+def test_what_another_image_shows_for_sure_decides_a_doubtful_one() -> None:
+    """And says little where both are sure."""
+    doubtful, sure, other = [0.10, 0.11, 0.01], [0.5, 0.01, 0.01], [0.01, 0.01, 0.5]
+    alone = chances_of(torch.tensor([doubtful]), BELIEF)[0, 1:]
+    assert int(alone.argmax()) == 1
+    beside = chances_of(torch.tensor([doubtful, sure]), BELIEF)
+    assert beside[:, 1:].argmax(1).tolist() == [0, 0]
+    assert float(beside[0, 1:].max()) > float(alone.max())
+    assert chances_of(torch.tensor([sure, other]), BELIEF)[:, 1:].argmax(1).tolist() == [0, 2]
+    assert beside.sum(1).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_little_mass_is_something_unknown() -> None:
+    chances = chances_of(torch.tensor([[0.02, 0.001]]), BELIEF)[0]
+    assert int(chances.argmax()) == 0
+    assert float(chances_of(torch.tensor([[0.02, 0.001]]), Belief())[0].argmax()) == 1
+
+
+def test_only_listed_names_are_seen(model: CalicoModel, memory: BaseMemory) -> None:
+    looks = [PyramidReader(model, CONFIG, memory.card.size, has_context=True)(item.image) for item in items()]
+    sizes = [(48, 48)] * 2
+    listed = memory.sights(looks, sizes, ["Gong", "rim"])
+    assert {sight.object_name for sight in listed if sight is not None} == {"gong"}
+    assert all(set(sight.parts) <= {"rim"} for sight in listed if sight is not None)
+    assert memory.sights(looks, sizes, ["bell"]) == [None, None]
 
 
 def test_it_lies_beside_the_weights_and_is_part_of_the_version(
@@ -76,7 +142,12 @@ def test_it_lies_beside_the_weights_and_is_part_of_the_version(
     save_checkpoint(tmp_path, model, CONFIG, TOKENIZER)
     before = checkpoint_version(tmp_path)
     save_memory(tmp_path, memory)
-    assert checkpoint_version(tmp_path) != before
+    known = checkpoint_version(tmp_path)
+    assert known != before
+    save_memory(tmp_path, memory.trusting())
+    assert checkpoint_version(tmp_path) != known  # the card counts too
+    save_memory(tmp_path, memory)
+    assert checkpoint_version(tmp_path) == known
     again = load_memory(tmp_path)
     assert isinstance(again, BaseMemory)
     assert again.card == memory.card
@@ -91,19 +162,43 @@ def test_it_lies_beside_the_weights_and_is_part_of_the_version(
 def test_it_speaks_where_it_is_surer_and_only_there() -> None:
     mask = np.ones((8, 8), bool)
     said = co_segmentation(
-        [(8, 8)] * 3,
+        [(8, 8)] * 4,
         [
             NamedMask(0, "lamp", None, mask, 0.3), NamedMask(0, "lamp", "shade", mask, 0.9),
             NamedMask(1, "lamp", None, mask, 0.8), NamedMask(1, "lamp", "shade", mask, 0.1),
+            NamedMask(3, "lamp", None, mask, 0.8),
         ],
     )  # fmt: skip
-    sight = Sight("stool", SeenRegion(mask, 0.6), {"leg": SeenRegion(mask, 0.5)}, frozenset({"seat"}))
-    found = proposed(said, [sight, sight, sight])
-    assert [(region.image, region.name, region.score) for region in found.regions] == [
-        (0, "stool", 0.6), (1, "lamp", 0.8), (2, "stool", 0.6), (0, "leg", 0.5), (2, "leg", 0.5), (1, "shade", 0.1),
+    sight = Sight("stool", SeenRegion(mask, 0.6), {"leg": SeenRegion(mask, 0.5)}, frozenset({"seat"}), 0.7)
+    trusts = [1.0, 1.0, 1.0, 0.5]
+    found = proposed(said, [sight] * 4, trusts)
+    assert [(region.image, region.name, region.score, region.certainty) for region in found.regions] == [
+        (0, "stool", 0.6, 0.7), (1, "lamp", 0.8, None), (2, "stool", 0.6, 0.7), (3, "stool", 0.6, 0.7),
+        (0, "leg", 0.5, 0.7), (2, "leg", 0.5, 0.7), (3, "leg", 0.5, 0.7), (1, "shade", 0.1, None),
     ]  # fmt: skip
-    assert proposed(said, [None] * 3).by_key.keys() == said.by_key.keys()
-    assert not proposed(said, [None] * 3).problems
+    unseen = proposed(said, [None] * 4, trusts)
+    assert unseen.by_key.keys() == said.by_key.keys()
+    assert [region.score for region in unseen.regions if region.image == 3] == [0.4]  # believed half, shown or not
+    assert not unseen.problems
+
+
+def test_what_a_team_taught_the_language_model_is_left_to_it() -> None:
+    mask = np.ones((8, 8), bool)
+    said = co_segmentation(
+        [(8, 8)] * 2, [NamedMask(0, "lamp", None, mask, 0.3), NamedMask(1, "stool", None, mask, 0.3)]
+    )
+    sight = Sight("chair", SeenRegion(mask, 0.6), {}, frozenset())
+    found = proposed(said, [sight] * 2, [0.1, 0.1], taught=["lamp"])
+    assert [(region.name, region.score) for region in found.regions] == [("lamp", 0.3), ("chair", 0.6)]
+
+
+def test_a_coarse_mask_of_a_name_that_is_right_is_shown_and_a_good_one_of_a_doubtful_name_is_not() -> None:
+    mask = np.ones((8, 8), bool)
+    found = co_segmentation(
+        [(8, 8)] * 2,
+        [NamedMask(0, "stool", None, mask, 0.3, False, 0.7), NamedMask(1, "gong", None, mask, 0.42, False, 0.45)],
+    )
+    assert [region.name for region in worth_showing(found).regions] == ["stool"]
 
 
 def test_it_wants_names_and_a_trunk(model: CalicoModel) -> None:

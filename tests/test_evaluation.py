@@ -139,6 +139,15 @@ def test_what_is_known_comes_out(measured: tuple[dict[str, Any], Gallery]) -> No
     assert overall["n"]["score_spearman_within_parts"] == 36
     assert 0 < overall["score_calibration_error"] < 0.2
     assert report["by_source"]["b"]["n_groups"] == 2
+    # Scores are 1 - k / 12. An image with a mean below 0.5 shows nothing: k is 6 at most.
+    whole, shown = report["reconciled"], report["shown"]
+    assert (whole["n"]["mean_score"], shown["n"]["images_shown"]) == (60, 24)
+    assert shown["images_shown"] == pytest.approx(7 / 24)
+    assert shown["mean_score"] == pytest.approx(
+        np.mean([1 - k / 12 for k in (0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 6, 6, 6)])
+    )
+    assert shown["object_precision"] == shown["name_precision"] == 1
+    assert shown["strict_miou_parts"] < whole["strict_miou_parts"]
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
@@ -374,6 +383,11 @@ def test_evaluate_part_data(tmp_path: Path, no_weights: Mover, capsys: pytest.Ca
     shown = " ".join(Reader(page.read_text()).shown)
     assert "3 of 3 samples" in shown
     assert "1 samples were skipped" in shown
+    assert evaluate.main([*argv, "--all-questions"]) == 0
+    made = json.loads(report.read_text())
+    assert "all questions" in made["data"]
+    assert all(block["n"]["malformed_rate"] == 2 for block in made["by_subtask"].values())
+    assert "of it, what is shown" in capsys.readouterr().out
 
 
 def test_evaluate_unseen_drawings(tmp_path: Path, no_weights: Mover) -> None:

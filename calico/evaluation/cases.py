@@ -74,13 +74,14 @@ def snapshot_cases(snapshot: Snapshot, split: str | None = None) -> Iterator[Cas
 class PartDataCases:
     """Samples of an index of part data, each with its one question; those whose picture cannot be read are skipped.
 
-    limit: so many, drawn with `seed`, as balanced over sources and sub-tasks as the index is. skipped: how many so far,
-    and the first reasons.
+    limit: so many, drawn with `seed`, as balanced over sources and sub-tasks as the index is. all_questions: all three
+    of each group, as an annotator's task asks. skipped: how many so far, and the first reasons.
     """
 
     data: MixedParts
     limit: int | None = None
     seed: int = 0
+    all_questions: bool = False
     num_skipped: int = 0
     reasons: list[str] = field(default_factory=list)
 
@@ -108,4 +109,5 @@ class PartDataCases:
                 log.warning("skipped: %s", error)
             return None
         group = ImageGroup(images, tuple(record.image_file for record in records))
-        return Case(f"{entry.split}-{self.data.row(number):09d}", group, truth, (entry.sub_task,), entry.source)
+        asked = tuple(SubTask) if self.all_questions else (entry.sub_task,)
+        return Case(f"{entry.split}-{self.data.row(number):09d}", group, truth, asked, entry.source)

@@ -41,6 +41,11 @@ RECONCILED = {
     "name_precision": "name precision", "name_recall": "name recall", "boundary_f_parts": "boundary F of parts",
     "occurrence_accuracy": "common/unique right",
 }  # fmt: skip
+SHOWN = {
+    "images_shown": "images that show anything", "strict_miou_parts": "parts", "strict_miou_objects": "objects",
+    "object_precision": "object precision", "name_precision": "name precision", "name_recall": "name recall",
+    "mean_score": "mean score", "mean_iou": "mean IoU",
+}  # fmt: skip
 IMAGES = {
     "iou_parts": "IoU of parts", "iou_object": "IoU of objects", "boundary_f_parts": "boundary F of parts",
     "name_precision": "name precision", "name_recall": "name recall",
@@ -171,10 +176,13 @@ def _by_question(report: Block) -> str:
         for name, block in report["by_subtask"].items()
     ]
     merged = [[_cell(report["reconciled"], key) for key in RECONCILED]]
+    shown = [[_cell(report["shown"], key) for key in SHOWN]]
     return (
         table(["question", *QUESTION.values()], rows)
-        + '\n<p class="soft">The three answers reconciled, as the product shows them:</p>\n'
+        + '\n<p class="soft">The three answers reconciled:</p>\n'
         + table(list(RECONCILED.values()), merged)
+        + '\n<p class="soft">Of these, what the product shows:</p>\n'
+        + table(list(SHOWN.values()), shown)
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from calico.evaluation.baseline import FrequentParts
 from calico.evaluation.cases import Case, drawing_cases
 from calico.evaluation.gallery import Gallery
+from calico.inference.belief import worth_showing
 from calico.inference.segmenter import CoSegmenter
 from calico.masks import iou, next_click, tight_box_xyxy
 from calico.metrics.strict import Answered
@@ -67,7 +68,8 @@ class EvaluationRun:
         self._seconds.append(time.perf_counter() - started)
         answered = {task: Answered.from_parsed(a.parsed, a.masks, a.scores) for task, a in answers.items()}
         origin: dict[str, Any] = {"difficulties": case.difficulties, "source": case.source}
-        score = self._evaluation.add(case.group_id, case.truth, answered, merged, **origin)
+        shown = worth_showing(merged)
+        score = self._evaluation.add(case.group_id, case.truth, answered, merged, shown=shown, **origin)
         if self._baseline is not None:
             guessed, whole = self._baseline.answers(case.truth, case.sub_tasks)
             self._baseline_evaluation.add(case.group_id, case.truth, guessed, whole, **origin)

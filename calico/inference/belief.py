@@ -10,7 +10,7 @@ import numpy as np
 
 from calico.correspondence import co_segmentation
 from calico.masks import iou
-from calico.values import CoSegmentation, NamedMask, PartRegion, Problem
+from calico.values import CoSegmentation, PartRegion, Problem
 
 # Fitted on held-out drawings, see docs/benchmarks.md ("Smart tools").
 MIN_SCORE = 0.5
@@ -34,16 +34,22 @@ def is_believed(mask: np.ndarray, score: float, others: Sequence[PartRegion]) ->
 
 
 def unsure_images(coseg: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> list[Problem]:
-    """Images of whose regions half or more is likely wrong: their mean score, an estimate of the mean IoU with the
-    truth, does not reach `least`. None on which a part memory sees what it was taught."""
+    """Images of whose regions half or more is likely wrong: the mean of `_belief` does not reach `least`. None on
+    which a part memory sees what it was taught."""
     problems = []
     for image in range(len(coseg.sizes_hw)):
         regions = [region for region in coseg.regions if region.image == image]
-        scores = [] if any(region.is_taught for region in regions) else [region.score for region in regions]
-        if scores and (mean := fmean(scores)) < least:
-            doubt = f"the model is not sure of what it found (mean score {mean:.2f}, below {least:g})"
+        beliefs = [] if any(region.is_taught for region in regions) else [_belief(region) for region in regions]
+        if beliefs and (mean := fmean(beliefs)) < least:
+            doubt = f"the model is not sure of what it found ({mean:.2f}, below {least:g})"
             problems.append(Problem(UNSURE_IMAGE, f"image {image + 1}: {doubt}", image))
     return problems
+
+
+def _belief(region: PartRegion) -> float:
+    """The chance that it is called right, where that is known; else its score, an estimate of its IoU with the truth: a
+    coarse mask of the right name is worth more to an annotator than its IoU."""
+    return region.score if region.certainty is None else region.certainty
 
 
 def warnings_of(coseg: CoSegmentation) -> list[str]:
@@ -64,14 +70,13 @@ def worth_showing(coseg: CoSegmentation, least: float = MIN_IMAGE_SCORE) -> CoSe
     kept: list[PartRegion] = []
     for image in range(len(coseg.sizes_hw)):
         regions = [region for region in coseg.regions if region.image == image and image not in unsure]
-        low = [region for region in regions if region.score < REGION_SHARE * least and not region.is_taught]
-        kept += [region for region in regions if region.score >= REGION_SHARE * least or region.is_taught]
+        low = [region for region in regions if _belief(region) < REGION_SHARE * least and not region.is_taught]
+        kept += [region for region in regions if _belief(region) >= REGION_SHARE * least or region.is_taught]
         if low:
-            names = ", ".join(f"{region.name!r} ({region.score:.2f})" for region in low)
+            names = ", ".join(f"{region.name!r} ({_belief(region):.2f})" for region in low)
             message = f"image {image + 1}: {names} not shown, the score is below {REGION_SHARE * least:g}"
             problems.append(Problem(UNSURE_REGION, message, image))
     if not problems:
         return coseg
-    masks = [NamedMask(r.image, r.object_name, r.part_name, r.mask, r.score, r.is_taught) for r in kept]
-    rest = co_segmentation(coseg.sizes_hw, masks)
+    rest = co_segmentation(coseg.sizes_hw, [region.named for region in kept])
     return replace(rest, answers=coseg.answers, problems=(*coseg.problems, *problems))

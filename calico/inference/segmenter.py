@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -32,9 +32,10 @@ from calico.model.memory import images_that_fit
 from calico.model.out_of_memory import in_halves
 from calico.model.precision import check_bits, check_device, quantise_llm
 from calico.model.preprocessing import Preprocessor, fitted_points
+from calico.part_memory.base import BaseMemory
 from calico.part_memory.evidence import proposed, remembered
-from calico.part_memory.memory import PartMemory, Sight, load_memory
-from calico.part_memory.pyramid import PyramidReader
+from calico.part_memory.memory import PartMemory, load_memory
+from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
 from calico.values import CoSegmentation, ImageGroup, Problem, SubTask, image_digest
 
 DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -63,7 +64,7 @@ class CoSegmenter:
         version: str = "unsaved",
         options: ServingOptions | None = None,
         memory: PartMemory | None = None,
-        base_memory: PartMemory | None = None,
+        base_memory: BaseMemory | None = None,
     ) -> None:
         self.model = model.eval()
         self.config = config
@@ -113,11 +114,14 @@ class CoSegmenter:
             model, config, tokenizer = load_checkpoint(folder, *places)
         if options.llm_bits is not None:
             quantise_llm(model, options.llm_bits, device)
-        version, memory, base_memory = checkpoint_version(folder), None, load_memory(checkpoint)
-        if checkpoint != folder:
-            memory = load_memory(folder)
-        elif base_memory is not None and not base_memory.card.is_base:
-            memory, base_memory = base_memory, None
+        version, memory = checkpoint_version(folder), load_memory(folder)
+        base_memory = load_memory(checkpoint) if checkpoint != folder else memory
+        if isinstance(memory, BaseMemory):
+            memory = None
+        if not isinstance(base_memory, BaseMemory):
+            base_memory = None
+        elif checkpoint != folder and memory is None:
+            base_memory = base_memory.trusting()  # nobody knows what this language model was taught
         return cls(model, config, tokenizer, version=version, options=options, memory=memory, base_memory=base_memory)
 
     def warm_up(self) -> None:
@@ -182,24 +186,24 @@ class CoSegmenter:
         memory: PartMemory | None,
     ) -> CoSegmentation:
         """The checkpoint's own first, which leaves the team's names to the team's."""
-        for one in (self.base_memory, memory):
-            if one is not None:
-                found = self._with_memory(group, found, candidates, one)
-        return found
-
-    def _with_memory(
-        self, group: ImageGroup, found: CoSegmentation, candidates: Sequence[str] | None, memory: PartMemory
-    ) -> CoSegmentation:
-        reader = PyramidReader(self.model, self.config, memory.card.size, memory.card.has_context)
-        sights: list[Sight | None] = []
-        for image, size_hw in zip(group.images, group.sizes_hw, strict=True):
-            with self._lock:  # clicks and other predictions get their turn between the images
-                features = reader(image)
-            sight = memory.sight(features, size_hw)
-            sights.append(sight if sight is None or candidates is None else sight.among(candidates))
-        if memory.card.is_base:
-            return proposed(found, sights)
+        if (base := self.base_memory) is not None:
+            looks = list(self._looks(group, base))
+            sights = base.sights(looks, group.sizes_hw, candidates)
+            taught = () if memory is None else memory.card.object_names
+            found = proposed(found, sights, [base.trust(look) for look in looks], taught)
+        if memory is None:
+            return found
+        sights = [memory.sight(*one) for one in zip(self._looks(group, memory), group.sizes_hw, strict=True)]
+        if candidates is not None:
+            sights = [sight and sight.among(candidates) for sight in sights]
         return remembered(found, sights, memory.card.object_names)
+
+    def _looks(self, group: ImageGroup, memory: PartMemory) -> Iterator[PyramidFeatures]:
+        reader = PyramidReader(self.model, self.config, memory.card.size, memory.card.has_context)
+        for image in group.images:
+            with self._lock:  # clicks and other predictions get their turn between the images
+                look = reader(image)
+            yield look
 
     def _segment_windows(
         self, groups: Sequence[ImageGroup], candidates: Sequence[Sequence[str] | None]

@@ -59,14 +59,41 @@ def question_blocks(
 
 
 def reconciled_block(groups: Sequence[ComparedGroup], bootstrap: Bootstrap) -> GroupFigures:
-    """Of the three answers made one, as the product shows it."""
-    figures = GroupFigures(bootstrap)
-    for name, kind in STRICT.items():
-        figures.mean(name, ((group.number, strict_miou(group.merged, kind)) for group in groups))
+    """Of the three answers made one."""
+    figures = _whole_block([(group.number, group.merged) for group in groups], bootstrap)
     matches = [(group.number, match) for group in groups for match in group.merged]
     figures.mean("boundary_f_parts", ((n, match.boundary_f) for n, match in matches if match.key.kind == "part"))
-    put_names(figures, matches)
     figures.ratio("occurrence_accuracy", ((group.number, *group.occurrences) for group in groups))
+    return figures
+
+
+def shown_block(groups: Sequence[ComparedGroup], bootstrap: Bootstrap) -> GroupFigures:
+    """Of it, what people see. images_shown: the share of images on which that is anything."""
+    figures = _whole_block([(group.number, group.shown) for group in groups], bootstrap)
+    figures.mean(
+        "images_shown",
+        (
+            (group.number, float(any(match.in_prediction and match.key.image == image for match in group.shown)))
+            for group in groups
+            for image in range(len(group.images))
+        ),
+    )
+    return figures
+
+
+def _whole_block(whole: Sequence[tuple[int, list[KeyMatch]]], bootstrap: Bootstrap) -> GroupFigures:
+    """whole: of each group its number and its regions held against the truth. object_precision: of the objects named,
+    those that are called so. mean_score, mean_iou: of all that was predicted; a wrong name has IoU 0."""
+    figures = GroupFigures(bootstrap)
+    for name, kind in STRICT.items():
+        figures.mean(name, ((number, strict_miou(matches, kind)) for number, matches in whole))
+    matches = [(number, match) for number, own in whole for match in own]
+    put_names(figures, matches)
+    predicted = [(number, match) for number, match in matches if match.in_prediction]
+    objects = ((number, float(match.in_truth)) for number, match in predicted if match.key.kind == "object")
+    figures.mean("object_precision", objects)
+    figures.mean("mean_score", ((number, match.score) for number, match in predicted))
+    figures.mean("mean_iou", ((number, match.iou) for number, match in predicted))
     return figures
 
 

@@ -34,6 +34,7 @@ class ComparedGroup(NamedTuple):
         images: a tag of each.
         answers: each question's own.
         merged: the reconciled result.
+        shown: of it, what people see.
         occurrences: (right, all).
         source: where the group comes from.
         number: of the group within a report.
@@ -42,6 +43,7 @@ class ComparedGroup(NamedTuple):
     images: tuple[ImageTag, ...]
     answers: Mapping[SubTask, ComparedAnswer]
     merged: list[KeyMatch]
+    shown: list[KeyMatch]
     occurrences: tuple[int, int]
     source: str
     number: int = -1

@@ -13,7 +13,7 @@ import numpy as np
 
 from calico.errors import InputError
 from calico.metrics import breakdown, paper
-from calico.metrics.blocks import question_blocks, reconciled_block
+from calico.metrics.blocks import question_blocks, reconciled_block, shown_block
 from calico.metrics.bootstrap import Bootstrap
 from calico.metrics.calibration import calibration_error, calibration_table, spearman, spearman_within
 from calico.metrics.compared import CLICK_KINDS, Click, ComparedAnswer, ComparedGroup, ImageTag
@@ -51,6 +51,7 @@ class Evaluation:
         *,
         difficulties: Sequence[str] = (),
         source: str = "",
+        shown: CoSegmentation | None = None,
     ) -> float | None:
         """One group; its strict mIoU after reconciliation, None where there is nothing to name.
 
@@ -61,6 +62,7 @@ class Evaluation:
             merged: reconciled, held against the truth of what was asked.
             difficulties: one per image, or none.
             source: where the group comes from.
+            shown: of `merged`, what people see; None: all.
 
         Raises InputError for a group that was added before or other sizes.
         """
@@ -72,7 +74,8 @@ class Evaluation:
             raise InputError(f"group {group_id!r}: {len(difficulties)} difficulties for {len(truth.sizes_hw)} images")
         objects = {region.image: region.object_name for region in truth.regions}
         keys = {region.key for task in answers or SubTask for region in truth.restricted_to(task).regions}
-        matches = compare(keyed(r for r in truth.regions if r.key in keys), keyed(merged.regions), boundaries=True)
+        true = keyed(r for r in truth.regions if r.key in keys)
+        matches = compare(true, keyed(merged.regions), boundaries=True)
         self._groups[group_id] = ComparedGroup(
             tuple(
                 ImageTag(objects.get(image), difficulties[image] if difficulties else None)
@@ -80,6 +83,7 @@ class Evaluation:
             ),
             {task: _compare_answer(group_id, truth, task, answer) for task, answer in answers.items()},
             matches,
+            matches if shown is None else compare(true, keyed(shown.regions)),
             occurrence_counts(truth, merged),
             source,
         )
@@ -107,7 +111,8 @@ class Evaluation:
 
         overall and by_group_size: means of the three sub-tasks' own answers (name figures, malformed_rate and none
         figures pooled); occurrence_accuracy and the score_ figures on the reconciled result. reconciled, by_object,
-        by_part, by_region_size and by_difficulty: the reconciled result against the truth of all that was asked. Every
+        by_part, by_region_size and by_difficulty: the reconciled result against the truth of all that was asked. shown:
+        of that, what people see. Every
         block has `n`, `stderr` and `interval` (95 %) beside its figures, the latter two by drawing groups again.
         """
         ids = sorted(self._groups)
@@ -126,6 +131,7 @@ class Evaluation:
                 **({} if self._encoder else {"SS_reason": NO_ENCODER}),
             },
             "reconciled": reconciled_block(groups, bootstrap).as_dict(),
+            "shown": shown_block(groups, bootstrap).as_dict(),
             "by_subtask": {name: block.as_dict() for name, block in by_subtask.items()},
             "by_source": {
                 source: self._of_source([group for group in groups if group.source == source], bootstrap)

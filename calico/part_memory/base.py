@@ -1,28 +1,105 @@
-"""A checkpoint's own memory, of many classes: names and masks where the language model doubts.
+"""A checkpoint's own memory, of many classes: who is believed on an image, and names and masks where that is it.
 
-One head over all names, with the whole image as context. It is fitted once (`calico.training.base_memory`) and lies
-beside the checkpoint's weights.
+One head over all names, with the whole image as context, and a *likeness*: whether the image looks like what the
+language model was trained on long enough, which is drawings. Both are fitted once (`calico.training.base_memory`) and
+lie beside the checkpoint's weights. Ours, not the paper's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
 import torch
+from torch import Tensor, nn
 
-from calico.part_memory.memory import PartMemory, Sight
+from calico.part_memory.head import PartHead
+from calico.part_memory.memory import Belief, MemoryCard, PartMemory, Sight
 from calico.part_memory.pyramid import PyramidFeatures
+from calico.values import normalize_name
 
-COARSER = 2  # times the finest grid, on which the object is chosen among all
+UNKNOWN_SHARE = 0.5  # of images, that show what nobody taught the memory
+COARSER = 2  # times the finest grid, on which objects are chosen among all
 
 
 class BaseMemory(PartMemory):
-    """As a team's, but an image's object is the one with the most mass over all its pixels, and that certain."""
+    """As a team's, but a group's objects are chosen together, among all that it knows, and each is that certain."""
+
+    def __init__(self, heads: Sequence[PartHead], card: MemoryCard, likeness: nn.Linear | None = None) -> None:
+        """likeness: of the coarsest map's mean, one logit; None: the language model is believed everywhere."""
+        super().__init__(heads, card)
+        self.likeness = likeness
+
+    def tensors(self) -> dict[str, Tensor]:
+        own = {} if self.likeness is None else self.likeness.state_dict()
+        return super().tensors() | {f"likeness.{name}": value for name, value in own.items()}
 
     @torch.inference_mode()
+    def trust(self, features: PyramidFeatures) -> float:
+        """The factor that makes the language model's scores on an image estimates of IoU: 1 on a drawing."""
+        if self.likeness is None:
+            return 1.0
+        drawn = float(self.likeness(features.maps[-1].flatten().float()).sigmoid())
+        return drawn + (1 - drawn) * self.card.belief.language_trust
+
+    def trusting(self) -> BaseMemory:
+        """With the language model's scores as they are, for one that has learnt since they were measured."""
+        belief = replace(self.card.belief, language_trust=1.0)
+        return BaseMemory(self.heads, replace(self.card, belief=belief), self.likeness)
+
+    @torch.inference_mode()
+    def sights(
+        self,
+        features: Sequence[PyramidFeatures],
+        sizes_hw: Sequence[tuple[int, int]],
+        names: Collection[str] | None = None,
+    ) -> list[Sight | None]:
+        """Of each image of a group; None where no object that it knows is seen. names: of a fixed vocabulary, what may
+        be called so."""
+        known = None if names is None else {normalize_name(name) for name in names}
+        of_object = {name: codes for name, codes in self.codes.items() if known is None or name in known}
+        if not of_object:
+            return [None] * len(features)
+        masses = torch.stack([self.masses(one, of_object.values()) for one in features])
+        chances = chances_of(masses, self.card.belief)[:, 1:]
+        found = []
+        for one, size_hw, own in zip(features, sizes_hw, chances, strict=True):
+            place = int(own.argmax())
+            sight = self.sight_as(list(of_object)[place], one, size_hw, float(own[place]))
+            found.append(sight if sight is None or known is None else sight.among(known))
+        return found
+
+    @torch.inference_mode()
+    def sight_as(
+        self, object_name: str, features: PyramidFeatures, size_hw: tuple[int, int], certainty: float = 1.0
+    ) -> Sight | None:
+        """What an image shows of this object. certainty: that it shows it."""
+        codes = self.codes[object_name]
+        chances = torch.stack([head.over(features, [0, *codes]).softmax(0) for head in self.heads]).mean(0)
+        return self._sight(object_name, codes, chances, size_hw, certainty)
+
     def sight(self, features: PyramidFeatures, size_hw: tuple[int, int]) -> Sight | None:
-        """None where no object that it knows is seen. size_hw: of the image."""
+        """Of an image alone. size_hw: of the image."""
+        return self.sights([features], [size_hw])[0]
+
+    @torch.inference_mode()
+    def masses(self, features: PyramidFeatures, of_object: Collection[Sequence[int]]) -> Tensor:
+        """N, of each object the share of an image's pixels that the head gives to its names. of_object: their codes."""
         mass = self.probabilities(features.coarser(COARSER)).flatten(1).mean(1)
-        masses = {name: float(mass[codes].sum()) for name, codes in self._codes.items()}
-        shown = max(masses, key=masses.__getitem__)
-        codes = self._codes[shown]
-        own = torch.stack([head.over(features, [0, *codes]).softmax(0) for head in self.heads]).mean(0)
-        return self._sight(shown, codes, own, size_hw, masses[shown] / max(1e-9, sum(masses.values())))
+        return torch.stack([mass[list(codes)].sum() for codes in of_object])
+
+
+def chances_of(masses: Tensor, belief: Belief) -> Tensor:
+    """I x (1 + N), of each image of a group: that it shows an object that the memory does not know, and each that it
+    knows. Rows add up to 1. masses: I x N.
+
+    Of an image alone, the share that its mass has. Then each image hears the others: beside one that surely shows an
+    object, that object is likelier, by `alike`. For two images that is Bayes' rule; of more each is heard by itself.
+    """
+    known = masses.clamp(min=1e-9) ** belief.sharpness
+    alone = torch.cat([torch.full_like(known[:, :1], max(1e-9, belief.unknown)), known], 1)
+    alone = alone / alone.sum(1, keepdim=True)
+    usual = torch.full_like(alone[0], (1 - UNKNOWN_SHARE) / masses.shape[1])
+    usual[0] = UNKNOWN_SHARE
+    said = (1 - belief.alike + belief.alike * alone / usual).log()  # what each image says to each other one
+    return (alone.log() + said.sum(0) - said).softmax(1)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from calico.correspondence import co_segmentation
-from calico.part_memory.memory import SeenRegion, Sight
+from calico.part_memory.memory import Sight
 from calico.values import CoSegmentation, NamedMask, Problem
 
 DOUBT = 0.5  # of the score of what the memory should see and does not
@@ -32,11 +32,7 @@ def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_nam
             doubted = said in object_names
             if doubted:
                 problems.append(_doubt(image, said))
-            for region in own:
-                score = region.score * DOUBT if doubted else region.score
-                masks.append(
-                    NamedMask(image, region.object_name, region.part_name, region.mask, score, region.is_taught)
-                )
+            masks += [_halved(region.named) if doubted else region.named for region in own]
             continue
         if said and said != sight.object_name:
             lost = sum(region.part_name is not None and region.part_name not in sight.parts for region in own)
@@ -45,17 +41,15 @@ def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_nam
                 Problem("memory_object", message + (f", {lost} parts of {said!r} left out" if lost else ""), image)
             )
             own = [region for region in own if region.part_name in sight.parts]
-        best: dict[str | None, SeenRegion] = {None: sight.object}
-        best.update(sight.parts)
+        best = sight.regions
         for region in own:
+            mask = region.named._replace(object_name=sight.object_name)
             seen = best.get(region.part_name)
-            score = region.score
             if seen is None and region.part_name in sight.unseen:
                 problems.append(_doubt(image, str(region.part_name)))
-                score *= DOUBT
-            if seen is None or score > seen.score:
-                is_taught = region.is_taught or seen is not None
-                masks.append(NamedMask(image, sight.object_name, region.part_name, region.mask, score, is_taught))
+                mask = _halved(mask)
+            if seen is None or mask.score > seen.score:
+                masks.append(mask._replace(is_taught=region.is_taught or seen is not None))
                 best.pop(region.part_name, None)
         masks += [NamedMask(image, sight.object_name, part, seen.mask, seen.score, True) for part, seen in best.items()]
     masks.sort(key=lambda item: (item.part_name is not None, item.part_name or "", item.image))
@@ -63,22 +57,35 @@ def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_nam
     return replace(result, answers=found.answers, problems=(*found.problems, *problems))
 
 
-def proposed(found: CoSegmentation, sights: Sequence[Sight | None]) -> CoSegmentation:
-    """The co-segmentation with what a checkpoint's own memory sees, on the images where it is surer than the language
-    model: where its estimate of the object's IoU is higher, object and parts are the memory's. Else nothing changes."""
+def proposed(
+    found: CoSegmentation, sights: Sequence[Sight | None], trusts: Sequence[float], taught: Collection[str] = ()
+) -> CoSegmentation:
+    """The co-segmentation by who is believed on each image: the language model or a checkpoint's own memory.
+
+    trusts: of each image, the factor that makes the language model's scores estimates of IoU there. Where the memory's
+    estimate of the object's IoU is higher, object and parts are the memory's. taught: objects that a team taught the
+    language model; where it names one, nothing changes.
+    """
     masks: list[NamedMask] = []
-    for image, sight in enumerate(sights):
-        own = [region for region in found.regions if region.image == image]
-        said = max((region.score for region in own if region.part_name is None), default=0.0)
-        if sight is None or sight.object.score <= said:
-            masks += [NamedMask(image, r.object_name, r.part_name, r.mask, r.score, r.is_taught) for r in own]
-            continue
-        seen: dict[str | None, SeenRegion] = {None: sight.object}
-        seen.update(sight.parts)
-        masks += [NamedMask(image, sight.object_name, part, one.mask, one.score) for part, one in seen.items()]
+    for image, (sight, trust) in enumerate(zip(sights, trusts, strict=True)):
+        own = [region.named for region in found.regions if region.image == image]
+        if not own or own[0].object_name not in taught:
+            own = [region._replace(score=region.score * trust) for region in own]
+            said = max((region.score for region in own if region.part_name is None), default=0.0)
+            if sight is not None and sight.object.score > said:
+                own = [
+                    NamedMask(image, sight.object_name, part, *seen, certainty=sight.certainty)
+                    for part, seen in sight.regions.items()
+                ]
+        masks += own
     masks.sort(key=lambda item: (item.part_name is not None, item.part_name or "", item.image))
     result = co_segmentation(found.sizes_hw, masks)
     return replace(result, answers=found.answers, problems=found.problems)
+
+
+def _halved(mask: NamedMask) -> NamedMask:
+    certainty = None if mask.certainty is None else mask.certainty * DOUBT
+    return mask._replace(score=mask.score * DOUBT, certainty=certainty)
 
 
 def _doubt(image: int, name: str) -> Problem:

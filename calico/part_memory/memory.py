@@ -5,6 +5,7 @@ memory.safetensors and memory.json in a version's folder, beside the weights who
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calico.checkpoints.files import made_for, read_safetensors, write_safetensors
@@ -37,7 +38,7 @@ class NameEstimate:
 
     num_images: that show it. iou: mean over these, 0 where it was not found. precision: of the images on which it was
     found, those that show it; None where it was found on none. cutoff: confidence below which it does not count as
-    found. factor: confidence times this estimates the IoU.
+    found. factor, offset: confidence times the one and the other added estimates the IoU.
     """
 
     num_images: int = 0
@@ -45,6 +46,22 @@ class NameEstimate:
     precision: float | None = None
     cutoff: float = 0.5
     factor: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Belief:
+    """How a checkpoint's own memory makes chances of what it sees (`calico.part_memory.base`).
+
+    sharpness: power of an object's mass. unknown: the mass of objects that it does not know. alike: in what share of
+    cases, beyond chance, two images of a group show one object. language_trust: factor on the language model's scores
+    where an image is no drawing.
+    """
+
+    sharpness: float = 1.0
+    unknown: float = 0.0
+    alike: float = 0.0
+    language_trust: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class MemoryCard:
     """size: at which images are looked at, in pixels. areas: of each name, the least share of an image that counts as
     found. strict_miou_parts: cross-validated over `num_measured` images, None for too few groups to measure.
     has_context: whether the heads also read the mean of the coarsest map. is_base: of a checkpoint's own many classes,
-    not of a team's (`calico.part_memory.base`)."""
+    not of a team's (`calico.part_memory.base`), with its belief."""
 
     names: tuple[TaughtName, ...]
     size: int
@@ -65,6 +82,7 @@ class MemoryCard:
     seconds: float = 0.0
     has_context: bool = False
     is_base: bool = False
+    belief: Belief = Belief()
     format_version: int = FORMAT_VERSION
 
     @property
@@ -85,6 +103,7 @@ class MemoryCard:
             raw["names"] = tuple(TaughtName(str(name), part) for name, part in raw["names"])
             raw["areas"] = tuple(map(float, raw["areas"]))
             raw["estimates"] = tuple(NameEstimate(**row) for row in raw["estimates"])
+            raw["belief"] = Belief(**raw.get("belief", {}))
             card = cls(**raw)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a memory's card ({error}); copy the version again") from None
@@ -107,6 +126,14 @@ class Sight(NamedTuple):
     object: SeenRegion
     parts: Mapping[str, SeenRegion]
     unseen: frozenset[str]
+    certainty: float = 1.0  # that the object is called right
+
+    @property
+    def regions(self) -> dict[str | None, SeenRegion]:
+        """The object under None, then the parts."""
+        regions: dict[str | None, SeenRegion] = {None: self.object}
+        regions.update(self.parts)
+        return regions
 
     def among(self, names: Collection[str]) -> Sight | None:
         """With the names of a fixed vocabulary only; None where its object is not one of them."""
@@ -124,9 +151,15 @@ class PartMemory:
     def __init__(self, heads: Sequence[PartHead], card: MemoryCard) -> None:
         self.heads, self.card = list(heads), card
         self._place = {name: k + 1 for k, name in enumerate(card.names)}
-        self._codes: dict[str, list[int]] = {}  # of each object and its parts
+        self.codes: dict[str, list[int]] = {}  # of each object and its parts
         for name, code in self._place.items():
-            self._codes.setdefault(name.object, []).append(code)
+            self.codes.setdefault(name.object, []).append(code)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights, by the names that they have in a file."""
+        return {
+            f"heads.{k}.{name}": value for k, head in enumerate(self.heads) for name, value in head.state_dict().items()
+        }
 
     @torch.inference_mode()
     def probabilities(self, features: PyramidFeatures) -> Tensor:
@@ -142,10 +175,10 @@ class PartMemory:
         """chances: as `probabilities` gives them."""
         best = chances.argmax(0)
         area = torch.bincount(best.flatten(), minlength=len(chances)).float() / best.numel()
-        shown = max(self._codes, key=lambda name: float(area[self._codes[name]].sum()), default="")
+        shown = max(self.codes, key=lambda name: float(area[self.codes[name]].sum()), default="")
         if not shown:
             return None
-        codes = self._codes[shown]
+        codes = self.codes[shown]
         own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
         return self._sight(shown, codes, own, size_hw)
 
@@ -173,7 +206,7 @@ class PartMemory:
                 unseen.add(part)
             else:
                 parts[part] = SeenRegion(mask, found[1] * certainty)
-        return Sight(shown, item, parts, frozenset(unseen))
+        return Sight(shown, item, parts, frozenset(unseen), certainty)
 
     def _region(self, margin: Tensor, chance: Tensor, where: Tensor, code: int) -> tuple[Tensor, float] | None:
         """margin: h x w, above 0 where the name wins; None where that is too little or too doubtful."""
@@ -184,7 +217,7 @@ class PartMemory:
         confidence = float(chance[where].mean())
         if confidence < estimate.cutoff:
             return None
-        return margin, min(1.0, max(0.0, confidence * estimate.factor))
+        return margin, min(1.0, max(0.0, confidence * estimate.factor + estimate.offset))
 
 
 def _enlarged(margin: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
@@ -198,21 +231,20 @@ def _enlarged(margin: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def save_memory(folder: Path, memory: PartMemory) -> None:
-    """Beside the weights that it was fitted on, whose fingerprint it carries. fp16.
+    """Beside the weights that it was fitted on, whose fingerprint it carries, and that of its card: what is shown
+    depends on both, so a checkpoint's version does. fp16.
 
     Raises `CheckpointError` where a weight does not fit into it or the file grew beyond `MAX_BYTES`.
     """
-    tensors = {
-        f"heads.{k}.{name}": value.half().contiguous()
-        for k, head in enumerate(memory.heads)
-        for name, value in head.state_dict().items()
-    }
+    tensors = {name: value.half().contiguous() for name, value in memory.tensors().items()}
     if wrong := [name for name, value in tensors.items() if not value.isfinite().all()]:
         raise CheckpointError(f"{folder / MEMORY}: {wrong[0]} is not finite in fp16")
-    write_safetensors(folder / MEMORY, tensors, {"weights": weights_print(folder)})
+    card = json.dumps(asdict(memory.card), indent=1, ensure_ascii=False) + "\n"
+    prints = {"weights": weights_print(folder), "card": hashlib.sha256(card.encode()).hexdigest()[:8]}
+    write_safetensors(folder / MEMORY, tensors, prints)
     if (size := (folder / MEMORY).stat().st_size) > MAX_BYTES:
         raise CheckpointError(f"{folder / MEMORY}: {size} bytes, expected {MAX_BYTES} at most")
-    write_text(folder / MEMORY_CARD, json.dumps(asdict(memory.card), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / MEMORY_CARD, card)
 
 
 def load_memory(folder: Path) -> PartMemory | None:
@@ -225,18 +257,28 @@ def load_memory(folder: Path) -> PartMemory | None:
         return None
     card = MemoryCard.from_file(folder / MEMORY_CARD)
     tensors = read_safetensors(path)
-    heads = []
-    for k in range(len({name.split(".")[1] for name in tensors})):
-        own = {name.removeprefix(f"heads.{k}."): t.float() for name, t in tensors.items() if f"heads.{k}." in name}
-        try:
-            hidden, num_features = own["first.weight"].shape
-            head = PartHead(num_features, hidden, len(card.names))
-            head.load_state_dict(own)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: not the heads of {MEMORY_CARD} ({error}); copy the version again") from None
-        heads.append(head.eval().requires_grad_(False))
-    if card.is_base:
+    numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("heads.")})
+    try:
+        heads = [_head(_under(tensors, f"heads.{k}."), len(card.names)) for k in numbers]
+        if not card.is_base:
+            return PartMemory(heads, card)
         from calico.part_memory.base import BaseMemory
 
-        return BaseMemory(heads, card)
-    return PartMemory(heads, card)
+        likeness = None  # memories of before have none
+        if own := _under(tensors, "likeness."):
+            likeness = nn.Linear(own["weight"].shape[1], 1).eval().requires_grad_(False)
+            likeness.load_state_dict(own)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not the weights of {MEMORY_CARD} ({error}); copy the version again") from None
+    return BaseMemory(heads, card, likeness)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value.float() for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _head(own: Mapping[str, Tensor], num_names: int) -> PartHead:
+    hidden, num_features = own["first.weight"].shape
+    head = PartHead(num_features, hidden, num_names)
+    head.load_state_dict(own)
+    return head.eval().requires_grad_(False)

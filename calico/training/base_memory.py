@@ -1,34 +1,46 @@
 """Fits a checkpoint's own memory (`calico.part_memory.base`): one head over all names of an index, on the trunk's maps.
 
 Each image is read once as it is and once mirrored; drawings are nothing of these names, so that the language model
-keeps what it knows. What the head is sure of is made an estimate of IoU on other images.
+keeps what it knows. On groups of other images what the head gives is made chances and estimates of IoU, and how far the
+language model is to be believed is measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from calico.correspondence import truth_of
 from calico.drawings import draw
 from calico.errors import InputError
+from calico.inference.reconcile import reconcile
+from calico.inference.segmenter import CoSegmenter
 from calico.masks import iou
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
-from calico.part_memory.base import BaseMemory
+from calico.part_memory.base import BaseMemory, chances_of
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.lessons import TaughtName, balanced, places_of
-from calico.part_memory.memory import MemoryCard, NameEstimate, SeenRegion
+from calico.part_memory.memory import Belief, MemoryCard, NameEstimate, SeenRegion
 from calico.part_memory.pyramid import PyramidReader
-from calico.values import AnnotatedImage
+from calico.values import AnnotatedImage, ImageGroup
 
 LEAST_AREA = 0.002  # of an image: smaller ones are not seen
 DRAWING_SEED = 10_000
+DRAWING_SIDES = 160, 256  # in pixels
+LIKENESS_STEP = 10  # of the images, which the likeness is fitted on
+LIKENESS_DECAY = 1e-3
+MIN_LINE = 20  # confidences to draw a line through
+SHARPNESS = (0.6, 0.8, 1.0, 1.2, 1.5)
+UNKNOWN = (0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
+ALIKE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ def fit_base_memory(
     rng = np.random.default_rng(settings.seed)
     rows: list[Tensor] = []
     codes: list[Tensor] = []
+    others: list[np.ndarray] = []
 
     def read(image: np.ndarray, part_map: np.ndarray, table: np.ndarray, count: int) -> None:
         chosen = balanced(part_map, count, rng)
@@ -77,6 +90,8 @@ def fit_base_memory(
         table = np.array([0, *(numbers.setdefault(name, len(numbers) + 1) for name in names)], np.int64)
         read(item.image, item.part_map, table, settings.rows)
         read(item.image[:, ::-1], item.part_map[:, ::-1], table, settings.rows // 2)
+        if done % LIKENESS_STEP == 0:
+            others.append(item.image)
         on_progress("reading", done)
     if not numbers:
         raise InputError("the memory has nothing to learn: no image has a named object")
@@ -89,7 +104,7 @@ def fit_base_memory(
         tuple(numbers), size, 0, len(rows), (LEAST_AREA,) * count, (NameEstimate(cutoff=0.0),) * count,
         has_context=True, is_base=True,
     )  # fmt: skip
-    return BaseMemory([head], card)
+    return BaseMemory([head], card, fit_likeness(model, config, others))
 
 
 def _fitted(
@@ -126,34 +141,136 @@ def _fitted(
     return folded(head, mean, torch.diag(1 / scale))
 
 
-def calibrated(
+def fit_likeness(model: CalicoModel, config: CalicoConfig, others: Sequence[np.ndarray]) -> nn.Linear:
+    """Logistic regression on the mean of the coarsest map: above 0 for drawings, below for these other images."""
+    reader = PyramidReader(model, config, config.grounding_encoder.image_size, has_context=True)
+    sides = [
+        round(DRAWING_SIDES[0] + k * (DRAWING_SIDES[1] - DRAWING_SIDES[0]) / len(others)) for k in range(len(others))
+    ]
+    drawn = [draw(DRAWING_SEED + k, size_hw=(side, DRAWING_SIDES[1])).image for k, side in enumerate(sides)]
+    rows = torch.stack([reader(image).maps[-1].flatten().float() for image in (*drawn, *others)])
+    truth = torch.cat([torch.ones(len(drawn)), torch.zeros(len(others))])
+    mean, scale = rows.mean(0), rows.std(0) + 1e-3
+    rows = (rows - mean) / scale
+    probe = nn.Linear(rows.shape[1], 1)
+    nn.init.zeros_(probe.weight)
+    nn.init.zeros_(probe.bias)
+    optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        fit = F.binary_cross_entropy_with_logits(probe(rows)[:, 0], truth)
+        total: Tensor = fit + LIKENESS_DECAY * probe.weight.square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        probe.weight.div_(scale)
+        probe.bias.sub_(probe.weight @ mean)
+    return probe.eval().requires_grad_(False)
+
+
+def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequence[AnnotatedImage]]) -> BaseMemory:
+    """With a belief, and with confidences that are estimates of IoU where the object is called right. groups: of images
+    that the head has not seen, none drawn; their objects are what it knows.
+
+    What it does with what it does not know is learnt on the same images, with their objects left out of its choice.
+    segmenter: of the same weights, without memories.
+    """
+    plain = replace(memory.card, estimates=(NameEstimate(cutoff=0.0),) * len(memory.card.names), belief=Belief())
+    memory = BaseMemory(memory.heads, plain, memory.likeness)
+    reader = PyramidReader(segmenter.model, segmenter.config, plain.size, has_context=True)
+    names = plain.object_names
+    seen: list[tuple[Tensor, list[int]]] = []
+    pairs: dict[bool, list[tuple[float, float]]] = {True: [], False: []}  # of objects, of parts: confidence, IoU
+    said: list[tuple[float, float]] = []
+    for group in groups:
+        looks = [reader(item.image) for item in group]
+        masses = torch.stack([memory.masses(look, memory.codes.values()) for look in looks])
+        truth = [names.index(item.object_name) for item in group]
+        seen.append((masses, truth))
+        for look, item, mass, place in zip(looks, group, masses, truth, strict=True):
+            if int(mass.argmax()) == place:
+                size_hw = item.image.shape[0], item.image.shape[1]
+                sight = memory.sight_as(item.object_name, look, size_hw)
+                for part, overlap, confidence in _overlaps(item, {} if sight is None else sight.regions):
+                    if confidence > 0:
+                        pairs[part is None].append((confidence, overlap))
+        said += _said(segmenter, group)
+    lines = {is_object: _line(rows) for is_object, rows in pairs.items()}
+    estimates = tuple(
+        replace(estimate, factor=lines[name.part is None][0], offset=lines[name.part is None][1])
+        for name, estimate in zip(memory.card.names, memory.card.estimates, strict=True)
+    )
+    trust = sum(overlap for _, overlap in said) / max(1e-6, sum(score for score, _ in said))
+    belief = replace(_likeliest(seen), language_trust=round(min(1.0, trust), 4)) if seen else Belief()
+    card = replace(memory.card, estimates=estimates, belief=belief)
+    return BaseMemory(memory.heads, card, memory.likeness)
+
+
+def _likeliest(seen: Sequence[tuple[Tensor, Sequence[int]]]) -> Belief:
+    """Of a grid, where half of the images show what the memory does not know. seen: of groups, masses and the places of
+    true objects."""
+
+    def doubt(belief: Belief) -> float:
+        total = 0.0
+        for masses, truth in seen:
+            places = torch.tensor(truth)
+            chance = chances_of(masses, belief)[range(len(truth)), places + 1]
+            left_out = masses.index_fill(1, places, 0.0)
+            total -= float((chance.log() + chances_of(left_out, belief)[:, 0].log()).sum())
+        return total
+
+    return min((Belief(*numbers) for numbers in product(SHARPNESS, UNKNOWN, ALIKE)), key=doubt)
+
+
+def _line(rows: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Factor and offset, by least squares, of confidences that estimate IoU."""
+    confidence, overlap = (np.array([row[k] for row in rows], float) for k in (0, 1))
+    if len(rows) < MIN_LINE or confidence.std() < 1e-3:
+        return (round(float(overlap.mean() / confidence.mean()), 4), 0.0) if len(rows) else (0.0, 0.0)
+    factor, offset = np.polyfit(confidence, overlap, 1)
+    return round(float(factor), 4), round(float(offset), 4)
+
+
+def _said(segmenter: CoSegmenter, group: Sequence[AnnotatedImage]) -> Iterator[tuple[float, float]]:
+    """The language model's score of each object that it names, and the IoU with the truth."""
+    images = ImageGroup(tuple(item.image for item in group))
+    truth = truth_of(group).by_key
+    for region in reconcile(images.sizes_hw, segmenter.answer(images, constrained=False)).regions:
+        if region.part_name is None:
+            yield region.score, iou(region.mask, truth[region.key].mask) if region.key in truth else 0.0
+
+
+def measured(
     memory: BaseMemory, model: CalicoModel, config: CalicoConfig, items: Iterable[AnnotatedImage]
-) -> tuple[BaseMemory, dict[str, float]]:
-    """With the one factor that makes confidences estimates of IoU, and figures. items: that the head has not seen."""
+) -> dict[str, float]:
+    """What it knows of images alone. items: that the head has not seen."""
     reader = PyramidReader(model, config, memory.card.size, has_context=True)
-    scores: list[float] = []
-    ious: list[float] = []
     parts: list[float] = []
-    right = total = 0
+    certainties: list[float] = []
+    right = 0
     for item in items:
         sight = memory.sight(reader(item.image), (item.image.shape[0], item.image.shape[1]))
-        total += 1
-        if sight is not None:
-            is_right = sight.object_name == item.object_name
-            right += is_right
-            scores.append(sight.object.score)
-            ious.append(iou(item.part_map > 0, sight.object.mask) if is_right else 0.0)
-        parts += _part_ious(item, None if sight is None or sight.object_name != item.object_name else dict(sight.parts))
-    factor = sum(ious) / max(1e-6, sum(scores)) if ious else 1.0
-    estimates = tuple(replace(estimate, factor=round(factor, 4)) for estimate in memory.card.estimates)
-    part_iou = float(np.mean(parts)) if parts else 0.0
-    figures = {"object_accuracy": right / max(1, total), "part_iou": part_iou, "n": total, "n_parts": len(parts)}
-    return BaseMemory(memory.heads, replace(memory.card, estimates=estimates)), figures
+        is_right = sight is not None and sight.object_name == item.object_name
+        right += is_right
+        certainties.append(0.0 if sight is None else sight.certainty)
+        regions = sight.regions if sight is not None and is_right else {}
+        parts += [overlap for part, overlap, _ in _overlaps(item, regions) if part is not None]
+    n = len(certainties)
+    return {
+        "object_accuracy": right / max(1, n),
+        "certainty": sum(certainties) / max(1, n),
+        "part_iou": float(np.mean(parts)) if parts else 0.0,
+        "n": n,
+        "n_parts": len(parts),
+    }
 
 
-def _part_ious(item: AnnotatedImage, seen: Mapping[str, SeenRegion] | None) -> Iterator[float]:
-    """0 where a part was not seen or is not there."""
-    masks = {name: item.part_map == k + 2 for k, name in enumerate(item.part_names)}
-    regions = {} if seen is None else seen
-    for name in masks.keys() | regions.keys():
-        yield iou(masks[name], regions[name].mask) if name in masks and name in regions else 0.0
+def _overlaps(item: AnnotatedImage, seen: Mapping[str | None, SeenRegion]) -> Iterator[tuple[str | None, float, float]]:
+    """Part (None: the object), IoU (0 where it was not seen or is not there) and score (0 where it was not seen)."""
+    masks = {mask.part_name: mask.mask for mask in item.masks(0)}
+    for name in masks.keys() | seen.keys():
+        overlap = iou(masks[name], seen[name].mask) if name in masks and name in seen else 0.0
+        yield name, overlap, seen[name].score if name in seen else 0.0
