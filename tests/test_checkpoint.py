@@ -25,6 +25,8 @@ from calico.checkpoints.files import (
     WEIGHTS,
     load_checkpoint,
     load_grown,
+    made_for,
+    read_safetensors,
     save_checkpoint,
     write_safetensors,
 )
@@ -50,6 +52,18 @@ def test_there_and_back(folder: Path, tmp_path: Path) -> None:
     assert config == micro()
     assert not any(p.is_meta for p in [*model.parameters(), *model.buffers()])
     assert {path.name for path in folder.iterdir()} == {CONFIG, TOKENIZER, WEIGHTS}
+
+
+def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
+    """safetensors alone writes metadata in an order of chance, and a version is a hash of files."""
+    path = tmp_path / "a.safetensors"
+    written = set()
+    for _ in range(12):
+        write_safetensors(path, {"a": torch.ones(2), "b": torch.zeros(3)}, {"weights": "1", "card": "2", "name": "ü"})
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    assert made_for(path) == "1"
+    assert torch.equal(read_safetensors(path)["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

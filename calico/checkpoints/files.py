@@ -5,6 +5,7 @@ Never a pickle, never a partial load.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -189,8 +190,21 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mappi
     with written_whole(path) as temporary:
         try:
             save_file(dict(weights), temporary, metadata={"format": "pt", **metadata})
+            _order_metadata(temporary)
         except SafetensorError as error:
             raise CheckpointError(f"{path}: not written ({error}); make room on the disk and run it again") from None
+
+
+def _order_metadata(path: Path) -> None:
+    """safetensors writes metadata in an order of chance; a file's fingerprint is of its contents alone."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def made_for(path: Path) -> str | None:

@@ -25,7 +25,7 @@ from calico.inference.segmenter import CoSegmenter
 from calico.masks import iou
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
-from calico.part_memory.base import BaseMemory, chances_of
+from calico.part_memory.base import UNKNOWN_SHARE, BaseMemory, chances_of
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.lessons import TaughtName, balanced, places_of
 from calico.part_memory.memory import Belief, MemoryCard, NameEstimate, SeenRegion
@@ -39,7 +39,7 @@ LIKENESS_STEP = 10  # of the images, which the likeness is fitted on
 LIKENESS_DECAY = 1e-3
 MIN_LINE = 20  # confidences to draw a line through
 SHARPNESS = (0.6, 0.8, 1.0, 1.2, 1.5)
-UNKNOWN = (0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
+UNKNOWN = (0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 ALIKE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
@@ -210,16 +210,18 @@ def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequ
 
 
 def _likeliest(seen: Sequence[tuple[Tensor, Sequence[int]]]) -> Belief:
-    """Of a grid, where half of the images show what the memory does not know. seen: of groups, masses and the places of
-    true objects."""
+    """Of a grid, where `UNKNOWN_SHARE` of the images show what the memory does not know.
+
+    seen: of groups, masses and the places of the true objects.
+    """
 
     def doubt(belief: Belief) -> float:
         total = 0.0
         for masses, truth in seen:
             places = torch.tensor(truth)
-            chance = chances_of(masses, belief)[range(len(truth)), places + 1]
-            left_out = masses.index_fill(1, places, 0.0)
-            total -= float((chance.log() + chances_of(left_out, belief)[:, 0].log()).sum())
+            known = chances_of(masses, belief)[range(len(truth)), places + 1]
+            unknown = chances_of(masses.index_fill(1, places, 0.0), belief)[:, 0]
+            total -= float(((1 - UNKNOWN_SHARE) * known.log() + UNKNOWN_SHARE * unknown.log()).sum())
         return total
 
     return min((Belief(*numbers) for numbers in product(SHARPNESS, UNKNOWN, ALIKE)), key=doubt)
