@@ -11,9 +11,11 @@ import torch
 from test_mixture import stool
 from test_trunk import TOKENIZER, micro_small, micro_tiny
 
-from calico.checkpoints.files import save_checkpoint
-from calico.checkpoints.fingerprint import checkpoint_version
+from calico.checkpoints.files import load_checkpoint, save_checkpoint
+from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version
 from calico.correspondence import co_segmentation
+from calico.data.groups import draw_group
+from calico.data.unseen import draw as draw_unseen
 from calico.drawings import draw
 from calico.errors import InputError
 from calico.inference.belief import worth_showing
@@ -199,6 +201,18 @@ def test_a_coarse_mask_of_a_name_that_is_right_is_shown_and_a_good_one_of_a_doub
         [NamedMask(0, "stool", None, mask, 0.3, False, 0.7), NamedMask(1, "gong", None, mask, 0.42, False, 0.45)],
     )
     assert [region.name for region in worth_showing(found).regions] == ["stool"]
+
+
+def test_the_embedded_one_believes_the_language_model_on_drawings() -> None:
+    """Which it was not fitted on."""
+    memory = load_memory(EMBEDDED)
+    if not isinstance(memory, BaseMemory):
+        pytest.skip(f"{EMBEDDED} has no memory")
+    model, config, _ = load_checkpoint(EMBEDDED)
+    reader = PyramidReader(model, config, memory.card.size, has_context=True)
+    drawn = [item.image for item in draw_group(1, group_size=4)] + [draw_unseen(1, domain="icons").image]
+    assert min(memory.trust(reader(image)) for image in drawn) > 0.95
+    assert 0 < memory.card.belief.language_trust < 0.6
 
 
 def test_it_wants_names_and_a_trunk(model: CalicoModel) -> None:
