@@ -273,7 +273,8 @@ def build_services(
     media = Media(settings, metrics, client)
     memories = None
     if client is not None and settings.part_memory == "1":
-        memories = PartMemories(engine, gather_from(client, media), looks=None if pool is None else PooledLooks())
+        looks = None if pool is None else PooledLooks(settings.time_budget_s)
+        memories = PartMemories(engine, gather_from(client, media), looks=looks)
     given = SharedGiven(database, patience) if database.is_shared else None
     late = None if client is None else LateResults(database, name)
     predictor = Predictor(

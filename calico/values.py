@@ -103,7 +103,9 @@ def check_mask(mask: np.ndarray, owner: str) -> None:
 
 def image_digest(image: np.ndarray) -> str:
     """A hash of an image's content: HxWx3 uint8, its size and its pixels."""
-    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)  # as it lies: a copy costs more than the hash
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

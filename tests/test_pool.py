@@ -59,11 +59,22 @@ class FakeRay:
     class exceptions:
         RayError = type("RayError", (Exception,), {})
         RayTaskError = type("RayTaskError", (RayError,), {})
+        GetTimeoutError = type("GetTimeoutError", (RayError, TimeoutError), {})
 
     def __init__(self):
         self.out_of_reach: Exception | None = None
-        self.put = self.get = lambda value: value
+        self.num_put = 0
+        self.is_silent = False
         self.kill = lambda actor: None
+
+    def put(self, value):
+        self.num_put += 1
+        return value
+
+    def get(self, value, timeout=None):
+        if self.is_silent and timeout is not None:
+            raise self.exceptions.GetTimeoutError
+        return value
 
     def remote(self, **_):
         return lambda cls: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._actor))
@@ -71,7 +82,7 @@ class FakeRay:
     def _actor(self, load):
         self._reach()
         return SimpleNamespace(hold=self._method("base"), segment_many=self._method(("base", [])),
-                               release=self._method(None))  # fmt: skip
+                               sights=self._method(("base", [None])), release=self._method(None))  # fmt: skip
 
     def _method(self, answer):
         def remote(*_):
@@ -107,6 +118,50 @@ def test_workers_are_there_again_after_the_way_to_them_was_lost(monkeypatch, cap
         assert segmenter.segment_many([], candidates=[]) == []
     finally:
         workers.close()
+
+
+@pytest.fixture
+def fake_pool(monkeypatch):
+    """(Two workers that answer at once, their Ray)."""
+    from backend.cluster.pool import ModelPool
+
+    ray = FakeRay()
+    monkeypatch.setattr("backend.cluster.pool.connect", lambda workers: ray)
+    workers = ModelPool(WorkersAddress(None, 2), make, least=2)
+    yield workers, ray
+    workers.close()
+
+
+def test_images_are_stored_once_those_of_a_group_together(fake_pool, monkeypatch):
+    workers, ray = fake_pool
+    one, other = group(0), group(1)
+    before = ray.num_put
+    places, *stored = workers.images(one.images, one.digests)
+    assert (places, ray.num_put - before) == ([(0, 0), (0, 1)], 1)
+    mixed = [one.images[1], other.images[0], one.images[1]]
+    places, *stored = workers.images(mixed, [one.digests[1], other.digests[0], one.digests[1]])
+    assert [stored[together][place] is image for (together, place), image in zip(places, mixed, strict=True)] == [
+        True
+    ] * 3
+    assert ray.num_put - before == 2
+    monkeypatch.setattr("backend.cluster.pool.IMAGES_KEPT_BYTES", one.images[0].nbytes)
+    workers.images(one.images, one.digests)  # the others leave
+    assert list(workers._images) == [one.digests[1]]
+    assert workers._num_bytes == one.images[1].nbytes
+
+
+def test_a_memorys_question_is_not_waited_for_without_end(fake_pool):
+    workers, ray = fake_pool
+    segmenter = workers.load(None)
+    assert PooledLooks(1.0).sights(segmenter, Memory(), group()) == [None]
+    ray.is_silent = True
+    with pytest.raises(TimeoutError, match="did not answer in 50 s"):
+        PooledLooks(50.0).sights(segmenter, Memory(), group())
+    assert all(not slot.beside.total() for slot in workers._slots)
+
+
+class Memory:
+    """What can be held weakly."""
 
 
 @pytest.fixture
@@ -158,6 +213,21 @@ def test_workers_answer_as_the_model_does_and_the_same_one_the_same_images(pool)
     with pytest.raises(RuntimeError, match="out of memory"):
         segmenter.segment_many([red], candidates=[None])
     assert {worker["state"] for worker in workers.shown()} == {"idle"}
+
+
+@pytest.mark.ray
+def test_a_click_is_answered_beside_the_group_of_the_only_worker(pool):
+    workers = pool(least=1, most=1, delay_s=0.5)
+    engine = Engine(lambda: workers.load(None), Metrics(), lanes=workers)
+    engine.segmenter(60)
+    engine.segment_prompts(picture(3), [(4.0, 5.0)], [True], None).result(60)
+    groups = [engine.segment(group(seed)) for seed in range(4)]
+    wait_for(lambda: engine.depth < 4)
+    click = engine.segment_prompts(picture(3), [(4.0, 5.0)], [True], None)
+    _, score = click.result(60)
+    assert (score, sum(call.done() for call in groups) < 3) == (0.75, True)
+    for call in groups:
+        assert len(call.result(60).regions) == 4
 
 
 @pytest.mark.ray
@@ -235,9 +305,9 @@ def test_a_model_that_does_not_load_says_so_and_no_version_but_its_own_is_answer
         workers.load(version_folder(pool.notes.parent, "v1"))
     segmenter = workers.load(None)
     with pytest.raises(CheckpointError, match="answered with base instead of v9"):
-        workers.ask(segmenter._key, "v9", "segment_many", ([], []), [])
+        workers.ask(segmenter._key, "v9", "segment_many", ([], [], []), [])
     with pytest.raises(CalicoError, match="does not hold"):
-        workers.ask("another", "base", "segment_many", ([], []), [])
+        workers.ask("another", "base", "segment_many", ([], [], []), [])
 
 
 @pytest.mark.ray
@@ -250,7 +320,7 @@ def test_a_memory_is_fitted_in_one_worker_and_seen_with_in_all(pool, monkeypatch
     groups = groups_of(6)
     asked = ImageGroup((sign(100).image, sign(101).image))
     found, memories = {}, {}
-    for name, segmenter, looks in (("workers", pooled, PooledLooks()), ("here", here, None)):
+    for name, segmenter, looks in (("workers", pooled, PooledLooks(120)), ("here", here, None)):
         engine = SimpleNamespace(segmenter=lambda segmenter=segmenter: segmenter)
         memories[name] = PartMemories(engine, lambda project, longest: list(groups), looks=looks)
         memories[name].fit(7)

@@ -146,6 +146,32 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
         CoSegmenter.from_checkpoint(tmp_path / "nothing-here")
 
 
+def test_who_waits_before_a_screen_waits_for_no_group(segmenter: CoSegmenter) -> None:
+    """Clicks and names are answered as alone, while others are asked about groups and also where these take long."""
+    asked, image = group(5), group(6).images[0]
+    objects = {0: "chair", 1: "chair"}
+    mask = segmenter.segment_prompts(image, [(9, 9)], [True]).mask
+    named = segmenter.segment_named(asked, "leg", objects, shown=[0])[1].mask
+    with segmenter._lock:  # as while a group is answered
+        assert np.array_equal(segmenter.segment_prompts(image, [(9, 9)], [True]).mask, mask)
+        assert np.array_equal(segmenter.segment_named(asked, "leg", objects, shown=[0])[1].mask, named)
+    alone = [segmenter.answer(group(seed), candidates=NAMES) for seed in range(3)]
+    found: list[object] = []
+    busy = threading.Thread(
+        target=lambda: found.extend(segmenter.answer(group(seed), candidates=NAMES) for seed in range(3))
+    )
+    busy.start()
+    num_asked = 0
+    while busy.is_alive() or not num_asked:
+        segmenter.forget_encodings()
+        assert np.array_equal(segmenter.segment_prompts(image, [(9, 9)], [True]).mask, mask)
+        assert np.array_equal(segmenter.segment_named(asked, "leg", objects, shown=[0])[1].mask, named)
+        num_asked += 1
+    busy.join()
+    for answers, expected in zip(found, alone, strict=True):
+        assert {task: answers[task].text for task in SubTask} == {task: expected[task].text for task in SubTask}
+
+
 @pytest.mark.parametrize("device", ["cuda", "warp"])
 def test_a_device_that_is_not_there_is_named(device: str) -> None:
     if device == "cuda" and torch.cuda.is_available():

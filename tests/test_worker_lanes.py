@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from backend_fakes import FakeSegmenter, Named
+from backend_fakes import FakeSegmenter, Named, picture
 from test_app import wait_for
 from test_succession import Loads, group, publish, registry  # noqa: F401  registry is a fixture
 
@@ -105,6 +105,21 @@ def test_after_a_rollback_what_waits_is_not_answered_by_the_newer_one(registry):
     for call in calls:
         call.result(10)
     assert [call.version for call in calls] == ["v1"] * 2 + ["base"] * 4
+
+
+def test_a_click_runs_beside_groups_where_there_are_workers():
+    segmenter = FakeSegmenter(hold_after=0)
+    engine = Engine(lambda: segmenter, Metrics(), lanes=SomeLanes(1))
+    groups = [engine.segment(group(seed)) for seed in range(3)]
+    wait_for(lambda: segmenter.num_running == 1)
+    clicks = [engine.segment_prompts(picture(seed), [(3.0, 3.0)], [True], None) for seed in range(3)]
+    for click in clicks:
+        click.result(10)
+    assert not any(call.done() for call in groups)
+    segmenter.gate.set()
+    for call in groups:
+        call.result(10)
+    assert segmenter.most_running == 2
 
 
 @pytest.mark.parametrize("lanes", [None, SomeLanes(3)])

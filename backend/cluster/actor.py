@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,10 +20,19 @@ if TYPE_CHECKING:
     from calico.part_memory.lessons import Lesson
     from calico.part_memory.memory import PartMemory
 
-#: Calls of these run beside the model's, on a thread each: models loaded, memories fitted, images seen by memories.
-CONCURRENCY_GROUPS = {"side": 1, "fit": 1, "sight": 1}
+#: Calls of these run beside those about groups, on a thread each: clicks, models loaded, memories fitted, images seen
+#: by memories.
+CONCURRENCY_GROUPS = {"click": 1, "side": 1, "fit": 1, "sight": 1}
+
+Images = Sequence[np.ndarray]  # that were put into the store together
+Places = Sequence[tuple[int, int]]  # of each image: which of those, and where in it
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def thread_of(method: str) -> str:
+    """Which of `CONCURRENCY_GROUPS` it belongs to; "" is none: the thread of groups."""
+    return getattr(getattr(ModelActor, method), "__ray_concurrency_group__", "")
 
 
 def _beside(group: str) -> Callable[[Method], Method]:
@@ -38,11 +47,11 @@ def _beside(group: str) -> Callable[[Method], Method]:
 
 
 class ModelActor:
-    """Calls of models come one at a time; those of `CONCURRENCY_GROUPS` may come beside them.
+    """Calls about groups come one at a time; those of `CONCURRENCY_GROUPS` may come beside them.
 
-    load: makes a segmenter from a folder, None: the settings' checkpoint. Images (HxWx3 uint8, read-only) come last and
-    one by one, so that Ray gives them as they lie in the memory that all workers of a machine share. An answer is small
-    enough to come back with the reply. Whoever answers says its version too.
+    load: makes a segmenter from a folder, None: the settings' checkpoint. Images (HxWx3 uint8, read-only) come last, so
+    that Ray gives them as they lie in the memory that all workers of a machine share; `Places` say which is which. An
+    answer is small enough to come back with the reply. Whoever answers says its version too.
     """
 
     def __init__(self, load: Callable[[Path | None], Segmenter]) -> None:
@@ -66,26 +75,31 @@ class ModelActor:
         key: str,
         digests: Sequence[Sequence[str]],
         candidates: Sequence[Sequence[str] | None],
-        *images: np.ndarray,
+        places: Places,
+        *stored: Images,
     ) -> tuple[str, list[Packed]]:
-        """digests: of each group's images, as the sender counted them. images: of all groups."""
+        """digests: of each group's images, as the sender counted them. places: of the images of all groups."""
         model = self._model(key)
-        rest = iter(images)
+        rest = _taken(places, stored)
         groups = [_group(rest, own) for own in digests]
         return model.version, [Packed.of(result) for result in model.segment_many(groups, candidates=candidates)]
 
+    @_beside("click")
     def segment_prompts(
         self,
         key: str,
         points_xy: Sequence[tuple[float, float]],
         labels: Sequence[bool],
         box_xyxy: tuple[float, float, float, float] | None,
-        image: np.ndarray,
+        places: Places,
+        *stored: Images,
     ) -> tuple[str, tuple[PackedMask, float]]:
         model = self._model(key)
+        [image] = _taken(places, stored)
         mask, score = model.segment_prompts(image, points_xy, labels, box_xyxy)
         return model.version, (PackedMask.of(mask), score)
 
+    @_beside("click")
     def segment_named(
         self,
         key: str,
@@ -93,10 +107,11 @@ class ModelActor:
         name: str,
         objects: Mapping[int, str],
         shown: Sequence[int],
-        *images: np.ndarray,
+        places: Places,
+        *stored: Images,
     ) -> tuple[str, dict[int, tuple[PackedMask, float]]]:
         model = self._model(key)
-        masks = model.segment_named(_group(images, digests), name, objects, shown=shown)
+        masks = model.segment_named(_group(_taken(places, stored), digests), name, objects, shown=shown)
         return model.version, {image: (PackedMask.of(mask), score) for image, (mask, score) in masks.items()}
 
     # -- part memories ------------------------------------------------------------------------------------------------
@@ -113,15 +128,21 @@ class ModelActor:
         return model.version, self._looks.fit(model, project, lessons, max_images)
 
     @_beside("sight")
-    def sights(self, key: str, memory: PartMemory, *images: np.ndarray) -> tuple[str, list[PackedSight | None]]:
+    def sights(
+        self, key: str, memory: PartMemory, places: Places, *stored: Images
+    ) -> tuple[str, list[PackedSight | None]]:
         model: Any = self._model(key)
-        seen = sights_of(model, memory, images)
+        seen = sights_of(model, memory, list(_taken(places, stored)))
         return model.version, [None if sight is None else PackedSight.of(sight) for sight in seen]
 
     def _model(self, key: str) -> Segmenter:
         if key not in self._models:
             raise CalicoError(f"this worker does not hold {key}")
         return self._models[key]
+
+
+def _taken(places: Places, stored: Sequence[Images]) -> Iterator[np.ndarray]:
+    return (stored[together][place] for together, place in places)
 
 
 def _group(images: Iterable[np.ndarray], digests: Sequence[str]) -> ImageGroup:

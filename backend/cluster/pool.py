@@ -1,8 +1,9 @@
 """Workers behind the one queue before the model: Ray's actors, each with the models that serve; any of them answers.
 
 The queue stays where it is (`backend.prediction.worker`): it hands the pool as many calls at once as workers are ready,
-the most urgent first. A call goes to a worker that has seen its images, so that their encodings are used again, else to
-the one that did least. A worker that dies is replaced, and its call is asked once more of another.
+the most urgent first, and as many clicks, which run beside them. A call goes to a worker that has seen its images, so
+that their encodings are used again, else to the one that did least. A worker that dies is replaced, and its call is
+asked once more of another.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import logging
 import threading
 import time
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from backend.cluster.actor import CONCURRENCY_GROUPS, ModelActor
+from backend.cluster.actor import CONCURRENCY_GROUPS, ModelActor, thread_of
 from backend.cluster.address import WorkersAddress, connect, room_for
 from backend.cluster.segmenter import PooledSegmenter
 from backend.telemetry.log_lines import describe
@@ -29,7 +30,7 @@ log = logging.getLogger("calico.backend")
 
 Load = Callable[[Path | None], Any]
 
-IMAGES_KEPT = 256  # references; a group's images are stored once for all its calls
+IMAGES_KEPT_BYTES = 256 * 2**20  # in the store; a group's images are put there once for all its calls
 SEEN_KEPT = 256  # digests of images that a worker has lately seen
 IDLE_S = 120.0  # after which a worker more than the least number ends
 LOOK_S = 1.0
@@ -46,7 +47,7 @@ class Slot:
     actor: Any
     state: str = "starting"
     num_calls: int = 0
-    num_beside: int = 0  # calls that run beside the queue's
+    beside: Counter[str] = field(default_factory=Counter)  # calls that run beside those about groups, by thread
     since: float = field(default_factory=time.monotonic)
     seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
@@ -62,6 +63,14 @@ class Slot:
 
     def shown(self) -> dict[str, Any]:
         return {"worker": self.number, "state": self.state, "calls": self.num_calls}
+
+
+class Stored(NamedTuple):
+    """An image in Ray's store: where it lies among those that were put there together."""
+
+    together: Any
+    place: int
+    num_bytes: int
 
 
 class ModelPool:
@@ -91,7 +100,8 @@ class ModelPool:
         self._make = self._ray.put(make)
         self._slots: list[Slot] = []
         self._keys: dict[str, Path | None] = {}  # models that every worker holds
-        self._images: OrderedDict[str, Any] = OrderedDict()
+        self._images: OrderedDict[str, Stored] = OrderedDict()  # by digest
+        self._num_bytes = 0  # of these
         self._changed = threading.Condition()
         self._num_made = self.num_deaths = 0
         self._not_before = 0.0
@@ -105,7 +115,7 @@ class ModelPool:
 
     @property
     def num_lanes(self) -> int:
-        """Calls that may be asked at once: one of each worker that is ready; 1 while none is."""
+        """Groups that may be asked at once, and clicks: one of each worker that is ready; 1 while none is."""
         return max(1, sum(slot.state in ("idle", "busy") for slot in self._slots))
 
     def shown(self) -> list[dict[str, Any]]:
@@ -149,10 +159,18 @@ class ModelPool:
         arguments: Sequence[Any],
         digests: Sequence[str],
         sticks: bool = False,
+        wait_s: float | None = None,
     ) -> Any:
-        """As `ask`, for a method that has a thread of its own in the worker: nothing waits in the queue for it. sticks:
-        goes to whoever has seen most, however many such calls run there."""
-        return self._asked(lambda: self._near(digests, sticks), self._leave, key, version, method, arguments)
+        """As `ask`, for a method that has a thread of its own in the worker: it waits for no group. sticks: goes to
+        whoever has seen most, however many such calls run there. Raises TimeoutError after wait_s."""
+        thread = thread_of(method)
+
+        def leave(slot: Slot) -> None:
+            self._leave(slot, thread)
+
+        return self._asked(
+            lambda: self._near(thread, digests, sticks, wait_s), leave, key, version, method, arguments, wait_s
+        )
 
     def _asked(
         self,
@@ -162,14 +180,18 @@ class ModelPool:
         version: str,
         method: str,
         arguments: Sequence[Any],
+        wait_s: float | None = None,
     ) -> Any:
         for is_last in (False, True):
             slot = choose()
             try:
-                answer = self._ray.get(getattr(slot.actor, method).remote(key, *arguments))
+                answer = self._ray.get(getattr(slot.actor, method).remote(key, *arguments), timeout=wait_s)
             except self._ray.exceptions.RayTaskError as error:
                 give_back(slot)
                 raise (error.cause if isinstance(error.cause, Exception) else error) from None
+            except self._ray.exceptions.GetTimeoutError:
+                give_back(slot)
+                raise TimeoutError(f"worker {slot.number} did not answer in {wait_s:.0f} s; try again later") from None
             except self._ray.exceptions.RayError as error:
                 if self._is_closed:
                     raise CalicoError("the workers have been ended") from None
@@ -190,19 +212,24 @@ class ModelPool:
         """A reference of something for workers, there as long as it is held."""
         return self._ray.put(value)
 
-    def reference(self, image: np.ndarray, digest: str) -> Any:
-        """Of an image in the store, put there once."""
+    def images(self, images: Sequence[np.ndarray], digests: Sequence[str]) -> tuple[Any, ...]:
+        """(`Places`, references of the store); those that are not there yet are put there, together."""
         with self._changed:
-            kept = self._images.get(digest)
-            if kept is not None:
+            there = {digest: stored for digest in digests if (stored := self._images.get(digest)) is not None}
+        new = {digest: image for digest, image in zip(digests, images, strict=True) if digest not in there}
+        if new:
+            together = self._ray.put(tuple(new.values()))
+            there |= {digest: Stored(together, i, image.nbytes) for i, (digest, image) in enumerate(new.items())}
+        with self._changed:
+            for digest, stored in there.items():
+                self._num_bytes += stored.num_bytes if digest not in self._images else 0
+                self._images[digest] = stored
                 self._images.move_to_end(digest)
-                return kept
-        kept = self._ray.put(image)
-        with self._changed:
-            self._images[digest] = kept
-            while len(self._images) > IMAGES_KEPT:
-                self._images.popitem(last=False)
-        return kept
+            while self._num_bytes > IMAGES_KEPT_BYTES:
+                self._num_bytes -= self._images.popitem(last=False)[1].num_bytes
+        references = list({id(stored.together): stored.together for stored in there.values()}.values())
+        number = {id(reference): i for i, reference in enumerate(references)}
+        return [(number[id(there[digest].together)], there[digest].place) for digest in digests], *references
 
     def close(self) -> None:
         with self._changed:
@@ -226,23 +253,29 @@ class ModelPool:
             slot.saw(digests)
             return slot
 
-    def _near(self, digests: Sequence[str], sticks: bool) -> Slot:
-        """A worker that is ready, busy or not: that with the fewest calls beside its queue, of these the one that has
+    def _near(self, thread: str, digests: Sequence[str], sticks: bool, wait_s: float | None) -> Slot:
+        """A worker that is ready, busy or not: that with the fewest calls on this thread, of these the one that has
         seen most; or the other way round."""
-        until = time.monotonic() + WORKER_WAIT_S
+        until = time.monotonic() + (WORKER_WAIT_S if wait_s is None else min(WORKER_WAIT_S, wait_s))
         with self._changed:
             while not (ready := [slot for slot in self._slots if slot.state in ("idle", "busy")]):
                 if self._is_closed or not self._changed.wait(max(0.0, until - time.monotonic())):
                     raise CalicoError(NO_WORKER)
-            ranks = {slot.number: (slot.num_seen(digests), -slot.num_beside) for slot in ready}
-            slot = max(ready, key=lambda slot: ranks[slot.number] if sticks else ranks[slot.number][::-1])
-            slot.num_beside += 1
+
+            def rank(slot: Slot) -> tuple[int, ...]:
+                num_seen, num_fewer = slot.num_seen(digests), -slot.beside[thread]
+                first = (num_seen, num_fewer) if sticks else (num_fewer, num_seen)
+                return *first, slot.state == "idle", -slot.num_calls
+
+            slot = max(ready, key=rank)
+            slot.beside[thread] += 1
             slot.saw(digests)
             return slot
 
-    def _leave(self, slot: Slot) -> None:
+    def _leave(self, slot: Slot, thread: str) -> None:
         with self._changed:
-            slot.num_beside -= 1
+            slot.num_calls += 1
+            slot.beside[thread] -= 1
 
     def _give_back(self, slot: Slot) -> None:
         with self._changed:
@@ -356,7 +389,7 @@ class ModelPool:
                 len(states) < self._least
                 or (len(states) < self.max_lanes and not {"idle", "starting"} & set(states) and self.demand() > 0)
             )
-            resting = [slot for slot in self._slots if slot.state == "idle" and not slot.num_beside]
+            resting = [slot for slot in self._slots if slot.state == "idle" and not slot.beside.total()]
             spare = min(resting, key=lambda slot: slot.since, default=None)
             if len(states) <= self._least or (spare and time.monotonic() - spare.since < IDLE_S):
                 spare = None

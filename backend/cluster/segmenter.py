@@ -25,8 +25,10 @@ class PooledSegmenter:
     ) -> list[CoSegmentation]:
         digests = [group.digests for group in groups]
         every = [digest for own in digests for digest in own]
-        arguments = (digests, list(candidates), *(image for group in groups for image in self.references(group)))
-        packed: list[Packed] = self._pool.ask(self._key, self.version, "segment_many", arguments, every)
+        images = self.images([image for group in groups for image in group.images], every)
+        packed: list[Packed] = self._pool.ask(
+            self._key, self.version, "segment_many", (digests, list(candidates), *images), every
+        )
         return [one.unpacked() for one in packed]
 
     def segment_prompts(
@@ -36,29 +38,33 @@ class PooledSegmenter:
         labels: Sequence[bool],
         box_xyxy: tuple[float, float, float, float] | None,
     ) -> tuple[np.ndarray, float]:
-        digest = image_digest(image)
-        arguments = (points_xy, labels, box_xyxy, self._pool.reference(image, digest))
-        packed: tuple[PackedMask, float] = self._pool.ask(
-            self._key, self.version, "segment_prompts", arguments, [digest]
-        )
+        digests = [image_digest(image)]
+        arguments = (points_xy, labels, box_xyxy, *self.images([image], digests))
+        packed: tuple[PackedMask, float] = self.beside("segment_prompts", arguments, digests)
         return packed[0].unpacked(), packed[1]
 
     def segment_named(
         self, group: ImageGroup, name: str, objects: Mapping[int, str], *, shown: Sequence[int]
     ) -> dict[int, tuple[np.ndarray, float]]:
-        arguments = (group.digests, name, dict(objects), list(shown), *self.references(group))
-        masks: dict[int, tuple[PackedMask, float]] = self._pool.ask(
-            self._key, self.version, "segment_named", arguments, group.digests
-        )
+        arguments = (group.digests, name, dict(objects), list(shown), *self.images(group.images, group.digests))
+        masks: dict[int, tuple[PackedMask, float]] = self.beside("segment_named", arguments, group.digests)
         return {image: (mask.unpacked(), score) for image, (mask, score) in masks.items()}
 
-    def references(self, group: ImageGroup) -> list[Any]:
-        """Of its images, in the store."""
-        return [self._pool.reference(image, digest) for image, digest in zip(group.images, group.digests, strict=True)]
+    def images(self, images: Sequence[np.ndarray], digests: Sequence[str]) -> tuple[Any, ...]:
+        """The last arguments of a call about them: `Places`, and references of the store."""
+        return self._pool.images(images, digests)
 
     def stored(self, value: Any) -> Any:
         return self._pool.stored(value)
 
-    def beside(self, method: str, arguments: Sequence[Any], digests: Sequence[str], *, sticks: bool = False) -> Any:
+    def beside(
+        self,
+        method: str,
+        arguments: Sequence[Any],
+        digests: Sequence[str],
+        *,
+        sticks: bool = False,
+        wait_s: float | None = None,
+    ) -> Any:
         """See `ModelPool.beside`."""
-        return self._pool.beside(self._key, self.version, method, arguments, digests, sticks)
+        return self._pool.beside(self._key, self.version, method, arguments, digests, sticks, wait_s)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from calico.part_memory.lessons import Lesson
     from calico.part_memory.memory import PartMemory, Sight
 
+FIT_WAIT_S = 1800.0  # of hundreds of images on a CPU
+
 Region = tuple[PackedMask, float]
 
 
@@ -49,18 +51,21 @@ class PooledLooks:
     have a refit at once, and which one answers makes no difference.
 
     A project's fits go to the worker that made the last one, which has kept what it read; a new one reads all again.
+    wait_s: for sights. Whoever waits longer gets TimeoutError; a fit has `FIT_WAIT_S`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
         self._stored: weakref.WeakKeyDictionary[PartMemory, Any] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def size(self, segmenter: PooledSegmenter) -> int:
-        return int(segmenter.beside("look_size", (), []))
+        return int(segmenter.beside("look_size", (), [], wait_s=self._wait_s))
 
     def fit(self, segmenter: PooledSegmenter, project: int, lessons: Sequence[Lesson], max_images: int) -> PartMemory:
         arguments = (project, max_images, segmenter.stored(list(lessons)))
-        memory: PartMemory = segmenter.beside("fit_memory", arguments, [f"project {project}"], sticks=True)
+        digests = [f"project {project}"]
+        memory: PartMemory = segmenter.beside("fit_memory", arguments, digests, sticks=True, wait_s=FIT_WAIT_S)
         return memory
 
     def sights(self, segmenter: PooledSegmenter, memory: PartMemory, group: ImageGroup) -> list[Sight | None]:
@@ -68,6 +73,6 @@ class PooledLooks:
             stored = self._stored.get(memory)
             if stored is None:
                 stored = self._stored[memory] = segmenter.stored(memory)
-        arguments = (stored, *segmenter.references(group))
-        packed: list[PackedSight | None] = segmenter.beside("sights", arguments, group.digests)
+        arguments = (stored, *segmenter.images(group.images, group.digests))
+        packed: list[PackedSight | None] = segmenter.beside("sights", arguments, group.digests, wait_s=self._wait_s)
         return [None if one is None else one.unpacked() for one in packed]

@@ -15,20 +15,34 @@ _ENTRY_BYTES = 1024  # names and bookkeeping of a region, roughly
 
 @dataclass(frozen=True)
 class PackedMask:
-    """An HxW bool mask; hundreds of bytes to a few thousand for a megapixel."""
+    """An HxW bool mask: hundreds of bytes to a few thousand for a megapixel.
+
+    bits: deflated bits of the rows and of the bytes of each row between the first and the last that have any. place:
+    (top, left, height, width) of these, rows in pixels, columns in bytes of eight pixels.
+    """
 
     bits: bytes
     size_hw: tuple[int, int]
+    place: tuple[int, int, int, int]
 
     @classmethod
     def of(cls, mask: np.ndarray) -> PackedMask:
-        return cls(zlib.compress(np.packbits(mask).tobytes(), 1), (mask.shape[0], mask.shape[1]))
+        bits = np.packbits(mask, axis=1)
+        rows, columns = np.flatnonzero(bits.any(axis=1)), np.flatnonzero(bits.any(axis=0))
+        top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+        left, right = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 0)
+        packed = zlib.compress(bits[top:bottom, left:right].tobytes(), 1)
+        return cls(packed, (mask.shape[0], mask.shape[1]), (top, left, bottom - top, right - left))
 
     def unpacked(self) -> np.ndarray:
         """HxW bool."""
-        height, width = self.size_hw
-        bits = np.frombuffer(zlib.decompress(self.bits), np.uint8)
-        return np.unpackbits(bits, count=height * width).reshape(self.size_hw).view(np.bool_)
+        top, left, height, width = self.place
+        mask = np.zeros(self.size_hw, np.bool_)
+        if height and width:
+            bits = np.frombuffer(zlib.decompress(self.bits), np.uint8).reshape(height, width)
+            shown = mask[top : top + height, 8 * left : 8 * (left + width)]
+            shown[:] = np.unpackbits(bits, axis=1, count=shown.shape[1])
+        return mask
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,10 @@ class _Call:
         self.answerer = Answerer(self.segmenter.version)
 
     @property
+    def is_click(self) -> bool:
+        return _is_click(self.priority)
+
+    @property
     def ticket(self) -> Ticket:
         return Ticket(self.future, self.answerer)
 
@@ -101,7 +105,8 @@ class _Call:
 
 
 class Lanes(Protocol):
-    """How many calls may run at once. on_change: to be called when it is another number. serving: what answers now."""
+    """How many groups may run at once, and as many clicks beside them. on_change: to be called when it is another
+    number."""
 
     max_lanes: int
     on_change: Callable[[], None]
@@ -115,8 +120,9 @@ class Worker:
 
     groups_at_once: groups of one call of the model at most. capacity: groups that may wait before LaneFull; clicks have
     a room of their own. keep: gets every group's key and result before anybody who waits for it does. lanes: of a model
-    that takes several calls at once, each on a thread; they are all of one version, so after the first answer of a new
-    one there is none of the old. serving: that version; a call that waits is answered by it when its turn comes.
+    that takes several calls at once, each on a thread, clicks beside groups; they are all of one version, so after the
+    first answer of a new one there is none of the old. serving: that version; a call that waits is answered by it when
+    its turn comes.
     """
 
     def __init__(
@@ -134,11 +140,11 @@ class Worker:
         self._room = {True: MAX_CLICKS, False: capacity}  # by whether it is a click
         self._queues: dict[Priority, deque[_Call]] = {priority: deque() for priority in Priority}
         self._calls: dict[Hashable, _Call] = {}  # that wait or run, by key
-        self._running: list[Segmenter] = []  # the model of each call that runs
+        self._running: dict[bool, list[Segmenter]] = {True: [], False: []}  # by whether it is a click
         self._changed = threading.Condition()
         if lanes is not None:
             lanes.on_change = self._wake
-        for _ in range(1 if lanes is None else lanes.max_lanes):
+        for _ in range(1 if lanes is None else 2 * lanes.max_lanes):
             threading.Thread(target=self._run, name="model", daemon=True).start()
 
     @property
@@ -172,10 +178,10 @@ class Worker:
             return self._added(_Call(segmenter, question, Priority.FIRST)).ticket
 
     def _added(self, call: _Call) -> _Call:
-        is_click = call.priority is Priority.FIRST
-        num_waiting = sum(len(queue) for priority, queue in self._queues.items() if (priority == 0) is is_click)
-        if num_waiting >= self._room[is_click]:
-            what = "clicks" if is_click else "calls"
+        queues = (queue for priority, queue in self._queues.items() if _is_click(priority) is call.is_click)
+        num_waiting = sum(map(len, queues))
+        if num_waiting >= self._room[call.is_click]:
+            what = "clicks" if call.is_click else "calls"
             raise LaneFull(f"model: {num_waiting} {what} wait already; try again later")
         self._queues[call.priority].append(call)
         self._changed.notify()
@@ -190,23 +196,31 @@ class Worker:
                 try:
                     self._answer(calls)
                 finally:
-                    with self._changed:
-                        self._running.remove(calls[0].segmenter)
-                        self._changed.notify_all()
+                    with self._changed:  # this thread takes the next call; others wait here only for another version
+                        self._running[calls[0].is_click].remove(calls[0].segmenter)
             del calls  # a thread at rest must not keep the last group's images alive
 
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    @property
-    def _num_idle(self) -> int:
-        return (1 if self._lanes is None else self._lanes.num_lanes) - len(self._running)
+    def _num_idle(self, is_click: bool) -> int:
+        if self._lanes is None:
+            return 1 - len(self._running[True]) - len(self._running[False])
+        return self._lanes.num_lanes - len(self._running[is_click])
+
+    def _turn(self) -> deque[_Call] | None:
+        """The most urgent calls that wait and may run now."""
+        for priority, queue in sorted(self._queues.items()):
+            if queue and self._num_idle(_is_click(priority)) > 0:
+                return queue
+        return None
 
     def _next(self) -> list[_Call]:
         """The most urgent call, and those behind it that go with it; none where nobody waits for it any more."""
         with self._changed:
-            self._changed.wait_for(lambda: self.depth and self._num_idle > 0)
+            queue = self._changed.wait_for(self._turn)
+            assert queue is not None
             serving = None
             if self._lanes is not None and self._serving is not None:
                 future = self._serving()
@@ -214,12 +228,13 @@ class Worker:
                     self._changed.wait(LOOK_S)
                     return []
                 serving = None if future.exception() else future.result()
-                if self._running and serving is not None and self._running[0] is not serving:
+                before = [*self._running[True], *self._running[False]]
+                if before and serving is not None and before[0] is not serving:
                     self._changed.wait(LOOK_S)  # until the calls of the version before are answered
                     return []
-            queue = next(queue for _, queue in sorted(self._queues.items()) if queue)
             first = queue.popleft()
-            share = -(-(1 + len(queue)) // self._num_idle)  # what waits is spread over the lanes that are free
+            num_idle = max(1, self._num_idle(first.is_click))  # workers may have gone meanwhile
+            share = -(-(1 + len(queue)) // num_idle)  # what waits is spread over the lanes that are free
             most = min(self._groups_at_once, share)
             along = [call for call in queue if first.goes_with(call)][: most - 1]
             for call in along:
@@ -230,7 +245,7 @@ class Worker:
             if calls and serving is not None:
                 self._move(calls, serving)
             if calls:
-                self._running.append(calls[0].segmenter)
+                self._running[first.is_click].append(calls[0].segmenter)
             return calls
 
     def _move(self, calls: Sequence[_Call], serving: Segmenter) -> None:
@@ -263,6 +278,7 @@ class Worker:
                 for call in reversed(calls):
                     call.is_alone = True
                     self._queues[call.priority].appendleft(call)
+                self._changed.notify(len(calls))
             return
         self._forget(calls)
         for call, result in zip(calls, results, strict=True):
@@ -273,6 +289,10 @@ class Worker:
             for call in calls:
                 if self._calls.get(call.key) is call:
                     del self._calls[call.key]
+
+
+def _is_click(priority: Priority) -> bool:
+    return priority is Priority.FIRST
 
 
 def _answers(calls: Sequence[_Call]) -> Sequence[Any]:

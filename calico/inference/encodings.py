@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -92,7 +93,8 @@ class _Shelf:
 
 
 class ImageEncoder:
-    """The three encoders over any number of images, each content once, what is known taken from the cache."""
+    """The three encoders over any number of images, each content once, what is known taken from the cache. Calls from
+    several threads take turns by batches."""
 
     def __init__(self, model: CalicoModel, preprocess: Preprocessor, cache: EncodingCache, at_once: int) -> None:
         """at_once: images that go through the encoders together."""
@@ -100,6 +102,7 @@ class ImageEncoder:
         self._preprocess = preprocess
         self._cache = cache
         self._at_once = at_once
+        self._lock = threading.Lock()
         for name, parameter in model.named_parameters():
             if parameter.dim() == 4 and (
                 "_encoder." in name or name.startswith("trunk.")
@@ -115,19 +118,29 @@ class ImageEncoder:
         """
         notices = [] if notices is None else notices
         distinct = dict(zip(digests, images, strict=True))
-        features_of = {digest: self._cache.get(digest, self._model.device) for digest in distinct}
+        with self._lock:
+            features_of = {digest: self._cache.get(digest, self._model.device) for digest in distinct}
         missing = [(digest, image) for digest, image in distinct.items() if features_of[digest] is None]
         while missing:
-            batch, missing = missing[: self._at_once], missing[self._at_once :]
-            num_notices = len(notices)
-            encoded = in_halves(self._encoded, [image for _, image in batch], "images", notices)
-            if len(notices) > num_notices:  # half of them fitted: no later batch has to find that out again
-                self._at_once = (len(batch) + 1) // 2
-            for (digest, _), features in zip(batch, encoded, strict=True):
-                features_of[digest] = features
-                self._cache.put(digest, features)
+            with self._lock:
+                batch, missing = missing[: self._at_once], missing[self._at_once :]
+                num_notices = len(notices)
+                encoded = in_halves(self._encoded, [image for _, image in batch], "images", notices)
+                if len(notices) > num_notices:  # half of them fitted: no later batch has to find that out again
+                    self._at_once = (len(batch) + 1) // 2
+                for (digest, _), features in zip(batch, encoded, strict=True):
+                    features_of[digest] = features
+                    self._cache.put(digest, features)
         place = {digest: i for i, digest in enumerate(distinct)}
         return join_features([f for f in features_of.values() if f is not None]), [place[digest] for digest in digests]
+
+    def forget(self, *digests: str) -> None:
+        """Of these images; of all where none is named."""
+        with self._lock:
+            if digests:
+                self._cache.forget(*digests)
+            else:
+                self._cache.clear()
 
     def _encoded(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         views = zip(*(self._preprocess(image) for image in images), strict=True)

@@ -49,7 +49,8 @@ class PromptedMask(NamedTuple):
 
 
 class CoSegmenter:
-    """Holds one model; its methods may be called from any thread, one runs at a time.
+    """Holds one model; its methods may be called from any thread. Groups are answered one call at a time; what a person
+    waits for, `segment_prompts` and `segment_named`, runs beside them, and waits at most for one batch of images.
 
     version: as predictions carry it; preset and a hash of the weights, or a registry's id. memory: of a team's own
     parts; may be replaced at any time.
@@ -129,7 +130,7 @@ class CoSegmenter:
         blank = np.zeros((64, 64, 3), np.uint8)
         with self._lock, torch.inference_mode():
             features, places = self._encode([blank, ~blank], ["blank", "white"])
-            self._encodings.forget("blank", "white")
+            self._encode.forget("blank", "white")
             group = ImageGroup((blank, ~blank))
             asked = [Asked(0, sub_task, places, group.sizes_hw) for sub_task in SubTask]
             answers = self._generate(asked, features, [()] * 3, [None] * 3, limit=4)
@@ -138,8 +139,7 @@ class CoSegmenter:
 
     def forget_encodings(self) -> None:
         """As a new segmenter has none."""
-        with self._lock:
-            self._encodings.clear()
+        self._encode.forget()
 
     def segment(self, group: ImageGroup, *, candidates: Sequence[str] | None = None) -> CoSegmentation:
         """All three sub-tasks, reconciled by the rule of `calico.inference.reconcile`; a part memory has its say in the
@@ -291,7 +291,7 @@ class CoSegmenter:
         size_hw = (image.shape[0], image.shape[1])
         longest = self.config.grounding_encoder.image_size
         decoder, device = self.model.pixel_decoder, self.model.device
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             features, _ = self._encode([image], [image_digest(image)])
             box = points = None
             if box_xyxy is not None:
@@ -321,7 +321,7 @@ class CoSegmenter:
         likelihood of the image's identifier behind the forced name times the mask decoder's IoU estimate;
         `calico.inference.proposals` says above which it is believed. Raises InputError for a name that cannot be asked.
         """
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             features, places = self._encode(group.images, group.digests)
             rows: list[Forced] = []
             prompts: list[Prompt] = []
