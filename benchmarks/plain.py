@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calico.inference.answered_masks import name_probability, restored_mask
+from calico.inference.answered_masks import name_probability, restored_masks
 from calico.inference.encodings import join_features
 from calico.inference.reconcile import AnsweredMasks, reconcile
 from calico.language.answers import parse_answer
@@ -54,7 +54,7 @@ class PlainPath:
                     grounding = features[mention.image].grounding
                     decoded = self.model.segment(grounding, state, torch.zeros(1, dtype=torch.long))
                     size_hw = group.sizes_hw[mention.image]
-                    masks[mention.seg_index] = restored_mask(decoded.logits[0], size_hw, self._longest)
+                    [masks[mention.seg_index]] = restored_masks(decoded.logits[:1], [size_hw], self._longest)
                     probability = name_probability(answer, seg, self.tokenizer)
                     scores[mention.seg_index] = float(decoded.iou[0].clamp(0, 1)) * probability
             answers[sub_task] = AnsweredMasks(text, parsed, masks, scores)

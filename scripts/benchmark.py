@@ -119,6 +119,9 @@ def build_parser() -> argparse.ArgumentParser:
     clicks.add_argument(
         "--absent", action="store_true", help="only on parts that another image of the same class does not show"
     )
+    clicks.add_argument(
+        "--photos", type=Path, metavar="FOLDER", help="annotations.json and images/ instead of drawings: masks alone"
+    )
     clicks.set_defaults(measure=measure_clicks)
     coco = what.add_parser("coco", help="COCO export beside label-studio-sdk's", parents=[_cli.shared_options()])
     coco.add_argument("--sdk-python", type=Path, default=SDK_PYTHON, help="a Python that has label-studio-sdk")
@@ -250,6 +253,10 @@ def measure_clicks(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.clicks < 1:
         raise InputError(f"--clicks: expected 1 or more, got {args.clicks}")
+    if args.photos is not None:
+        from benchmarks.photo_clicks import benchmark_photo_clicks
+
+        return benchmark_photo_clicks(args.checkpoint, args.photos, args.clicks, args.seed)
     return benchmark_clicks(args.checkpoint, args.clicks, args.seed, absent=args.absent)
 
 

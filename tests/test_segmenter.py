@@ -13,7 +13,7 @@ from micro import TOKENIZER
 from calico.data.groups import draw_group
 from calico.errors import InputError
 from calico.inference.encodings import EncodingCache, num_bytes
-from calico.inference.segmenter import CoSegmenter, restored_mask
+from calico.inference.segmenter import CoSegmenter, restored_masks
 from calico.model.builder import build
 from calico.model.config import calico_tiny
 from calico.model.preprocessing import Preprocessor, fitted_part_map, fitted_points, fitted_size_hw
@@ -110,7 +110,7 @@ def test_a_point_keeps_its_place_through_preprocessing_and_back() -> None:
     assert np.allclose(fitted_points(np.array([[100.0, 30.0]]), size_hw, 128), [[64, 19]])
     logits = torch.full((128, 128), -1.0)
     logits[:19] = 1.0  # the upper half of what the image fills
-    mask = restored_mask(logits, size_hw, 128)
+    [mask] = restored_masks(logits[None], [size_hw], 128)
     assert mask.shape == size_hw
     assert mask[:29].all()
     assert not mask[31:].any()

@@ -118,9 +118,10 @@ def _images_named(parsed: ParsedAnswer) -> Mapping[int, int]:
     return {mention.seg_index: mention.image for mention in parsed.mentions}
 
 
-def restored_mask(logits: Tensor, size_hw: tuple[int, int], longest: int) -> np.ndarray:
-    """logits: S x S on the padded frame -> HxW bool at the image's own size, as SAM undoes padding and resizing."""
-    return restored_masks(logits[None], [size_hw], longest)[0]
+def restored_logits(logits: Tensor, size_hw: tuple[int, int], longest: int) -> np.ndarray:
+    """logits: S x S on the padded frame -> HxW float32 at the image's own size, as SAM undoes padding and resizing."""
+    own: np.ndarray = _restored(logits[None], size_hw, longest)[0].cpu().numpy()
+    return own
 
 
 def restored_masks(logits: Tensor, sizes_hw: Sequence[tuple[int, int]], longest: int) -> list[np.ndarray]:
@@ -132,11 +133,15 @@ def restored_masks(logits: Tensor, sizes_hw: Sequence[tuple[int, int]], longest:
         most = max(1, RESTORED_BYTES // (4 * size_hw[0] * size_hw[1]))
         run = range(start, min(start + most, len(sizes_hw)))
         end = next((k for k in run if sizes_hw[k] != size_hw), run.stop)
-        height, width = fitted_size_hw(size_hw, longest)
-        frame = logits[start:end, None].float()
-        if frame.shape[2:] != (longest, longest):
-            frame = F.interpolate(frame, (longest, longest), mode="bilinear", align_corners=False)
-        own = F.interpolate(frame[..., :height, :width], size_hw, mode="bilinear", align_corners=False)
         # Copies, so that a kept mask does not hold the others.
-        restored += [mask.copy() for mask in (own[:, 0] > 0).cpu().numpy()]
+        restored += [mask.copy() for mask in (_restored(logits[start:end], size_hw, longest) > 0).cpu().numpy()]
     return restored
+
+
+def _restored(logits: Tensor, size_hw: tuple[int, int], longest: int) -> Tensor:
+    """K x S x S -> K x H x W float32."""
+    height, width = fitted_size_hw(size_hw, longest)
+    frame = logits[:, None].float()
+    if frame.shape[2:] != (longest, longest):
+        frame = F.interpolate(frame, (longest, longest), mode="bilinear", align_corners=False)
+    return F.interpolate(frame[..., :height, :width], size_hw, mode="bilinear", align_corners=False)[:, 0]

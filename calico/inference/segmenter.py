@@ -15,7 +15,8 @@ from calico.checkpoints.adapter import AdapterCard, find_base, load_adapted
 from calico.checkpoints.files import load_checkpoint
 from calico.checkpoints.fingerprint import ADAPTER_CARD, EMBEDDED, checkpoint_version, is_adapter
 from calico.errors import InputError
-from calico.inference.answered_masks import Asked, MaskWriter, restored_mask, restored_masks
+from calico.inference.answered_masks import Asked, MaskWriter, restored_logits, restored_masks
+from calico.inference.closer import Window, for_box, tight_mask, whole
 from calico.inference.encodings import EncodingCache, ImageEncoder
 from calico.inference.named_parts import Forced, forced_answer, read_forced
 from calico.inference.options import ServingOptions
@@ -46,6 +47,14 @@ class PromptedMask(NamedTuple):
 
     mask: np.ndarray
     score: float
+
+
+def _agrees(mask: np.ndarray, clicks: Sequence[tuple[tuple[float, float], bool]]) -> bool:
+    """Whether it has every positive click and no negative one."""
+    height, width = mask.shape
+    return all(
+        mask[min(height - 1, max(0, int(y))), min(width - 1, max(0, int(x)))] == label for (x, y), label in clicks
+    )
 
 
 class CoSegmenter:
@@ -282,6 +291,7 @@ class CoSegmenter:
         """A mask from clicks or a box on one image (HxWx3 uint8), in its own pixels. labels: True in, False out.
 
         A click means the part under it, a box what it is tight around. Where both are given they are used together.
+        A box is answered by a closer look around it (`calico.inference.closer`).
         """
         if len(points_xy) != len(labels) or (not len(points_xy) and box_xyxy is None):
             raise InputError(
@@ -289,28 +299,50 @@ class CoSegmenter:
                 f"box {box_xyxy}"
             )
         size_hw = (image.shape[0], image.shape[1])
+        clicks = list(zip(points_xy, labels, strict=True))
+        least = self.config.grounding_encoder.image_size // 4
+        if box_xyxy is not None:
+            return self._look(image, for_box(box_xyxy, size_hw, least), clicks, box_xyxy)
+        return self._look(image, whole(size_hw), clicks)
+
+    def _look(
+        self,
+        image: np.ndarray,
+        window: Window,
+        clicks: Sequence[tuple[tuple[float, float], bool]],
+        box_xyxy: Sequence[float] | None = None,
+    ) -> PromptedMask:
+        """The answer of one look, in the image's own pixels. Clicks beside the window are left out."""
+        shown = [(point, label) for point, label in clicks if window.holds(point)]
+        cutout, corner = window.of(image), np.array([window.left, window.top], np.float32)
+        size_hw = (cutout.shape[0], cutout.shape[1])
         longest = self.config.grounding_encoder.image_size
         decoder, device = self.model.pixel_decoder, self.model.device
         with torch.inference_mode():
-            features, _ = self._encode([image], [image_digest(image)])
-            box = points = None
+            features, _ = self._encode([cutout], [image_digest(cutout)])
+            box = points = marks = None
             if box_xyxy is not None:
-                corners = fitted_points(np.array(box_xyxy, np.float32).reshape(2, 2), size_hw, longest)
-                box = torch.from_numpy(corners).reshape(1, 4).to(device)
-            if len(points_xy):
-                points = torch.from_numpy(fitted_points(np.array(points_xy, np.float32), size_hw, longest))[None]
-                points = points.to(device)
-            marks = None if points is None else torch.tensor([[int(label) for label in labels]], device=device)
+                corners = np.array(box_xyxy, np.float32).reshape(2, 2) - corner
+                box = torch.from_numpy(fitted_points(corners, size_hw, longest)).reshape(1, 4).to(device)
+            if shown:
+                places = np.array([point for point, _ in shown], np.float32) - corner
+                points = torch.from_numpy(fitted_points(places, size_hw, longest))[None].to(device)
+                marks = torch.tensor([[int(label) for _, label in shown]], device=device)
             masks = None
-            for seen in range(1 if decoder.mask_prompt and len(points_xy) else len(points_xy), len(points_xy) + 1):
+            for seen in range(1 if decoder.mask_prompt and shown else len(shown), len(shown) + 1):
                 if points is None or marks is None:
                     sparse = decoder.prompts(boxes_xyxy=box)
                 else:
                     sparse = decoder.prompts(points[:, :seen], marks[:, :seen], box)
                 masks = decoder(features.grounding, sparse, decoder.seen(masks))
             assert masks is not None
-            mask = restored_mask(masks.logits[0], size_hw, longest)
-            return PromptedMask(mask, float(masks.iou[0].clamp(0, 1)))
+            logits = restored_logits(masks.logits[0], size_hw, longest)
+            score = float(masks.iou[0].clamp(0, 1))
+        mask = window.placed(logits > 0, image.shape[:2])
+        if box_xyxy is not None:
+            tight = window.placed(tight_mask(logits, np.array(box_xyxy) - np.tile(corner, 2)), image.shape[:2])
+            mask = tight if _agrees(tight, clicks) else mask
+        return PromptedMask(mask, score)
 
     def segment_named(
         self, group: ImageGroup, name: str, objects: Mapping[int, str], *, shown: Sequence[int] = ()
