@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Chosen on held-out renders, see docs/benchmarks.md ("Clicks and boxes on photographs").
+# Chosen on held-out renders and drawings, see docs/benchmarks.md ("Clicks and boxes on photographs").
 BOX_WINDOW = 2.5  # side of the window around a box, in its longer side
-SIDE_SHARE = 0.2  # of a box's height or width: how deep its four sides are
-SIDE_FILLED = 0.3  # share of each side that lies on what the box is tight around
+SIDE_SHARE = 0.1  # of a box's height or width: how deep its four sides are
+SIDE_FILLED = 0.05  # share of each side that lies on what the box is tight around
 
 
 class Window(NamedTuple):
@@ -63,7 +63,7 @@ def for_box(box_xyxy: Sequence[float], size_hw: tuple[int, int], least: int) -> 
     return around(((left + right) / 2, (top + bottom) / 2), side, size_hw)
 
 
-def tight_mask(logits: np.ndarray, box_xyxy: Sequence[float]) -> np.ndarray:
+def tight_mask(logits: np.ndarray, box_xyxy: Sequence[float] | np.ndarray) -> np.ndarray:
     """HxW bool: the mask within a box that is tight around it, so it reaches all four sides.
 
     logits: HxW, above 0 where the mask decoder sees the mask. Where that reaches a side too little, what is believed is
