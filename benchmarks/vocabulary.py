@@ -29,11 +29,11 @@ def vocabulary_of(size: int, shown: Sequence[str] = ()) -> tuple[str, ...]:
     """`size` names: those shown, of other drawings and their parts, then others of part data, then invented ones."""
     from calico.language.words import DRAWN_OBJECTS, DRAWN_PARTS, OTHER_NAMES, pseudo_word
 
-    names = list(dict.fromkeys([*shown, *DRAWN_PARTS, *DRAWN_OBJECTS, *OTHER_NAMES]))[:size]
+    names = dict.fromkeys([*shown, *DRAWN_PARTS, *DRAWN_OBJECTS, *OTHER_NAMES])
     rng = np.random.default_rng(0)
     while len(names) < size:
-        names = list(dict.fromkeys([*names, f"{pseudo_word(rng)} {pseudo_word(rng)}"]))
-    return tuple(names)
+        names[f"{pseudo_word(rng)} {pseudo_word(rng)}"] = None
+    return tuple(names)[:size]
 
 
 def pair_of(number: int, size: int | None = None) -> Pair:
