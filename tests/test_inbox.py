@@ -289,12 +289,15 @@ def test_sqlite_is_in_wal_mode_and_takes_writers_side_by_side(sqlite_inbox, tmp_
     assert sqlite_inbox.counts() == {"A": 40}
 
 
-def test_a_large_event_is_stored_within_the_hosts_second(inbox):
+def test_a_large_event_is_stored_in_less_time_than_writing_it_out_takes(inbox):
+    """The host waits a second; only what an event is about is kept."""
     body = annotation_event()
     body["annotation"]["result"] = [{"value": {"rle": list(range(256)) * 2000}}]
-    started = time.process_time()  # of this process: what else the machine does is not measured
-    inbox.put(body)
-    assert time.process_time() - started < 0.5
+    times = [time.process_time()]  # of this process: what else the machine does is not measured
+    for work in (inbox.put, json.dumps):
+        work(body)
+        times.append(time.process_time())
+    assert times[1] - times[0] < times[2] - times[1]
 
 
 @pytest.mark.parametrize(

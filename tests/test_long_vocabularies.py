@@ -70,14 +70,14 @@ def test_steps_cost_the_same_with_any_number_of_names(tokenizer: CalicoTokenizer
     for size in (30, 3000):
         names = vocabulary_of(size)
         spelled_names(tokenizer, names)
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(5):
             constraint = AnswerConstraint(tokenizer, SubTask.COMMON_PARTS, 2, names)
             taken: list[int] = []
             for _ in range(60):
                 allowed = constraint.allowed(taken)
                 taken.append(min(allowed))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert seconds[1] < 40 * seconds[0], "a hundred times the names"
 
 
