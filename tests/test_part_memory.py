@@ -257,6 +257,25 @@ def test_what_is_seen_is_proposed_and_what_is_not_is_doubted() -> None:
     assert {problem.code for problem in found.problems} == {"memory_object", "memory_doubt"}
 
 
+def test_another_thing_that_the_model_is_surer_of_stays_and_the_same_thing_is_called_as_taught() -> None:
+    leg = np.zeros((8, 8), bool)
+    leg[7, 3:5] = True
+    masks = [NamedMask(k, "bird", part, half(True), 0.9) for k in (0, 1, 2) for part in (None, "wing")]
+    said = co_segmentation([(8, 8)] * 3, [*masks, NamedMask(2, "bird", "tail", half(False), 0.9)])
+    sights = [
+        Sight("sign", SeenRegion(leg, 0.6), {"post": SeenRegion(leg, 0.5)}, frozenset()),  # elsewhere, less sure
+        Sight("sign", SeenRegion(half(True), 0.6), {}, frozenset()),  # the same thing under a name of before
+        Sight("sign", SeenRegion(leg, 0.95), {"post": SeenRegion(leg, 0.5)}, frozenset()),  # elsewhere, surer
+    ]
+    found = remembered(said, sights, ["sign"])
+    names = [{(r.object_name, r.part_name) for r in found.regions if r.image == k} for k in range(3)]
+    assert names == [{("bird", None), ("bird", "wing")}, {("sign", None)}, {("sign", "post"), ("sign", None)}]
+    assert [problem.image for problem in found.problems if problem.code == "memory_object"] == [1, 2]
+    mistaken = co_segmentation([(8, 8)], [NamedMask(0, "sign", None, half(True), 0.9)])
+    again = remembered(mistaken, sights[:1], ["sign"])  # what was taught is the memory's to tell
+    assert {region.part_name for region in again.regions} == {None, "post"}
+
+
 def test_a_taught_object_that_is_not_seen_is_doubted_and_other_names_go_on() -> None:
     said = co_segmentation(
         [(8, 8)] * 2, [NamedMask(0, "sign", None, half(True), 0.8), NamedMask(1, "lamp", None, half(True), 0.9)]

@@ -1,7 +1,8 @@
 """A prediction seen again in the light of the memory.
 
 1. *Object*: where the memory sees a taught object, the image is called by it, whatever the language model said; parts
-   that it named of another object are left out (`memory_object`).
+   that it named of another object are left out (`memory_object`). But where the two see different things, and nobody
+   taught what the language model named, the surer one is believed: a bird's leg is no turbine.
 2. *Parts*: a taught part that the memory sees is proposed though the language model did not say it. Where both have a
    mask of one name, that with the higher estimate of its IoU stays.
 3. *Doubt*: a taught part that the memory does not see, and a taught object on an image where it sees none, keep their
@@ -15,10 +16,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from calico.correspondence import co_segmentation
+from calico.masks import iou
 from calico.part_memory.memory import Sight
-from calico.values import CoSegmentation, NamedMask, Problem
+from calico.values import CoSegmentation, NamedMask, PartRegion, Problem
 
 DOUBT = 0.5  # of the score of what the memory should see and does not
+SAME_IOU = 0.5  # of two masks: they mean one thing, under whatever names
 
 
 def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_names: Collection[str]) -> CoSegmentation:
@@ -28,6 +31,9 @@ def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_nam
     for image, sight in enumerate(sights):
         own = [region for region in found.regions if region.image == image]
         said = own[0].object_name if own else ""
+        if sight is not None and said not in object_names and _is_other(own, sight):
+            masks += [region.named for region in own]
+            continue
         if sight is None:
             doubted = said in object_names
             if doubted:
@@ -55,6 +61,16 @@ def remembered(found: CoSegmentation, sights: Sequence[Sight | None], object_nam
     masks.sort(key=lambda item: (item.part_name is not None, item.part_name or "", item.image))
     result = co_segmentation(found.sizes_hw, masks)
     return replace(result, answers=found.answers, problems=(*found.problems, *problems))
+
+
+def _is_other(own: Sequence[PartRegion], sight: Sight) -> bool:
+    """Whether an object was seen elsewhere on the image than the memory's, with a higher estimate of its IoU."""
+    return any(
+        region.part_name is None
+        and region.score > sight.object.score
+        and iou(region.mask, sight.object.mask) < SAME_IOU
+        for region in own
+    )
 
 
 def proposed(
