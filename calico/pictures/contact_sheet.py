@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -17,10 +17,15 @@ from calico.pictures.pages import page, picture, save_page
 
 HEIGHT_PX, MAX_GROUPS, MAX_LEFT_OVER = 150, 500, 200
 _STYLE = """
+.sheet { display: grid; gap: .8rem 1rem; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr));
+  margin-top: .8rem; }
 .group { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: .6rem .8rem;
-  margin: .6rem 0; break-inside: avoid; overflow-wrap: anywhere; }
-.group img { height: 150px; margin: .4rem .4rem 0 0; border-radius: 4px; }
-.sheet { columns: 26rem; column-gap: 1rem; }
+  overflow-wrap: anywhere; }
+.thumbnails { display: flex; flex-wrap: wrap; gap: .5rem; margin-top: .4rem; align-items: flex-start; }
+.thumbnails figure { width: min-content; min-width: 5rem; border-radius: 6px; }
+.thumbnails img { width: auto; height: 150px; }
+.thumbnails figcaption { padding: .1rem .4rem; font-size: .75rem; color: var(--soft); white-space: nowrap;
+  overflow: hidden; text-overflow: ellipsis; contain: inline-size; }
 """
 
 
@@ -42,13 +47,17 @@ def write_contact_sheet(
         small.thumbnail((4 * HEIGHT_PX, HEIGHT_PX), Image.Resampling.BILINEAR, reducing_gap=2.0)
         data = io.BytesIO()
         small.save(data, "JPEG", quality=75)
-        return f'<span title="{name}">{picture(data.getvalue(), "image/jpeg", name)}</span>'
+        shown = picture(data.getvalue(), "image/jpeg", name)
+        return f'<figure title="{name}">{shown}<figcaption>{name}</figcaption></figure>'
+
+    def thumbnails(sources: Sequence[str]) -> str:
+        return f'<div class="thumbnails">{"".join(map(thumbnail, sources))}</div>'
 
     def row(number: int, group: SourceGroup) -> str:
         alike = "" if group.similarity is None else f" &middot; similarity {group.similarity:.2f}"
         size = f'<span class="soft">{len(group.sources)} images{alike}</span>'
         head = f"<strong>{number}</strong> {escape(group.name)} {size}"
-        return f'<div class="group">{head}<br>{"".join(map(thumbnail, group.sources))}</div>'
+        return f'<div class="group">{head}{thumbnails(group.sources)}</div>'
 
     groups, left = grouping.groups[:MAX_GROUPS], grouping.left_over[:MAX_LEFT_OVER]
     num_images = sum(len(group.sources) for group in grouping.groups)
@@ -57,7 +66,7 @@ def write_contact_sheet(
     parts += ['<div class="sheet">', *(row(number, group) for number, group in enumerate(groups, start=1)), "</div>"]
     if left:
         parts += ["<h2>Left over</h2>", _cut(len(left), len(grouping.left_over), "images")]
-        parts += ['<div class="group">', *map(thumbnail, left), "</div>"]
+        parts.append(f'<div class="group">{thumbnails(left)}</div>')
     save_page(path, page(title, "\n".join(parts), style=_STYLE))
 
 
