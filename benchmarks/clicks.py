@@ -138,6 +138,8 @@ def _click(
                 tally.add(f"{what}: wrongly there, {kind}", on_screen is not None)
                 if what == "click":
                     tally.add(f"prediction alone: wrongly there, {kind}", there in predicted)
+                    if there not in predicted:
+                        tally.add(f"click: wrongly proposed where nothing was predicted, {kind}", other in made)
                 continue
             overlap = 0.0 if on_screen is None else iou(on_screen, truth[there].mask)
             tally.add(f"{what}: found, {kind}", overlap >= FOUND_IOU)

@@ -79,6 +79,11 @@ class Chromium:
     def _do(self, method: str, path: str, **body: Any) -> Any:
         return self._call(method, self._session + path, body)
 
+    @property
+    def driver_pid(self) -> int | None:
+        """Of chromedriver, whose children are all of the browser's processes."""
+        return self._driver.pid
+
     def open(self, url: str) -> None:
         self._do("POST", "/url", url=url)
 
@@ -131,6 +136,16 @@ class Chromium:
     def press(self, keys: str) -> None:
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         self._do("POST", "/actions", actions=[{"type": "key", "id": "keyboard", "actions": actions}])
+
+    def key(self, kind: str, key: str) -> None:
+        """kind: keyDown or keyUp."""
+        actions = [{"type": kind, "value": key}]
+        self._do("POST", "/actions", actions=[{"type": "key", "id": "keyboard", "actions": actions}])
+
+    def wheel(self, point_xy: tuple[int, int], delta_y: int) -> None:
+        """Turns the wheel over a point of the viewport."""
+        turn = {"type": "scroll", "x": point_xy[0], "y": point_xy[1], "deltaX": 0, "deltaY": delta_y, "duration": 100}
+        self._do("POST", "/actions", actions=[{"type": "wheel", "id": "wheel", "actions": [turn]}])
 
     def screenshot(self) -> np.ndarray:
         """HxWx3 uint8 RGB of the window."""
