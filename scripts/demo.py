@@ -1,4 +1,4 @@
-"""Start a real Label Studio with groups of drawn objects, pre-annotated by CALICO.
+"""Start a real Label Studio with groups of drawn objects, pre-annotated by CALICO, and pictures to teach it with.
 
     calico demo [--stop | --clean | --install] [--port 8080] [--backend-port 9090]
 
@@ -18,12 +18,14 @@ from itertools import count
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
+
 from backend.demo.show import Demo, DemoProject, Note
 from backend.demo.state import FOLDER, State
-from calico.values import AnnotatedImage
 from scripts import _cli
 
 SEED, SIZE = 2, 512  # of the drawings, held out; SIZE is the longer side in pixels: the editor enlarges smaller ones
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 QUIET_S = 10.0  # between notes where nobody watches a spinner
 
 
@@ -66,12 +68,15 @@ def step(title: str) -> Iterator[Note]:
     console.print(f"[green]✓[/] {title} ({elapsed()})")
 
 
-def draw_groups(project: DemoProject) -> Sequence[Sequence[AnnotatedImage]]:
+def make_groups(project: DemoProject) -> Sequence[Sequence[np.ndarray]]:
     from calico.drawings import draw
+    from calico.images import load_image
 
+    if not project.is_drawn:
+        return [[load_image(EXAMPLES / name) for name in names] for names in project.groups]
     seeds = count(SEED * 1000 * project.group_size)
     return [
-        [draw(next(seeds), size_hw=(SIZE, SIZE), object_name=name, difficulty="clean") for name in names]
+        [draw(next(seeds), size_hw=(SIZE, SIZE), object_name=name, difficulty="clean").image for name in names]
         for names in project.groups
     ]
 
@@ -100,7 +105,7 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def handle(args: argparse.Namespace) -> dict[str, object] | None:
-    demo = Demo(args.folder, step=step, groups=draw_groups)
+    demo = Demo(args.folder, step=step, groups=make_groups)
     if args.stop or args.clean:
         stopped = demo.stop()
         _cli.console().print("The demo has stopped." if stopped else "No demo was running.")

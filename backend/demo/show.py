@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 from PIL import Image
 
 from backend.codecs.config_writer import PARTS, write_config
@@ -37,7 +38,6 @@ from backend.demo.state import STATE, State
 from backend.host.client import HostError, LabelStudioClient
 from calico.errors import InputError
 from calico.files import write_text
-from calico.values import AnnotatedImage
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKEND_TITLE = "CALICO"
@@ -54,11 +54,14 @@ Step = Callable[[str], AbstractContextManager[Note]]
 
 @dataclass(frozen=True)
 class DemoProject:
-    """groups: the objects of each group, group_size of them; their images lie under `files/<folder>`."""
+    """groups: of each what its images show, group_size of them: classes to draw or, where not is_drawn, files below
+    `examples/`. Label Studio's images lie under `files/<folder>`."""
 
     folder: str
     title: str
+    description: str
     groups: tuple[tuple[str, ...], ...]
+    is_drawn: bool = True
 
     @property
     def group_size(self) -> int:
@@ -77,10 +80,28 @@ PAIRS = (
 TRIPLES = (
     ("bird", "bird", "bird"), ("chair", "stool", "table"), ("car", "truck", "bicycle"), ("mug", "teapot", "lamp"),
 )  # fmt: skip
-PROJECTS = (DemoProject("pairs", "Drawn pairs", PAIRS), DemoProject("triples", "Drawn triples", TRIPLES))
+#: Path-traced (examples/renders): things that the embedded model knows, then one that it has to be taught.
+RENDERS = tuple(
+    tuple(f"renders/{name}.jpg" for name in names)
+    for names in (
+        ("lamp-1", "lamp-2"), ("bench-1", "bench-2"), ("stool-1", "stool-2"), ("stool-3", "lamp-3"),
+        ("wheelbarrow-1", "wheelbarrow-2"), ("wheelbarrow-3", "wheelbarrow-4"), ("wheelbarrow-5", "wheelbarrow-6"),
+        ("wheelbarrow-7", "wheelbarrow-8"),
+    )
+)  # fmt: skip
+DRAWN = "Groups of drawn objects, pre-annotated by CALICO"
+RENDERED = (
+    "Rendered like photographs. CALICO does not know wheelbarrows: mask and name their parts in one group after the "
+    "other, submit each, and the groups that you open then show what you taught."
+)
+PROJECTS = (
+    DemoProject("pairs", "Drawn pairs", DRAWN, PAIRS),
+    DemoProject("triples", "Drawn triples", DRAWN, TRIPLES),
+    DemoProject("renders", "Photo-like pairs", RENDERED, RENDERS, is_drawn=False),
+)
 
-Groups = Callable[[DemoProject], Sequence[Sequence[AnnotatedImage]]]
-"""Draws a project's groups, always the same ones."""
+Groups = Callable[[DemoProject], Sequence[Sequence[np.ndarray]]]
+"""The images of a project's groups, HxWx3 uint8, always the same ones."""
 
 
 class Demo:
@@ -213,22 +234,22 @@ class Demo:
 
     def _make(self, client: LabelStudioClient, host: LabelStudioHost, project: DemoProject) -> dict[str, Any]:
         with self.step(f"{project.title}: {project.num_groups} groups of {project.group_size} images") as note:
-            note("drawing")
+            note("drawing" if project.is_drawn else "copying the pictures")
             folder = host.files_dir / project.folder
             tasks = []
             for g, group in enumerate(self.groups(project), start=1):
-                data: dict[str, Any] = {"title": title_of([item.object_name for item in group]), PARTS: unknown_parts()}
-                for i, drawn in enumerate(group, start=1):
+                data: dict[str, Any] = {"title": title_of(project.groups[g - 1]), PARTS: unknown_parts()}
+                for i, image in enumerate(group, start=1):
                     path = folder / f"{g:02d}" / f"{i}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(drawn.image).save(path)
+                    Image.fromarray(image).save(path)
                     data[f"image{i}"] = f"/data/local-files/?d={path.relative_to(host.files_dir).as_posix()}"
                 tasks.append({"data": data})
             note("making the project")
             project_row = client.create_project(
                 project.title,
                 write_config(project.group_size, layout="A"),
-                description="Groups of drawn objects, pre-annotated by CALICO",
+                description=project.description,
                 expert_instruction=INSTRUCTION,
                 show_collab_predictions=True,
             )
@@ -284,7 +305,8 @@ class Demo:
 
 
 def title_of(names: Sequence[str]) -> str:
-    """`chair and stool`, `3 birds`."""
+    """`chair and stool`, `3 birds`. names: classes, or files `folder/class-number.jpg`."""
+    names = [Path(name).stem.rstrip("-0123456789") for name in names]
     if len(set(names)) == 1:
         return f"{len(names)} {names[0]}s"
     return " and ".join([", ".join(names[:-1]), names[-1]])
