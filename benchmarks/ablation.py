@@ -103,15 +103,15 @@ def run_ablation(
     )
     reports = {}
     for variant, without in VARIANTS.items():
-        own = folder / variant.replace(" ", "_")
-        if not (own / EVALUATION).exists():
+        place = folder / variant.replace(" ", "_")
+        if not (place / EVALUATION).exists():
             own_config = dataclasses.replace(config, data_version=plan.data_version, without=without)
-            own_start = None if start is None else _with_new_modules(start, own / START, own_config, plan.seed)
-            trainer = Trainer(own, settings, own_config, tokenizer, own_start)
+            own_start = None if start is None else _with_new_modules(start, place / START, own_config, plan.seed)
+            trainer = Trainer(place, settings, own_config, tokenizer, own_start)
             state = trainer.run(_training_reporter(variant, on_progress))
-            measured = _measured(variant, own / CHECKPOINT, plan, on_progress)
-            write_text(own / EVALUATION, json.dumps({"training": asdict(state), **measured}, indent=2) + "\n")
-        reports[variant] = json.loads((own / EVALUATION).read_text(encoding="utf-8"))
+            measured = _measured(variant, place / CHECKPOINT, plan, on_progress)
+            write_text(place / EVALUATION, json.dumps({"training": asdict(state), **measured}, indent=2) + "\n")
+        reports[variant] = json.loads((place / EVALUATION).read_text(encoding="utf-8"))
     report = {"plan": asdict(plan), "variants": {name: _row(report_of) for name, report_of in reports.items()}}
     write_text(folder / REPORT, json.dumps(report, indent=2) + "\n")
     write_text(folder / TABLE, table(report))

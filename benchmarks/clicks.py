@@ -145,9 +145,9 @@ def _click(
             tally.add(f"{what}: found, {kind}", overlap >= FOUND_IOU)
             tally.add(f"{what}: IoU, {kind}", overlap)
             if what == "click":
-                own = iou(predicted[there].mask, truth[there].mask) if there in predicted else 0.0
-                tally.add(f"prediction alone: found, {kind}", own >= FOUND_IOU)
-                tally.add(f"prediction alone: IoU, {kind}", own)
+                overlap_alone = iou(predicted[there].mask, truth[there].mask) if there in predicted else 0.0
+                tally.add(f"prediction alone: found, {kind}", overlap_alone >= FOUND_IOU)
+                tally.add(f"prediction alone: IoU, {kind}", overlap_alone)
     return elapsed
 
 

@@ -207,12 +207,12 @@ def _throughput(number: int, seconds: float, side: int) -> dict[str, Any]:
 def processor_seconds() -> dict[str, float]:
     """That this process, its workers and Ray's own processes took until now."""
     seconds: defaultdict[str, float] = defaultdict(float)
-    for process in (here := psutil.Process(), *here.children(recursive=True)):
+    for process in (this_process := psutil.Process(), *this_process.children(recursive=True)):
         try:
             times, name = process.cpu_times(), " ".join(process.cmdline())
         except psutil.Error:  # it ended meanwhile
             continue
-        who = "backend" if process == here else "workers" if "ray::ModelActor" in name else "ray"
+        who = "backend" if process == this_process else "workers" if "ray::ModelActor" in name else "ray"
         seconds[who] += times.user + times.system
     return seconds
 
@@ -236,12 +236,12 @@ def _p95(values: Sequence[float]) -> float:
 def _overhead(side: int, repeats: int = 40) -> dict[str, Any]:
     """Milliseconds of a group through one worker more than through a call in this process, alternately."""
     pool, engine = _pool(1, at_once)
-    here = Engine(lambda: Waiting(0.0, 0.0), Metrics())
+    local = Engine(lambda: Waiting(0.0, 0.0), Metrics())
     try:
         took: dict[str, list[float]] = {"worker": [], "here": []}
         for group in itertools.islice(new_groups(side, 1), repeats):
             group.digests  # noqa: B018  counted once, whoever answers
-            for name, one in (("here", here), ("worker", engine)):
+            for name, one in (("here", local), ("worker", engine)):
                 began = time.perf_counter()
                 one.segment(group).result(60)
                 took[name].append(1000 * (time.perf_counter() - began))

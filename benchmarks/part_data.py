@@ -67,14 +67,14 @@ def write_made_up_index(folder: Path, num_samples: int, num_images: int, seed: i
     buckets = [Bucket("train", source, sub_task) for source in SOURCES for sub_task in SUB_TASKS]
     with SampleWriter(folder, SOURCES) as samples:
         for place, bucket in enumerate(buckets):
-            left = num_samples // len(buckets) + (place < num_samples % len(buckets))
+            remaining = num_samples // len(buckets) + (place < num_samples % len(buckets))
             rows = np.arange(SOURCES.index(bucket.source), num_images, len(SOURCES))
-            while left:
-                number = min(left, _CHUNK)
+            while remaining:
+                number = min(remaining, _CHUNK)
                 first = rng.integers(len(rows), size=number)
                 second = (first + rng.integers(1, len(rows), size=number)) % len(rows)
                 samples.add(bucket, rows[np.stack([first, second], 1)], rng.random(number) < 0.2)
-                left -= number
+                remaining -= number
     about = {"sources": list(SOURCES), "classes": list(objects.classes), "parts": list(objects.parts)}
     write_manifest(folder, about | {"ranges": samples.ranges, "images": {}})
 

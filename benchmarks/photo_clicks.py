@@ -53,16 +53,16 @@ def _tried(segmenter: CoSegmenter, image: np.ndarray, truth: np.ndarray, rng: np
     y, x = divmod(int(rng.choice(np.flatnonzero(truth))), truth.shape[1])
     points, labels = [(float(x), float(y))], [True]
     mask = segmenter.segment_prompts(image, points, labels).mask
-    found = {"point": iou(mask, truth)}
+    ious = {"point": iou(mask, truth)}
     while len(points) < NUM_CLICKS and (click := next_click(mask, truth)) is not None:
         points.append((float(click.x), float(click.y)))
         labels.append(click.positive)
         mask = segmenter.segment_prompts(image, points, labels).mask
-    found["point3"] = iou(mask, truth)
+    ious["point3"] = iou(mask, truth)
     box = tight_box_xyxy(truth)
     assert box is not None
-    found["box"] = iou(segmenter.segment_prompts(image, box_xyxy=box).mask, truth)
+    ious["box"] = iou(segmenter.segment_prompts(image, box_xyxy=box).mask, truth)
     filled = np.zeros_like(truth)
     filled[box[1] : box[3], box[0] : box[2]] = True
-    found["box_filled"] = iou(filled, truth)
-    return found
+    ious["box_filled"] = iou(filled, truth)
+    return ious

@@ -84,11 +84,11 @@ def _free_port() -> int:
 
 
 def _environment(folder: Path, port: int, checkpoint: Path | None) -> dict[str, str]:
-    own = {"CALICO_PORT": str(port), "CALICO_DATA_DIR": str(folder / "state"), "CALICO_MEDIA_ROOTS": str(folder)}
-    own |= {"CALICO_WEBHOOK_SECRET": SECRET, "CALICO_RESULT_CACHE_MB": "1", "CALICO_LOG_LEVEL": "WARNING"}
-    own |= {"CALICO_CHECKPOINT": str(checkpoint)} if checkpoint else {}
+    variables = {"CALICO_PORT": str(port), "CALICO_DATA_DIR": str(folder / "state"), "CALICO_MEDIA_ROOTS": str(folder)}
+    variables |= {"CALICO_WEBHOOK_SECRET": SECRET, "CALICO_RESULT_CACHE_MB": "1", "CALICO_LOG_LEVEL": "WARNING"}
+    variables |= {"CALICO_CHECKPOINT": str(checkpoint)} if checkpoint else {}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("CALICO_", "LABEL_STUDIO_"))}
-    return {**inherited, **own, "DATABASE_URL": ""}
+    return {**inherited, **variables, "DATABASE_URL": ""}
 
 
 def _wait_ready(backend: subprocess.Popen[bytes], port: int, log: Path) -> None:

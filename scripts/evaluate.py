@@ -199,8 +199,8 @@ def _part_data(args: argparse.Namespace) -> _Data:
     split = args.split or "test"
     data = MixedParts(args.data, split, images=_image_folders(args.images or []))
     cases = PartDataCases(data, args.limit, args.seed, args.all_questions)
-    asked = ", all questions" if args.all_questions else ""
-    what = f"{args.data} ({split}, {len(cases)} of {len(data)} samples{asked})"
+    questions_note = ", all questions" if args.all_questions else ""
+    what = f"{args.data} ({split}, {len(cases)} of {len(data)} samples{questions_note})"
     return _Data(
         cases,
         len(cases),

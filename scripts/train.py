@@ -107,8 +107,8 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
     _check(args)
     data = _data(args)
     if isinstance(data, Mixture):
-        own = CalicoTokenizer.from_file((args.start or EMBEDDED) / TOKENIZER)
-        tokenizer = grown(own, (*data.classes, *data.parts), calico_small().llm["vocab_size"])
+        tokens_before = CalicoTokenizer.from_file((args.start or EMBEDDED) / TOKENIZER)
+        tokenizer = grown(tokens_before, (*data.classes, *data.parts), calico_small().llm["vocab_size"])
         config = small_on(len(tokenizer), args.trunk or calico_small().trunk)
     else:
         tokenizer = CalicoTokenizer.train()

@@ -81,7 +81,7 @@ class ModelActor:
         """digests: of each group's images, as the sender counted them. places: of the images of all groups."""
         model = self._model(key)
         rest = _taken(places, stored)
-        groups = [_group(rest, own) for own in digests]
+        groups = [_group(rest, group_digests) for group_digests in digests]
         return model.version, [Packed.of(result) for result in model.segment_many(groups, candidates=candidates)]
 
     @_beside("click")

@@ -141,8 +141,8 @@ class ModelPool:
             raise
         if len(versions) != 1:
             self._drop(key)
-            found = ", ".join(sorted(map(str, versions))) or "none"
-            raise CheckpointError(f"{folder or 'the checkpoint'}: expected one version in all workers, got {found}")
+            listing = ", ".join(sorted(map(str, versions))) or "none"
+            raise CheckpointError(f"{folder or 'the checkpoint'}: expected one version in all workers, got {listing}")
         segmenter = PooledSegmenter(self, key, str(versions.pop()))
         weakref.finalize(segmenter, self._drop, key)
         return segmenter

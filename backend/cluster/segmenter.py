@@ -24,7 +24,7 @@ class PooledSegmenter:
         self, groups: Sequence[ImageGroup], *, candidates: Sequence[Sequence[str] | None]
     ) -> list[CoSegmentation]:
         digests = [group.digests for group in groups]
-        every = [digest for own in digests for digest in own]
+        every = [digest for group_digests in digests for digest in group_digests]
         images = self.images([image for group in groups for image in group.images], every)
         packed: list[Packed] = self._pool.ask(
             self._key, self.version, "segment_many", (digests, list(candidates), *images), every

@@ -180,12 +180,12 @@ class CocoImporter:
         coseg = cosegmentation_of(group, self._findings, orientations=turns)
         if not coseg.regions:
             raise InputError("none of its masks can be read")
-        shown = [
+        copies = [
             self._images.shown(place, size) for place, size in zip(filter(None, placed), coseg.sizes_hw, strict=True)
         ]
-        coseg = _of_sizes(coseg, [size for _, size, _ in shown])
-        data = data_of(config, [address for address, _, _ in shown], name=group.name)
-        data |= originals_data([original for _, _, original in shown if original])
+        coseg = _of_sizes(coseg, [size for _, size, _ in copies])
+        data = data_of(config, [address for address, _, _ in copies], name=group.name)
+        data |= originals_data([original for _, _, original in copies if original])
         if brings_parts(config):
             data = with_parts(data, coseg, config, self._vocabulary)
         encoded = encode_prediction(

@@ -156,12 +156,12 @@ def _progress(job: Mapping[str, Any]) -> str:
         return ""
     share = min(1.0, max(0.0, float(progress.get("share") or 0)))
     elapsed = progress.get("elapsed_s")
-    left = ""
+    remaining = ""
     if elapsed and 0.02 < share < 1:
-        left = f", about {_duration(elapsed * (1 - share) / share)} left of this phase"
+        remaining = f", about {_duration(elapsed * (1 - share) / share)} left of this phase"
     bar = "<progress></progress>" if share == 0 else f'<progress value="{share:.3f}"></progress>'
     note = f"{progress.get('what', '')}: {progress.get('note', '')}".rstrip(": ")
-    return f'<p>{escape(note)}{left}</p>{bar}<p class="soft">running for {_duration(job["seconds"])}</p>'
+    return f'<p>{escape(note)}{remaining}</p>{bar}<p class="soft">running for {_duration(job["seconds"])}</p>'
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -208,14 +208,14 @@ def _memories(memories: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     rows = [
         [
-            _text(own["project"]),
-            _text(f"{own['state']}: {own['problem']}" if own["problem"] else own["state"]),
-            _text(own["groups"]),
-            _text(None if own["estimate"] is None else f"{own['estimate']:.2f} (n = {own['num_measured']} images)"),
-            _text(", ".join(own["names"])),
-            _text(own["seconds"]),
+            _text(row["project"]),
+            _text(f"{row['state']}: {row['problem']}" if row["problem"] else row["state"]),
+            _text(row["groups"]),
+            _text(None if row["estimate"] is None else f"{row['estimate']:.2f} (n = {row['num_measured']} images)"),
+            _text(", ".join(row["names"])),
+            _text(row["seconds"]),
         ]
-        for own in memories
+        for row in memories
     ]
     head = ["project", "state", "groups", "estimate", "names", "seconds"]
     return ["<h2>Learnt while people label</h2>", table(head, rows)]

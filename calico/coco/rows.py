@@ -382,10 +382,10 @@ class _Reader:
         return self._before + self._at
 
     def _more(self) -> None:
-        left = self._text[self._at :]
-        more = self._file.read(max(CHUNK_BYTES, len(left)))
+        rest = self._text[self._at :]
+        more = self._file.read(max(CHUNK_BYTES, len(rest)))
         self._before += self._at
-        self._text, self._at, self._is_end = left + more.decode("latin-1"), 0, not more
+        self._text, self._at, self._is_end = rest + more.decode("latin-1"), 0, not more
 
     def peek(self) -> str:
         """The next character that is no blank; empty at the end."""

@@ -34,17 +34,17 @@ def backbone_levels(source: str, size: int) -> BackboneLevels:
     view = torch.zeros(1, 3, round(size * scale), round(size * scale))
     try:
         with torch.inference_mode():
-            found = backbone(view).feature_maps
+            stage_maps = backbone(view).feature_maps
     except Exception as error:  # libraries have many for a picture that does not suit
         raise InputError(f"--trunk {source}: does not take frames of {size} px ({_line(error)})") from None
-    if any(own.dim() != 4 or own.shape[2] != own.shape[3] for own in found):
+    if any(level.dim() != 4 or level.shape[2] != level.shape[3] for level in stage_maps):
         raise InputError(f"--trunk {source}: gives no maps (I x C x h x w); expected a backbone that does")
-    strides = [math.log2(size / own.shape[-1]) for own in found]
+    strides = [math.log2(size / level.shape[-1]) for level in stage_maps]
     names = list(backbone.out_features)
     stages = [
         names[number] if (number := _nearest(strides, k)) is not None else PIXELS for k in range(1, NUM_LEVELS + 1)
     ]
-    channels = dict(zip(names, (own.shape[1] for own in found), strict=True))
+    channels = dict(zip(names, (level.shape[1] for level in stage_maps), strict=True))
     widths = [channels[stage] if stage else 3 * 4**k for k, stage in enumerate(stages, 1)]
     config.out_features = [name for name in names if name in stages]
     raw = config.to_diff_dict() | {"model_type": config.model_type, "out_features": list(config.out_features)}

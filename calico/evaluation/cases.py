@@ -109,5 +109,5 @@ class PartDataCases:
                 log.warning("skipped: %s", error)
             return None
         group = ImageGroup(images, tuple(record.image_file for record in records))
-        asked = tuple(SubTask) if self.all_questions else (entry.sub_task,)
-        return Case(f"{entry.split}-{self.data.row(number):09d}", group, truth, asked, entry.source)
+        sub_tasks = tuple(SubTask) if self.all_questions else (entry.sub_task,)
+        return Case(f"{entry.split}-{self.data.row(number):09d}", group, truth, sub_tasks, entry.source)

@@ -176,13 +176,13 @@ def _by_question(report: Block) -> str:
         for name, block in report["by_subtask"].items()
     ]
     merged = [[_cell(report["reconciled"], key) for key in RECONCILED]]
-    shown = [[_cell(report["shown"], key) for key in SHOWN]]
+    product_row = [[_cell(report["shown"], key) for key in SHOWN]]
     return (
         table(["question", *QUESTION.values()], rows)
         + '\n<p class="soft">The three answers reconciled:</p>\n'
         + table(list(RECONCILED.values()), merged)
         + '\n<p class="soft">Of these, what the product shows:</p>\n'
-        + table(list(SHOWN.values()), shown)
+        + table(list(SHOWN.values()), product_row)
     )
 
 

@@ -113,9 +113,9 @@ class EvaluationRun:
         """`Evaluation.report` of what was added so far, and the baseline's figures where it was asked for."""
         report = self._evaluation.report()
         if self._baseline is not None:
-            own = self._baseline_evaluation.report()
+            baseline = self._baseline_evaluation.report()
             report["baseline"] = {
                 "what": self._baseline.what,
-                **{name: own[name] for name in ("overall", "by_subtask", "by_source")},
+                **{name: baseline[name] for name in ("overall", "by_subtask", "by_source")},
             }
         return {**report, "seconds_per_group": float(np.median(self._seconds)) if self._seconds else None}

@@ -145,8 +145,8 @@ class ImageEncoder:
     def _encoded(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         views = zip(*(self._preprocess(image) for image in images), strict=True)
         pixels = (torch.from_numpy(np.stack(view)).to(self._model.device, self._model.dtype) for view in views)
-        own = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in pixels))
-        return split_features(self._model.encode(own))
+        stacked = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in pixels))
+        return split_features(self._model.encode(stacked))
 
 
 def _tensors(features: ImageFeatures) -> list[Tensor]:
@@ -175,8 +175,8 @@ def _moved(features: ImageFeatures, device: torch.device | str) -> ImageFeatures
 def split_features(features: ImageFeatures) -> list[ImageFeatures]:
     """Of N images -> of each by itself, in memory of its own, so that a kept one does not hold the others."""
     return [
-        _from_tensors(own)
-        for own in zip(*([row.clone() for row in t.split(1)] for t in _tensors(features)), strict=True)
+        _from_tensors(tensors)
+        for tensors in zip(*([row.clone() for row in t.split(1)] for t in _tensors(features)), strict=True)
     ]
 
 

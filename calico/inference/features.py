@@ -22,8 +22,8 @@ def image_features(model: CalicoModel, config: CalicoConfig, images: Iterable[np
     preprocess = Preprocessor.from_config(config)
     rows = []
     for image in images:
-        own = (torch.from_numpy(view)[None].to(model.device, model.dtype) for view in preprocess(image))
-        views = model.views(Pixels(*own))
+        tensors = (torch.from_numpy(view)[None].to(model.device, model.dtype) for view in preprocess(image))
+        views = model.views(Pixels(*tensors))
         refined = model.cem(model.global_encoder(views.global_view), model.semantic_encoder(views.semantic_view))
         rows.append(refined.float().mean(1)[0].cpu().numpy())
     return np.stack(rows) if rows else np.zeros((0, 0), np.float32)

@@ -42,8 +42,8 @@ class Bootstrap:
 
 def each(weights: np.ndarray, value: Callable[[np.ndarray], float]) -> np.ndarray:
     """B float64: the value of each row of B x N weights, once for rows that are alike: few groups repeat themselves."""
-    known = cache(lambda row: value(np.frombuffer(row)))
-    return np.array([known(row.tobytes()) for row in weights.astype(float)], dtype=float)
+    cached = cache(lambda row: value(np.frombuffer(row)))
+    return np.array([cached(row.tobytes()) for row in weights.astype(float)], dtype=float)
 
 
 def standard_error(resampled: np.ndarray | None, num_groups: int) -> float | None:

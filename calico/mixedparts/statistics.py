@@ -35,20 +35,20 @@ def statistics(data: MixedParts) -> dict[str, Any]:
     rows = []
     for number, source in enumerate(data.sources):
         for split in (*SPLITS, "all"):
-            here = images["source"] == number
+            is_of_source = images["source"] == number
             if split != "all":
-                here &= images["split"] == SPLITS.index(split)
-            of_them = objects[here[objects["image"]]]
+                is_of_source &= images["split"] == SPLITS.index(split)
+            of_them = objects[is_of_source[objects["image"]]]
             part_rows = _rows_of(of_them["first_part"], of_them["num_parts"])
             counts_by_size = [count for (s, where), count in sizes.items() if s == source and split in (where, "all")]
             by_size = np.sum(counts_by_size, axis=0) if counts_by_size else np.zeros(3, int)
             ranges = [r for r in data.manifest["ranges"] if r["source"] == source and split in (r["split"], "all")]
-            if here.any() or ranges:
+            if is_of_source.any() or ranges:
                 rows.append(
                     {
                         "source": source,
                         "split": split,
-                        "images": int(here.sum()),
+                        "images": int(is_of_source.sum()),
                         "objects": len(of_them),
                         "classes": len(np.unique(of_them["class_id"])),
                         "part_names": len(np.unique(parts["name_id"][part_rows])),

@@ -39,11 +39,11 @@ class BackboneTrunk(nn.Module):
         side = pixels.shape[-1]
         view = pixels if self.levels.scale == 1 else _sized(pixels, round(side * self.levels.scale))
         names = list(self.backbone.out_features)
-        found = dict(zip(names, self.backbone(view).feature_maps, strict=True))
+        stage_maps = dict(zip(names, self.backbone(view).feature_maps, strict=True))
         maps = [pixels]
         for k, stage in enumerate(self.levels.stages, 1):
-            own = F.pixel_unshuffle(pixels, 2**k) if stage == PIXELS else _sized(found[stage], side >> k)
-            maps.append(own)
+            level = F.pixel_unshuffle(pixels, 2**k) if stage == PIXELS else _sized(stage_maps[stage], side >> k)
+            maps.append(level)
         return maps
 
 

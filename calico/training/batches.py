@@ -288,8 +288,8 @@ def candidate_names(
         number = min(len(absent), int(rng.integers(1, most)))
         return [str(name) for name in rng.choice(absent, number, replace=False)] if number else []
 
-    shown = {image.object_name for image in group if image.object_name}
-    names = sorted(shown) + others(vocabulary.classes, shown, 4)
+    shown_names = {image.object_name for image in group if image.object_name}
+    names = sorted(shown_names) + others(vocabulary.classes, shown_names, 4)
     if sub_task is not SubTask.COMMON_OBJECT:
         parts = {name for image in group for name in image.part_names}
         names += sorted(parts) + others(vocabulary.parts, parts, 6)
