@@ -144,10 +144,10 @@ class SmartTools:
         names = tuple(config.candidates(data))
         try:
             call = self._engine.segment(group, names, Priority.WAITED_FOR)
-            found = call.result(max(0.0, deadline - time.monotonic()))
+            prediction = call.result(max(0.0, deadline - time.monotonic()))
             if self._remembered is not None:
-                found, _ = self._remembered(project, call.version, group, found, names)
-            return worth_showing(found, self._min_score)
+                prediction, _ = self._remembered(project, call.version, group, prediction, names)
+            return worth_showing(prediction, self._min_score)
         except (TimeoutError, LaneFull) as error:
             log.warning("a click is answered without the rest of its group: %s", error or "not predicted in time")
             return None
@@ -232,14 +232,14 @@ class SmartTools:
 
 def _said(context: Mapping[str, Any], name: str, shown: Sequence[int], made: Sequence[int]) -> dict[str, Any]:
     """The answer in words, in the field where it was asked."""
-    asked = context["result"][-1]
+    question = context["result"][-1]
     parts = []
     if made:
         parts.append(f"found on image {_listed(made)}")
     if shown:
         parts.append(f"on image {_listed(shown)} already")
     text = f"{name}: {'; '.join(parts)}" if parts else f"{name}: no image shows it"
-    row = {key: asked[key] for key in ("id", "from_name", "to_name", "type", "item_index") if key in asked}
+    row = {key: question[key] for key in ("id", "from_name", "to_name", "type", "item_index") if key in question}
     return {**row, "value": {"text": [text]}}
 
 

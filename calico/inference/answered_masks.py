@@ -120,8 +120,8 @@ def _images_named(parsed: ParsedAnswer) -> Mapping[int, int]:
 
 def restored_logits(logits: Tensor, size_hw: tuple[int, int], longest: int) -> np.ndarray:
     """logits: S x S on the padded frame -> HxW float32 at the image's own size, as SAM undoes padding and resizing."""
-    own: np.ndarray = _restored(logits[None], size_hw, longest)[0].cpu().numpy()
-    return own
+    restored: np.ndarray = _restored(logits[None], size_hw, longest)[0].cpu().numpy()
+    return restored
 
 
 def restored_masks(logits: Tensor, sizes_hw: Sequence[tuple[int, int]], longest: int) -> list[np.ndarray]:

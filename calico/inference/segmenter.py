@@ -172,15 +172,15 @@ class CoSegmenter:
         """
         memory = self.memory  # it may be replaced meanwhile
         candidates = [None] * len(groups) if candidates is None else list(candidates)
-        shown = [windows(len(group)) for group in groups]
-        parts = [part_of(group, images) for group, own in zip(groups, shown, strict=True) for images in own]
-        names = [own for own, ranges in zip(candidates, shown, strict=True) for _ in ranges]
-        found = self._segment_windows(parts, names)
+        ranges_of = [windows(len(group)) for group in groups]
+        parts = [part_of(group, images) for group, own in zip(groups, ranges_of, strict=True) for images in own]
+        names = [own for own, ranges in zip(candidates, ranges_of, strict=True) for _ in ranges]
+        in_windows = self._segment_windows(parts, names)
         results: list[CoSegmentation] = []
-        for group, own, asked in zip(groups, shown, candidates, strict=True):
-            merged = merge(group.sizes_hw, own, found[: len(own)])
-            results.append(self._with_memories(group, merged, asked, memory))
-            found = found[len(own) :]
+        for group, own, names_of_group in zip(groups, ranges_of, candidates, strict=True):
+            merged = merge(group.sizes_hw, own, in_windows[: len(own)])
+            results.append(self._with_memories(group, merged, names_of_group, memory))
+            in_windows = in_windows[len(own) :]
         return results
 
     def reconciled(self, group: ImageGroup, answers: Mapping[SubTask, AnsweredMasks]) -> CoSegmentation:
@@ -259,10 +259,10 @@ class CoSegmenter:
         results: list[dict[SubTask, AnsweredMasks]] = [{} for _ in groups]
         with self._lock, torch.inference_mode():
             features, places = self._encode(images, digests, notices)
-            asked = []
+            questions = []
             for number, group in enumerate(groups):
                 own, places = places[: len(group)], places[len(group) :]
-                asked += [Asked(number, sub_task, own, group.sizes_hw) for sub_task in sub_tasks]
+                questions += [Asked(number, sub_task, own, group.sizes_hw) for sub_task in sub_tasks]
 
             listed = [() if own is None else spelled_names(self.tokenizer, own).listed for own in names]
 
@@ -275,9 +275,9 @@ class CoSegmenter:
                 ]
                 return self._generate(some, features, [listed[one.group] for one in some], constraints)
 
-            answers = in_halves(answers_of, asked, "questions", notices)
-            found = self._write_masks(asked, answers, features.grounding, notices)
-        for one, masks in zip(asked, found, strict=True):
+            answers = in_halves(answers_of, questions, "questions", notices)
+            masks_of = self._write_masks(questions, answers, features.grounding, notices)
+        for one, masks in zip(questions, masks_of, strict=True):
             results[one.group][one.sub_task] = masks
         return list(results)
 
@@ -313,7 +313,7 @@ class CoSegmenter:
         box_xyxy: Sequence[float] | None = None,
     ) -> PromptedMask:
         """The answer of one look, in the image's own pixels. Clicks beside the window are left out."""
-        shown = [(point, label) for point, label in clicks if window.holds(point)]
+        inside = [(point, label) for point, label in clicks if window.holds(point)]
         cutout, corner = window.of(image), np.array([window.left, window.top], np.float32)
         size_hw = (cutout.shape[0], cutout.shape[1])
         longest = self.config.grounding_encoder.image_size
@@ -324,12 +324,12 @@ class CoSegmenter:
             if box_xyxy is not None:
                 corners = np.array(box_xyxy, np.float32).reshape(2, 2) - corner
                 box = torch.from_numpy(fitted_points(corners, size_hw, longest)).reshape(1, 4).to(device)
-            if shown:
-                places = np.array([point for point, _ in shown], np.float32) - corner
+            if inside:
+                places = np.array([point for point, _ in inside], np.float32) - corner
                 points = torch.from_numpy(fitted_points(places, size_hw, longest))[None].to(device)
-                marks = torch.tensor([[int(label) for _, label in shown]], device=device)
+                marks = torch.tensor([[int(label) for _, label in inside]], device=device)
             masks = None
-            for seen in range(1 if decoder.mask_prompt and shown else len(shown), len(shown) + 1):
+            for seen in range(1 if decoder.mask_prompt and inside else len(inside), len(inside) + 1):
                 if points is None or marks is None:
                     sparse = decoder.prompts(boxes_xyxy=box)
                 else:
@@ -364,9 +364,9 @@ class CoSegmenter:
                 if len(window) < 2:
                     window = sorted({image, (image + 1) % len(group)})
                 within = {i: n for n, i in enumerate(window)}
-                known = [within[i] for i in shown if i in within]
+                examples = [within[i] for i in shown if i in within]
                 named = {within[i]: objects[i] for i in window if i in objects}
-                row = forced_answer(name, within[image], known, named)
+                row = forced_answer(name, within[image], examples, named)
                 rows.append(row._replace(image=image))
                 prompt = self._prompt(row.sub_task, len(window), ())
                 prompts.append(prompt._replace(images=[places[i] for i in window]))
@@ -376,11 +376,13 @@ class CoSegmenter:
             where = torch.tensor([places[row.image] for row in rows], device=read.states.device)
             masks = self.model.segment(features.grounding, read.states, where)
             sizes = [group.sizes_hw[row.image] for row in rows]
-            own = restored_masks(masks.logits, sizes, self.config.grounding_encoder.image_size)
-        found = {}
-        for row, mask, iou, likelihood in zip(rows, own, masks.iou.clamp(0, 1).tolist(), read.likelihood, strict=True):
-            found[row.image] = PromptedMask(mask, iou * likelihood)
-        return found
+            masks_at_size = restored_masks(masks.logits, sizes, self.config.grounding_encoder.image_size)
+        answers = {}
+        for row, mask, iou, likelihood in zip(
+            rows, masks_at_size, masks.iou.clamp(0, 1).tolist(), read.likelihood, strict=True
+        ):
+            answers[row.image] = PromptedMask(mask, iou * likelihood)
+        return answers
 
     def _prompt(self, sub_task: SubTask, num_images: int, candidates: Sequence[str]) -> Prompt:
         question = canonical_question(sub_task, num_images, candidates)

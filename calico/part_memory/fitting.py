@@ -92,8 +92,8 @@ def fit_memory(
         rows = (pixels.rows.float() - mean) @ basis
         heads: list[PartHead] = []
         for fold in range(settings.num_heads if fold_of else 1):
-            known = torch.tensor([fold_of.get(int(group), -1) != fold for group in pixels.group.tolist()])
-            head = _fitted(rows[known], _part_of(pixels, known), settings, settings.seed * 31 + fold)
+            is_taught = torch.tensor([fold_of.get(int(group), -1) != fold for group in pixels.group.tolist()])
+            head = _fitted(rows[is_taught], _part_of(pixels, is_taught), settings, settings.seed * 31 + fold)
             heads.append(folded(head, mean, basis))
             on_progress(0.5 + 0.4 * (fold + 1) / settings.num_heads)
     card = MemoryCard(
@@ -113,10 +113,10 @@ def fit_memory(
 def look_size(config: CalicoConfig) -> int:
     """Twice the grounding branch's size, and no more than `MAX_LOOK`: parts are small, and this look is rare. Of an
     encoder that takes no other, its own."""
-    own = config.grounding_encoder.image_size
+    side = config.grounding_encoder.image_size
     if config.grounding_encoder.kind in FIXED_SIZE_KINDS:
-        return own
-    return max(own, min(2 * own, MAX_LOOK))
+        return side
+    return max(side, min(2 * side, MAX_LOOK))
 
 
 def _folds(groups: set[int], settings: MemorySettings) -> dict[int, int]:
@@ -129,9 +129,9 @@ def _folds(groups: set[int], settings: MemorySettings) -> dict[int, int]:
 
 def _basis(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Mean D and basis D x R: the main directions of features that were each brought to standard deviation 1."""
-    some = rows[:: max(1, len(rows) // 20_000)].float()
-    mean, scale = some.mean(0), some.std(0, correction=0) + 1e-3
-    scaled = (some - mean) / scale
+    sample = rows[:: max(1, len(rows) // 20_000)].float()
+    mean, scale = sample.mean(0), sample.std(0, correction=0) + 1e-3
+    scaled = (sample - mean) / scale
     if rank >= scaled.shape[1]:
         return mean, torch.diag(1 / scale)
     _, vectors = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
@@ -162,19 +162,19 @@ def _fitted(rows: Tensor, pixels: Pixels, settings: MemorySettings, seed: int) -
 
 def _chances(pixels: Pixels, settings: MemorySettings) -> Tensor:
     """M, of each row to be drawn: names by their share of the images' area, to the power of (1 - balance)."""
-    own = pixels.group >= 0
-    counts = torch.bincount(pixels.codes[own], minlength=len(pixels.shares)).float()
-    wanted = pixels.shares.clamp(min=1e-5) ** (1 - settings.balance) * (counts > 0)
-    each = wanted / wanted.sum() / counts.clamp(min=1)
-    chances = each[pixels.codes] * own
-    if num_negative := int((~own).sum()):
-        chances = chances * (1 - settings.negative_share) + (~own) * (settings.negative_share / num_negative)
+    is_lesson = pixels.group >= 0
+    counts = torch.bincount(pixels.codes[is_lesson], minlength=len(pixels.shares)).float()
+    weights = pixels.shares.clamp(min=1e-5) ** (1 - settings.balance) * (counts > 0)
+    each = weights / weights.sum() / counts.clamp(min=1)
+    chances = each[pixels.codes] * is_lesson
+    if num_negative := int((~is_lesson).sum()):
+        chances = chances * (1 - settings.negative_share) + (~is_lesson) * (settings.negative_share / num_negative)
     return chances
 
 
 def _least_areas(lessons: Sequence[Lesson], names: Sequence[TaughtName]) -> tuple[float, ...]:
     """A quarter of what all but the smallest twentieth of a name's regions cover; of an object, with all its parts."""
-    found: list[list[float]] = [[] for _ in names]
+    areas: list[list[float]] = [[] for _ in names]
     for lesson in lessons:
         shares = (
             np.bincount(code_map(lesson.image, names).ravel(), minlength=len(names) + 1) / lesson.image.part_map.size
@@ -183,8 +183,8 @@ def _least_areas(lessons: Sequence[Lesson], names: Sequence[TaughtName]) -> tupl
             whole = name.object == lesson.image.object_name
             share = shares[1:].sum() if name.part is None and whole else shares[k + 1]
             if share > 0:
-                found[k].append(float(share))
-    return tuple(0.25 * float(np.quantile(own, 0.05)) if own else 0.0 for own in found)
+                areas[k].append(float(share))
+    return tuple(0.25 * float(np.quantile(own, 0.05)) if own else 0.0 for own in areas)
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
@@ -211,8 +211,8 @@ def _measured(
     step = max(1, math.ceil(len(lessons) / settings.max_measured))
     open_card = replace(card, estimates=(NameEstimate(cutoff=0.0),) * len(card.names))
     seen: list[list[_Seen]] = [[] for _ in card.names]
-    some = lessons[::step]
-    for lesson in some:
+    sample = lessons[::step]
+    for lesson in sample:
         memory = PartMemory([heads[fold_of[lesson.group]]], open_card)
         image = lesson.image
         sight = memory.sight(reader(image.image, 1.0), (image.image.shape[0], image.image.shape[1]))
@@ -223,10 +223,10 @@ def _measured(
             region = None
             if sight is not None and sight.object_name == name.object:
                 region = sight.object if name.part is None else sight.parts.get(name.part)
-            shown = bool(truth.any())
-            if shown or region is not None:
-                overlap = iou(truth, region.mask) if region is not None and shown else 0.0
-                seen[k].append(_Seen(shown, 0.0 if region is None else region.score, overlap))
+            is_there = bool(truth.any())
+            if is_there or region is not None:
+                overlap = iou(truth, region.mask) if region is not None and is_there else 0.0
+                seen[k].append(_Seen(is_there, 0.0 if region is None else region.score, overlap))
     estimates = tuple(_estimate(rows) for rows in seen)
     parts = [row for name, rows in zip(card.names, seen, strict=True) if name.part is not None for row in rows]
     kept = [
@@ -237,13 +237,13 @@ def _measured(
         if row.shown or row.confidence >= estimate.cutoff
     ]
     score = float(np.mean(kept)) if parts and kept else None
-    return replace(card, estimates=estimates, strict_miou_parts=score, num_measured=len(some))
+    return replace(card, estimates=estimates, strict_miou_parts=score, num_measured=len(sample))
 
 
 def _estimate(rows: Sequence[_Seen]) -> NameEstimate:
     """cutoff: the confidence that is best for the mean IoU over what is shown or found."""
-    shown = [row for row in rows if row.shown]
-    if not shown:
+    positives = [row for row in rows if row.shown]
+    if not positives:
         return NameEstimate()
     best, cutoff = -1.0, 0.0
     for threshold in [0.0, *sorted({row.confidence for row in rows if row.confidence > 0})]:
@@ -252,14 +252,14 @@ def _estimate(rows: Sequence[_Seen]) -> NameEstimate:
         if value > best + 1e-9:
             best, cutoff = value, threshold
     cutoff = min(cutoff, 0.9)
-    found = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
-    sure = float(np.mean([row.confidence for row in found])) if found else 0.0
-    mean_iou = float(np.mean([row.iou for row in found])) if found else 0.0
+    confident = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
+    sure = float(np.mean([row.confidence for row in confident])) if confident else 0.0
+    mean_iou = float(np.mean([row.iou for row in confident])) if confident else 0.0
     cutoff = max(cutoff, USUAL_SHARE * sure)
     return NameEstimate(
-        len(shown),
-        round(float(np.mean([row.iou if row.confidence >= max(cutoff, 1e-9) else 0.0 for row in shown])), 4),
-        round(float(np.mean([row.shown for row in found])), 4) if found else None,
+        len(positives),
+        round(float(np.mean([row.iou if row.confidence >= max(cutoff, 1e-9) else 0.0 for row in positives])), 4),
+        round(float(np.mean([row.shown for row in confident])), 4) if confident else None,
         round(cutoff, 4),
         round(mean_iou / sure, 4) if sure else 1.0,
     )

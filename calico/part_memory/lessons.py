@@ -126,17 +126,18 @@ def read_pixels(
         table = codes_of(lesson.image, names)
         area = np.bincount(lesson.image.part_map.ravel(), minlength=len(table))
         np.add.at(shares, table, area / area.sum())
-        found = read(lesson.image)
-        own = table[found.values.numpy()]
-        own = np.where(found.is_mirrored.numpy(), swapped[own], own)
-        kept = np.flatnonzero(own >= 0)[::every]  # what a mirror would call by a name that nobody taught is left out
-        rows.append(found.rows[torch.from_numpy(kept)])
-        codes.append(torch.from_numpy(own[kept]))
+        views = read(lesson.image)
+        view_codes = table[views.values.numpy()]
+        view_codes = np.where(views.is_mirrored.numpy(), swapped[view_codes], view_codes)
+        # What a mirror would call by a name that nobody taught is left out.
+        kept = np.flatnonzero(view_codes >= 0)[::every]
+        rows.append(views.rows[torch.from_numpy(kept)])
+        codes.append(torch.from_numpy(view_codes[kept]))
         groups.append(torch.full((len(kept),), lesson.group))
         on_image(done / len(lessons))
     for image in negatives:
-        found = read(AnnotatedImage(image, "", (), np.zeros(image.shape[:2], np.uint8)))
-        rows.append(found.rows[::every])
+        views = read(AnnotatedImage(image, "", (), np.zeros(image.shape[:2], np.uint8)))
+        rows.append(views.rows[::every])
         codes.append(torch.zeros(len(rows[-1]), dtype=torch.int64))
         groups.append(torch.full((len(rows[-1]),), -1))
     total = torch.from_numpy(shares / shares.sum()).float()

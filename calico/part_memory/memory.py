@@ -137,11 +137,12 @@ class Sight(NamedTuple):
 
     def among(self, names: Collection[str]) -> Sight | None:
         """With the names of a fixed vocabulary only; None where its object is not one of them."""
-        known = {normalize_name(name) for name in names}
-        if self.object_name not in known:
+        vocabulary = {normalize_name(name) for name in names}
+        if self.object_name not in vocabulary:
             return None
         return self._replace(
-            parts={name: region for name, region in self.parts.items() if name in known}, unseen=self.unseen & known
+            parts={name: region for name, region in self.parts.items() if name in vocabulary},
+            unseen=self.unseen & vocabulary,
         )
 
 
@@ -164,8 +165,8 @@ class PartMemory:
     @torch.inference_mode()
     def probabilities(self, features: PyramidFeatures) -> Tensor:
         """(K + 1) x h x w on the finest map's grid, cut to the image; they add up to 1 at each place."""
-        found = torch.stack([head.over(features).softmax(0) for head in self.heads])
-        return found.mean(0)
+        each = torch.stack([head.over(features).softmax(0) for head in self.heads])
+        return each.mean(0)
 
     def sight(self, features: PyramidFeatures, size_hw: tuple[int, int]) -> Sight | None:
         """None where no taught object is seen. size_hw: of the image."""
@@ -175,12 +176,12 @@ class PartMemory:
         """chances: as `probabilities` gives them."""
         best = chances.argmax(0)
         area = torch.bincount(best.flatten(), minlength=len(chances)).float() / best.numel()
-        shown = max(self.codes, key=lambda name: float(area[self.codes[name]].sum()), default="")
-        if not shown:
+        object_name = max(self.codes, key=lambda name: float(area[self.codes[name]].sum()), default="")
+        if not object_name:
             return None
-        codes = self.codes[shown]
+        codes = self.codes[object_name]
         own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
-        return self._sight(shown, codes, own, size_hw)
+        return self._sight(object_name, codes, own, size_hw)
 
     def _sight(
         self, shown: str, codes: Sequence[int], own: Tensor, size_hw: tuple[int, int], certainty: float = 1.0
@@ -222,8 +223,8 @@ class PartMemory:
 
 def _enlarged(margin: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
     """HxW bool: where the margin, brought to the image's own size, is above 0."""
-    own = F.interpolate(margin[None, None].float(), size=size_hw, mode="bilinear", align_corners=False)[0, 0]
-    mask: np.ndarray = (own > 0).numpy()
+    full_size = F.interpolate(margin[None, None].float(), size=size_hw, mode="bilinear", align_corners=False)[0, 0]
+    mask: np.ndarray = (full_size > 0).numpy()
     return mask
 
 
