@@ -14,8 +14,9 @@ COPY calico calico
 RUN pip install ".[$EXTRAS]"
 COPY backend backend
 
-# The inbox and the media cache live in /data: give it a volume.
-RUN useradd --uid 1000 calico && install -d -o calico /data
+# The inbox and the media cache live in /data: give it a volume. Several backends and workers share /registry, a new volume
+# of which belongs to whom the folder here belongs to.
+RUN useradd --uid 1000 calico && install -d -o calico /data /registry
 USER calico
 VOLUME /data
 

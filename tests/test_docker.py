@@ -61,6 +61,13 @@ def test_the_image_runs_the_backend_as_nobody_special():
     assert {name for name in image_environment() if name.startswith("CALICO_")} <= VARIABLES
     assert instructions("EXPOSE") == [image_environment()["CALICO_PORT"]] == [str(Settings().port)]
     assert image_environment()["CALICO_DATA_DIR"] in instructions("VOLUME")
+    writable = re.search(r"install -d -o calico (.*)$", DOCKERFILE, re.MULTILINE)
+    assert writable is not None
+    written = {
+        image_environment()["CALICO_DATA_DIR"],
+        COMPOSE["services"]["backend-1"]["environment"]["CALICO_VERSIONS"],
+    }
+    assert set(writable[1].split()) == written  # a new volume is its owner's
 
 
 def test_the_health_check_asks_the_route_that_needs_no_credential():

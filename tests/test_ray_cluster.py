@@ -112,8 +112,27 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", late)
-    with pytest.raises(InputError, match=r"does not answer at this machine \(The current node timed out during"):
+    told = r"does not answer at this machine \(The current node timed out during startup.\); start it first$"
+    with pytest.raises(InputError, match=told):
         connect(WorkersAddress(None, 1))
+    with pytest.raises(InputError, match="start it first, and give this process the RAY_AUTH_MODE and RAY_AUTH_TOKEN"):
+        connect(WorkersAddress("ray://head:1", None))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("mode", ["", "disabled", "token"])
+def test_a_ray_that_asks_for_no_token_is_said(
+    mode: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    require("ray", importlib.util.find_spec("ray") is not None, "Ray is not installed: pip install -e '.[cluster]'")
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with caplog.at_level("WARNING", "calico.backend"):
+        connect(WorkersAddress("ray://head:1", None))
+    assert ("asks for no token" in caplog.text) is (mode != "token")
 
 
 @pytest.mark.host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import warnings
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from calico.errors import InputError
+
+log = logging.getLogger("calico.backend")
 
 VALID_WORKERS = "local:N (N processes of this machine), ray://HOST:PORT, or auto (the Ray cluster of this machine)"
 AUTO_CONNECT = "RAY_ENABLE_AUTO_CONNECT"
@@ -61,7 +64,16 @@ def connect(workers: WorkersAddress) -> Any:
     except Exception as error:  # Ray raises `Exception` itself where its processes take long to start
         where = workers.address or "this machine"
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"Ray does not answer at {where} ({reason}); start it first") from None
+        what = "start it first"
+        if workers.address is not None:  # Ray's client says nothing of a token that is missing or another one
+            what += ", and give this process the RAY_AUTH_MODE and RAY_AUTH_TOKEN that it was started with"
+        raise InputError(f"Ray does not answer at {where} ({reason}); {what}") from None
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":  # Ray sets it itself where it finds a token
+        log.warning(
+            "Ray at %s asks for no token: whoever reaches its ports runs code on its machines. Set RAY_AUTH_MODE=token "
+            "and the same RAY_AUTH_TOKEN for `ray start`, on every machine, and here",
+            workers.address or "this machine",
+        )
     return ray
 
 
