@@ -21,11 +21,13 @@ from test_succession import publish, registry  # noqa: F401  registry is a fixtu
 
 from backend.cluster.address import WorkersAddress
 from backend.cluster.sights import PooledLooks
+from backend.http.app import create_app
 from backend.learning.part_memories import PartMemories
 from backend.prediction.champion import Champion
 from backend.prediction.engine import Engine
 from backend.prediction.lane import Priority
 from backend.prediction.packed import Packed, PackedMask
+from backend.settings import Settings
 from backend.telemetry.prometheus import Metrics
 from calico.errors import CalicoError, CheckpointError
 from calico.part_memory import fitting
@@ -158,6 +160,26 @@ def test_a_memorys_question_is_not_waited_for_without_end(fake_pool):
     with pytest.raises(TimeoutError, match="did not answer in 50 s"):
         PooledLooks(50.0).sights(segmenter, Memory(), group())
     assert all(not slot.beside.total() for slot in workers._slots)
+
+
+def test_each_worker_is_shown(fake_pool, tmp_path):
+    """fake_pool: that of the backend is made of the same Ray."""
+    app = create_app(Settings(workers=WorkersAddress(None, 2), min_workers=2, data_dir=tmp_path), load_version=make)
+    pool = app.extensions["calico"].pool
+    wait_for(lambda: pool.num_lanes == 2)
+    client = app.test_client()
+    shown = client.get("/health").get_json()["workers"]
+    assert shown == [{"worker": number, "state": "idle", "calls": 0} for number in (1, 2)]
+    with pool._changed:
+        pool._slots[1].state, pool._slots[1].num_calls = "busy", 3
+    assert client.get("/health").get_json()["workers"][1] == {"worker": 2, "state": "busy", "calls": 3}
+    metrics = client.get("/metrics").text
+    assert [f'calico_workers{{state="{state}"}} 1.0' in metrics for state in ("idle", "busy")] == [True, True]
+    assert "calico_worker_deaths 0.0" in metrics
+    page = client.get("/", headers={"Accept": "text/html"}).text
+    assert "Workers: 1 busy, 1 idle" in page
+    assert "calls answered: 1: 0, 2: 3" in page
+    app.extensions["calico"].inbox.close()
 
 
 class Memory:
