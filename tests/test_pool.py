@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -180,6 +182,19 @@ def test_each_worker_is_shown(fake_pool, tmp_path):
     assert "Workers: 1 busy, 1 idle" in page
     assert "calls answered: 1: 0, 2: 3" in page
     app.extensions["calico"].inbox.close()
+
+
+def test_a_backend_of_workers_imports_no_model_for_a_project_without_a_memory():
+    """Predictions come side by side: two that import transformers at once may both fail."""
+    code = """
+import sys
+from backend.learning.part_memories import PartMemories
+from backend.services import build_services
+asked = PartMemories(None, None).remembered("7.1", "m1", None, "found", ())
+assert asked == ("found", "m1"), asked
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
 class Memory:

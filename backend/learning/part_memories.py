@@ -19,6 +19,7 @@ import numpy as np
 from backend.host.client import LabelStudioClient
 from backend.media.media import Media
 from backend.prediction.engine import Engine
+from backend.prediction.model_import import import_model
 from backend.prediction.part_looks import LooksHere, PartLooks
 from backend.prediction.predictor import describe
 from backend.prediction.result_cache import ResultCache
@@ -149,8 +150,6 @@ class PartMemories:
     ) -> tuple[CoSegmentation, str]:
         """A prediction of this model in the light of the project's memory, and its version. names: a fixed vocabulary,
         empty for free naming. project: as the host writes it."""
-        from calico.part_memory.evidence import remembered
-
         result = found
         for _ in range(MAX_TURNS):
             own = self._of(project_of(project), model)
@@ -169,6 +168,9 @@ class PartMemories:
                 segmenter: Any = self._engine.segmenter()
                 if segmenter.version != model:  # another one took over meanwhile
                     return found, model
+                import_model()  # behind workers nobody else has, and predictions come side by side
+                from calico.part_memory.evidence import remembered
+
                 sights = self.looks.sights(segmenter, memory, group)
                 sights = [sight if sight is None or not names else sight.among(names) for sight in sights]
                 result = remembered(found, sights, memory.card.object_names)
@@ -232,6 +234,7 @@ class PartMemories:
     def _fit(self, own: Learnt) -> None:
         segmenter: Any = self._engine.segmenter()
         size = self.looks.size(segmenter)
+        import_model()
         from calico.training.memory_fit import lessons_of  # here: it imports torch
 
         groups = self._gather(own.project, size)

@@ -26,7 +26,6 @@ LEAD_S = 2.0  # between looks whether this backend leads now
 OVERLAP = timedelta(hours=1)  # the host's clock may be another
 
 
-
 def reconcile(inbox: Inbox, client: LabelStudioClient, *, since: datetime | None = None) -> int:
     """Stores an event `RECONCILED` for each annotation of our projects in a state that the inbox has never seen.
 

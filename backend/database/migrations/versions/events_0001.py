@@ -37,9 +37,7 @@ def upgrade() -> None:
         for name in ("project", "annotation", "handled_at"):
             op.execute(f"DROP INDEX IF EXISTS ix_events_{name}")
         op.drop_column("events", "body")
-        op.execute(
-            "UPDATE events SET handled_at = received_at WHERE handled_at IS NULL AND action != 'START_TRAINING'"
-        )
+        op.execute("UPDATE events SET handled_at = received_at WHERE handled_at IS NULL AND action != 'START_TRAINING'")
         log.info("inbox: an earlier release kept what was annotated; it is removed here, and stays with Label Studio")
     for name, columns in INDEXES.items():
         op.create_index(name, "events", columns, if_not_exists=True)
