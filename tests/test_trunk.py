@@ -132,7 +132,11 @@ def test_one_pass_over_one_view_feeds_all_three_encoders(tmp_path: Path) -> None
     pixels = Pixels(*(torch.from_numpy(view)[None] for view in views))
     with torch.no_grad():
         features, states = model.encode_with_states(pixels)
-    assert len(calls) == 1
+        views_of_all = model.views(pixels)
+        again, _ = model.features_of(model.see(views_of_all))  # as a finetune's anchor and student read them
+        model.see(views_of_all)
+    assert len(calls) == 2
+    assert torch.equal(again.grounding.embedding, features.grounding.embedding)
     assert states.global_tokens.shape == (1, num_tokens(config.global_encoder), 192) == (1, 64, 192)
     assert states.semantic_tokens.shape == (1, num_tokens(config.semantic_encoder), 96) == (1, 256, 96)
     assert features.grounding.embedding.shape == (1, 64, 8, 8)

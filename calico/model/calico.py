@@ -202,10 +202,9 @@ class CalicoModel(nn.Module):
         """All that depends on the images alone, and the encoders' own outputs."""
         return self.features_of(self.see(pixels))
 
-    def see(self, pixels: Pixels) -> Seen:
-        """The encoders alone, most of the work."""
-        pixels = Pixels(*(view.to(self.dtype) for view in pixels))
-        views = self.views(pixels)
+    def see(self, pixels: Pixels | Views) -> Seen:
+        """The encoders alone, most of the work. pixels: or what `views` made of them before."""
+        views = pixels if isinstance(pixels, Views) else self.views(pixels)
         global_tokens = self.global_encoder(views.global_view)  # I x T x D_g
         semantic_tokens = self.semantic_encoder(views.semantic_view)  # I x S x D_s
         return Seen(global_tokens, semantic_tokens, self.grounding_encoder(views.grounding_view))
@@ -230,6 +229,7 @@ class CalicoModel(nn.Module):
 
     def views(self, pixels: Pixels) -> Views:
         """What each encoder reads: pixels of its own, or the maps of the one trunk, computed once."""
+        pixels = Pixels(*(view.to(self.dtype) for view in pixels))
         if self.trunk is None:
             return Views(*pixels)
         maps = self.trunk(pixels.grounding_view)

@@ -21,7 +21,7 @@ from calico.language.answers import render_answer
 from calico.language.questions import canonical_question, render_prompt, varied_question
 from calico.language.tokenizer import CalicoTokenizer
 from calico.language.words import pseudo_word
-from calico.model.calico import Pixels, PromptBatch
+from calico.model.calico import Pixels, PromptBatch, Views
 from calico.model.generation import Prompt, collate_prompts
 from calico.model.inputs import ModelInputs
 from calico.model.preprocessing import BranchPixels, fitted_part_map
@@ -83,7 +83,8 @@ class ClickBatch:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """pixels: of I images. part_maps: I x S x S uint8 as `AnnotatedImage.part_map`, padding 255.
+    """pixels: of I images, or what a trunk made of them. part_maps: I x S x S uint8 as `AnnotatedImage.part_map`,
+    padding 255.
 
     seg_value: K, what each [SEG] means in its image's part map (1: the whole object). class_ids: I. part_ids: I x S x S
     int64, the part's index in `PART_NAMES` + 2, for the dense auxiliary loss; -100 in the padding. presence: I x parts.
@@ -91,7 +92,7 @@ class TrainingBatch:
     rows about base data alone; None: it does not matter.
     """
 
-    pixels: Pixels
+    pixels: Pixels | Views
     prompts: PromptBatch
     part_maps: Tensor
     seg_value: Tensor

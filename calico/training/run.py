@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -248,6 +248,9 @@ class Run(Generic[S]):
                     seen = self.step_module.see(batch)
                 else:
                     seen = self._kept_seen(name, lambda: self.step_module.see(batch), self.device)
+        else:
+            with autocast():
+                batch = replace(batch, pixels=self.step_module.look(batch))
         if self.anchor is not None:
             with autocast():
                 taught = self.anchor.answer_logits(batch, seen)

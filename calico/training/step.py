@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calico.model.calico import CalicoModel, CalicoOutput, EncoderStates, ImageFeatures, Pixels, PromptBatch, Seen
+from calico.model.calico import (
+    CalicoModel,
+    CalicoOutput,
+    EncoderStates,
+    ImageFeatures,
+    Pixels,
+    PromptBatch,
+    Seen,
+    Views,
+)
 from calico.model.segmentation import MaskLogits
 from calico.training.auxiliary import AnswerStates, AuxiliaryHeads
 from calico.training.batches import PADDING, ClickBatch, TrainingBatch
@@ -61,7 +70,17 @@ class TrainingStep(nn.Module):
 
     def see(self, batch: TrainingBatch) -> Seen:
         """What the encoders make of the batch's images."""
-        return self.model.see(Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in batch.pixels)))
+        return self.model.see(self.look(batch))
+
+    def look(self, batch: TrainingBatch) -> Pixels | Views:
+        """The batch's pixels; or what a trunk, which never trains, makes of them for all who see them."""
+        if isinstance(batch.pixels, Views):
+            return batch.pixels
+        pixels = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in batch.pixels))
+        if self.model.trunk is None:
+            return pixels
+        with torch.no_grad():
+            return self.model.views(pixels)
 
     def forward(self, batch: TrainingBatch, taught: Tensor | None = None, seen: Seen | None = None) -> StepResult:
         """taught: A x V, what a teacher says of each answer token; counts in the rows that are about base data.
