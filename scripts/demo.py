@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def step(title: str) -> Iterator[Note]:
     """A spinner with notes on a terminal, plain lines elsewhere; the time it took in the end."""
     console = _cli.console()
-    started = shown = time.monotonic()
+    started = last_note_at = time.monotonic()
 
     def elapsed() -> str:
         return f"{time.monotonic() - started:.0f} s"
@@ -59,9 +59,9 @@ def step(title: str) -> Iterator[Note]:
         console.print(f"  {title} ...")
 
         def note(text: str) -> None:
-            nonlocal shown
-            if time.monotonic() - shown > QUIET_S:
-                shown = time.monotonic()
+            nonlocal last_note_at
+            if time.monotonic() - last_note_at > QUIET_S:
+                last_note_at = time.monotonic()
                 console.print(f"    {text} ({elapsed()})")
 
         yield note

@@ -177,18 +177,18 @@ def _target(
     it; else the one at the same place, where both lists are as long; else none: never another's."""
     if prompts.label is None:
         return controls.regions[0], None
-    asked = dict(controls.prompt_labels).get(prompts.control, ())
+    prompt_labels = dict(controls.prompt_labels).get(prompts.control, ())
     texts = [prompts.label]
-    place = next((n for n, label in enumerate(asked) if find_label(prompts.label, [label])), None)
-    if place is not None and asked[place].caption:
-        texts.append(asked[place].caption)
+    place = next((n for n, label in enumerate(prompt_labels) if find_label(prompts.label, [label])), None)
+    if place is not None and prompt_labels[place].caption:
+        texts.append(prompt_labels[place].caption)
     for text in texts:
         for control in controls.regions:
-            if found := find_label(text, config.labels_of(control, task_data)):
-                return control, found.value
+            if match := find_label(text, config.labels_of(control, task_data)):
+                return control, match.value
     for control in controls.regions:
         labels = config.labels_of(control, task_data)
-        if place is not None and len(labels) == len(asked):
+        if place is not None and len(labels) == len(prompt_labels):
             return control, labels[place].value
     return controls.regions[0], None
 

@@ -40,8 +40,8 @@ class PackedMask:
         mask = np.zeros(self.size_hw, np.bool_)
         if height and width:
             bits = np.frombuffer(zlib.decompress(self.bits), np.uint8).reshape(height, width)
-            shown = mask[top : top + height, 8 * left : 8 * (left + width)]
-            shown[:] = np.unpackbits(bits, axis=1, count=shown.shape[1])
+            area = mask[top : top + height, 8 * left : 8 * (left + width)]
+            area[:] = np.unpackbits(bits, axis=1, count=area.shape[1])
         return mask
 
 

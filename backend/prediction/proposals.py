@@ -28,8 +28,8 @@ def objects_of(found: CoSegmentation) -> dict[int, str]:
 
 def missing_images(found: CoSegmentation, name: str) -> list[int]:
     """Images whose object is known and on which no part of that name was predicted."""
-    shown = {region.image for region in found.regions if region.part_name == name}
-    return [image for image in sorted(objects_of(found)) if image not in shown]
+    showing = {region.image for region in found.regions if region.part_name == name}
+    return [image for image in sorted(objects_of(found)) if image not in showing]
 
 
 #: The images that are known to show a part -> the forced name on the others, as `CoSegmenter.segment_named` gives it.

@@ -68,8 +68,8 @@ class EvaluationRun:
         self._seconds.append(time.perf_counter() - started)
         answered = {task: Answered.from_parsed(a.parsed, a.masks, a.scores) for task, a in answers.items()}
         origin: dict[str, Any] = {"difficulties": case.difficulties, "source": case.source}
-        shown = worth_showing(merged)
-        score = self._evaluation.add(case.group_id, case.truth, answered, merged, shown=shown, **origin)
+        product = worth_showing(merged)
+        score = self._evaluation.add(case.group_id, case.truth, answered, merged, shown=product, **origin)
         if self._baseline is not None:
             guessed, whole = self._baseline.answers(case.truth, case.sub_tasks)
             self._baseline_evaluation.add(case.group_id, case.truth, guessed, whole, **origin)

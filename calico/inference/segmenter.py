@@ -219,11 +219,11 @@ class CoSegmenter:
     ) -> list[CoSegmentation]:
         results: list[CoSegmentation] = []
         for start in range(0, len(groups), self.options.groups_at_once):
-            some = slice(start, start + self.options.groups_at_once)
+            part = slice(start, start + self.options.groups_at_once)
             notices: list[str] = []
-            answered = self.answer_many(groups[some], candidates=candidates[some], notices=notices)
+            answered = self.answer_many(groups[part], candidates=candidates[part], notices=notices)
             problems = tuple(Problem("out_of_memory", notice) for notice in notices)
-            for group, answers in zip(groups[some], answered, strict=True):
+            for group, answers in zip(groups[part], answered, strict=True):
                 result = reconcile(group.sizes_hw, answers)
                 results.append(replace(result, problems=(*result.problems, *problems)))
         return results

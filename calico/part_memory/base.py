@@ -56,18 +56,18 @@ class BaseMemory(PartMemory):
     ) -> list[Sight | None]:
         """Of each image of a group; None where no object that it knows is seen. names: of a fixed vocabulary, what may
         be called so."""
-        known = None if names is None else {normalize_name(name) for name in names}
-        of_object = {name: codes for name, codes in self.codes.items() if known is None or name in known}
+        vocabulary = None if names is None else {normalize_name(name) for name in names}
+        of_object = {name: codes for name, codes in self.codes.items() if vocabulary is None or name in vocabulary}
         if not of_object:
             return [None] * len(features)
         masses = torch.stack([self.masses(one, of_object.values()) for one in features])
         chances = chances_of(masses, self.card.belief)[:, 1:]
-        found = []
+        sights = []
         for one, size_hw, own in zip(features, sizes_hw, chances, strict=True):
             place = int(own.argmax())
             sight = self.sight_as(list(of_object)[place], one, size_hw, float(own[place]))
-            found.append(sight if sight is None or known is None else sight.among(known))
-        return found
+            sights.append(sight if sight is None or vocabulary is None else sight.among(vocabulary))
+        return sights
 
     @torch.inference_mode()
     def sight_as(
@@ -96,8 +96,8 @@ def chances_of(masses: Tensor, belief: Belief) -> Tensor:
     Of an image alone, the share that its mass has. Then each image hears the others: beside one that surely shows an
     object, that object is likelier, by `alike`. For two images that is Bayes' rule; of more each is heard by itself.
     """
-    known = masses.clamp(min=1e-9) ** belief.sharpness
-    alone = torch.cat([torch.full_like(known[:, :1], max(1e-9, belief.unknown)), known], 1)
+    sharpened = masses.clamp(min=1e-9) ** belief.sharpness
+    alone = torch.cat([torch.full_like(sharpened[:, :1], max(1e-9, belief.unknown)), sharpened], 1)
     alone = alone / alone.sum(1, keepdim=True)
     usual = torch.full_like(alone[0], (1 - UNKNOWN_SHARE) / masses.shape[1])
     usual[0] = UNKNOWN_SHARE

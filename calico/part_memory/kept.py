@@ -34,12 +34,12 @@ class _Shelf(Generic[T]):
         if name in self._kept:
             self._kept.move_to_end(name)
             return self._kept[name]
-        found = self._kept[name] = read()
+        value = self._kept[name] = read()
         self.num_read += 1
-        self.num_bytes += found.num_bytes
+        self.num_bytes += value.num_bytes
         while self.num_bytes > self.max_bytes:
             self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
-        return found
+        return value
 
 
 class KeptLooks:

@@ -201,12 +201,12 @@ class PartMemory:
             if part is None:
                 continue
             others = torch.cat([own[:k], own[k + 1 :]]).amax(0)
-            found = self._region(own[k] - others, own[k], best == k, code)
-            mask = None if found is None else _enlarged(found[0], size_hw)
-            if found is None or mask is None or not mask.any():
+            region = self._region(own[k] - others, own[k], best == k, code)
+            mask = None if region is None else _enlarged(region[0], size_hw)
+            if region is None or mask is None or not mask.any():
                 unseen.add(part)
             else:
-                parts[part] = SeenRegion(mask, found[1] * certainty)
+                parts[part] = SeenRegion(mask, region[1] * certainty)
         return Sight(shown, item, parts, frozenset(unseen), certainty)
 
     def _region(self, margin: Tensor, chance: Tensor, where: Tensor, code: int) -> tuple[Tensor, float] | None:

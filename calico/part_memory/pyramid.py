@@ -88,8 +88,8 @@ class PyramidReader:
             maps = _maps(self._model, view)
         height, width = fitted_size_hw((image.shape[0], image.shape[1]), size)
         extent = (height / size * share[0], width / size * share[1])
-        found = PyramidFeatures(tuple(own[0].float().cpu() for own in maps), extent)
-        return found._replace(maps=(*found.maps, found.mean[:, None, None])) if self._has_context else found
+        features = PyramidFeatures(tuple(own[0].float().cpu() for own in maps), extent)
+        return features._replace(maps=(*features.maps, features.mean[:, None, None])) if self._has_context else features
 
 
 def _on_larger(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[float, float]]:
