@@ -239,6 +239,21 @@ def test_a_name_that_no_image_shows_yet_is_asked_of_the_others_again(
     assert [shown for _, _, shown in desk.segmenter.named] == [(), (0,)]
 
 
+@pytest.mark.parametrize(("agreeing", "expected"), [((0, 1), ["img1", "img2"]), ((1,), [])])
+def test_images_that_are_believed_of_each_other_show_the_part(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, agreeing: tuple[int, ...], expected: list[str]
+) -> None:
+    """A model that says of no image that the part is its alone, but of both as if the other showed it."""
+    answered = desk.segmenter.segment_named
+
+    def in_company(*arguments: Any, shown: Sequence[int] = ()) -> dict[int, tuple[np.ndarray, float]]:
+        found = answered(*arguments, shown=shown)
+        return {i: (mask, score if shown and i in agreeing else 0.0) for i, (mask, score) in found.items()}
+
+    monkeypatch.setattr(desk.segmenter, "segment_named", in_company)
+    assert sorted(image for image, _ in desk.regions(desk.ask(asked("base"))).values()) == expected
+
+
 def test_ids_are_those_of_the_prediction(desk: Desk) -> None:
     rows = encode_prediction(desk.found, CONFIG, model_version="v", task_id=7, task_data=desk.data).prediction["result"]
     assert shade_id(desk, 0) in {row["id"] for row in rows}

@@ -40,13 +40,27 @@ def ask_all(ask: AskNamed, found: CoSegmentation, shown: Sequence[int]) -> Mappi
     """The forced name on every image that is not `shown`.
 
     Where no image is known to show the part, the model is asked whether it is one image's alone, and says so of the
-    first that shows it. The others are then asked anew, with that one known.
+    first that shows it at most. The others are then asked anew, with that one known. Where it says so of none, each is
+    asked as if another showed it, and two that are believed so of each other are two that show it.
     """
+
+    def believed(named: Mapping[int, tuple[np.ndarray, float]], image: int) -> bool:
+        return image in named and is_believed(*named[image], _others(found, image))
+
     named = ask(shown)
-    first = [image for image in named if is_believed(*named[image], _others(found, image))]
-    if shown or not first or len(first) == len(named):
+    first = [image for image in named if believed(named, image)]
+    if shown or len(first) == len(named):
         return named
-    return {**named, **ask(first)}
+    if first:
+        return {**named, **ask(first)}
+    given = {known: ask([known]) for known in named}
+    agreed = {
+        image: given[known][image]
+        for known in named
+        for image in named
+        if image != known and believed(given[known], image) and believed(given[image], known)
+    }
+    return {**named, **agreed}
 
 
 def _others(found: CoSegmentation, image: int) -> list[PartRegion]:
