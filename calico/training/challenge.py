@@ -1,6 +1,6 @@
 """From a snapshot to a version: finetune, score champion and challenger on what neither has seen, register, decide.
 
-The part memory alone, over the start's own weights, challenges too: it takes seconds, forgets nothing, and a finetune
+The part memory alone, over the start's own weights, challenges too: it takes seconds, changes no weight, and a finetune
 that does not beat it is not worth its forgetting.
 
 Everything finished is kept in the run's folder, so the same call goes on after a kill. Of several processes all train,
