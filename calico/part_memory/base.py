@@ -18,7 +18,7 @@ from calico.part_memory.memory import Belief, MemoryCard, PartMemory, Sight
 from calico.part_memory.pyramid import PyramidFeatures
 from calico.values import normalize_name
 
-UNKNOWN_SHARE = 1 / 3  # of images, that show what nobody taught the memory
+UNKNOWN_SHARE = 0.5  # of images, that show what nobody taught the memory
 COARSER = 2  # times the finest grid, on which objects are chosen among all
 
 

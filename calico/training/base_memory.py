@@ -40,7 +40,7 @@ LIKENESS_DECAY = 1e-3
 MIN_LINE = 20  # confidences to draw a line through
 SHARPNESS = (0.6, 0.8, 1.0, 1.2, 1.5)
 UNKNOWN = (0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-ALIKE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
+ALIKE = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True)
@@ -210,19 +210,21 @@ def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequ
 
 
 def _likeliest(seen: Sequence[tuple[Tensor, Sequence[int]]]) -> Belief:
-    """Of a grid, where `UNKNOWN_SHARE` of the images show what the memory does not know.
+    """Of a grid, where `UNKNOWN_SHARE` of the images show what the memory does not know: one object a group, as a
+    team's images do, so that mistakes agree as well.
 
     seen: of groups, masses and the places of the true objects.
     """
 
     def doubt(belief: Belief) -> float:
-        total = 0.0
+        known: list[Tensor] = []
+        unknown: list[Tensor] = []
         for masses, truth in seen:
-            places = torch.tensor(truth)
-            known = chances_of(masses, belief)[range(len(truth)), places + 1]
-            unknown = chances_of(masses.index_fill(1, places, 0.0), belief)[:, 0]
-            total -= float(((1 - UNKNOWN_SHARE) * known.log() + UNKNOWN_SHARE * unknown.log()).sum())
-        return total
+            known.append(chances_of(masses, belief)[range(len(truth)), torch.tensor(truth) + 1])
+            if len(set(truth)) == 1:
+                unknown.append(chances_of(masses.index_fill(1, torch.tensor(truth), 0.0), belief)[:, 0])
+        doubts = [-float(torch.cat(chances).log().mean()) if chances else 0.0 for chances in (known, unknown)]
+        return (1 - UNKNOWN_SHARE) * doubts[0] + UNKNOWN_SHARE * doubts[1]
 
     return min((Belief(*numbers) for numbers in product(SHARPNESS, UNKNOWN, ALIKE)), key=doubt)
 
