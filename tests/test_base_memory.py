@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_mixture import stool
 from test_trunk import TOKENIZER, micro_small, micro_tiny
 
@@ -20,7 +21,9 @@ from calico.drawings import draw
 from calico.errors import InputError
 from calico.inference.belief import worth_showing
 from calico.inference.segmenter import CoSegmenter
-from calico.masks import iou
+from calico.masks import encode_rle, iou
+from calico.mixedparts.records import ObjectRecord, PartMask
+from calico.mixedparts.writer import Bucket, ObjectWriter, SampleWriter, write_manifest
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.part_memory.base import BaseMemory, chances_of
@@ -36,7 +39,8 @@ from calico.training.base_memory import (
     fit_likeness,
     measured,
 )
-from calico.values import AnnotatedImage, ImageGroup, NamedMask
+from calico.values import AnnotatedImage, ImageGroup, NamedMask, SubTask
+from scripts import base_memory as script
 
 CONFIG = micro_small()
 QUICK = BaseMemorySettings(hidden=24, steps=150, rows=200, rows_per_step=512, num_drawings=2, noise=0.0, dropout=0.0)
@@ -201,6 +205,43 @@ def test_a_coarse_mask_of_a_name_that_is_right_is_shown_and_a_good_one_of_a_doub
         [NamedMask(0, "stool", None, mask, 0.3, False, 0.7), NamedMask(1, "gong", None, mask, 0.42, False, 0.45)],
     )
     assert [region.name for region in worth_showing(found).regions] == ["stool"]
+
+
+def index_of(folder: Path) -> Path:
+    """Two objects to learn from, and a pair of stools that are not learnt from."""
+    objects = ObjectWriter(folder / "index", ["made"])
+    samples = SampleWriter(folder / "index", ["made"])
+    with objects, samples:
+        for number, (item, split) in enumerate([*((one, "train") for one in items()), *[(stool(), "test")] * 2]):
+            Image.fromarray(item.image).save(folder / f"{number}.png")
+            masks = {mask.part_name: encode_rle(mask.mask) for mask in item.masks(0)}
+            parts = tuple(PartMask(part, masks[part]) for part in item.part_names)
+            name = item.object_name, masks[None], parts, split
+            objects.add(ObjectRecord("made", str(number), f"{number}.png", (48, 48), *name), 0)
+        for split, members in (("train", [[0, 1]]), ("test", [[2, 3]])):
+            samples.add(Bucket(split, "made", SubTask.COMMON_PARTS), np.array(members), np.zeros(1, bool))
+    about = {"sources": ["made"], "classes": list(objects.classes), "parts": list(objects.parts)}
+    write_manifest(folder / "index", about | {"ranges": samples.ranges, "images": {"made": str(folder)}})
+    return folder / "index"
+
+
+def test_estimates_are_made_anew_for_the_head_that_is_there(
+    model: CalicoModel, memory: BaseMemory, tmp_path: Path
+) -> None:
+    (tmp_path / "index").mkdir()
+    checkpoint, data = tmp_path / "checkpoint", index_of(tmp_path)
+    save_checkpoint(checkpoint, model, CONFIG, TOKENIZER)
+    command = ["--checkpoint", str(checkpoint), "--data", str(data), "--keep-head"]
+    assert script.main(command) == 2  # nothing is there
+    save_memory(checkpoint, BaseMemory(memory.heads, memory.card))
+    assert script.main(command) == 0
+    found = load_memory(checkpoint)
+    assert isinstance(found, BaseMemory)
+    assert found.likeness is not None
+    assert torch.equal(found.heads[0].first.weight, memory.heads[0].first.weight.half().float())
+    version = checkpoint_version(checkpoint)
+    assert script.main(command) == 0
+    assert checkpoint_version(checkpoint) == version  # the same once more
 
 
 def test_the_embedded_one_believes_the_language_model_on_drawings() -> None:
