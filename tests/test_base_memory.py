@@ -104,7 +104,7 @@ def test_the_language_model_is_believed_on_drawings_and_as_far_as_it_was_right_e
     reader = PyramidReader(model, CONFIG, memory.card.size, has_context=True)
     others = [item.image for item in items()]
     memory = BaseMemory(memory.heads, memory.card, fit_likeness(model, CONFIG, others))
-    drawn = draw(DRAWING_SEED, size_hw=(DRAWING_SIDES[0], DRAWING_SIDES[1])).image  # one that it was fitted on
+    drawn = draw(DRAWING_SEED, size_hw=(DRAWING_SIDES[0], DRAWING_SIDES[0])).image  # one that it was fitted on
     assert max(memory.trust(reader(image)) for image in others) < 0.5 < memory.trust(reader(drawn))
     assert memory.trusting().trust(reader(stool().image)) == 1.0
     assert BaseMemory(memory.heads, memory.card).trust(reader(stool().image)) == 1.0  # a memory of before

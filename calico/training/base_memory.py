@@ -34,7 +34,7 @@ from calico.values import AnnotatedImage, ImageGroup
 
 LEAST_AREA = 0.002  # of an image: smaller ones are not seen
 DRAWING_SEED = 10_000
-DRAWING_SIDES = 160, 256  # in pixels
+DRAWING_SIDES = 128, 320  # in pixels: what is drawn small is blurred by the time that it is looked at
 LIKENESS_STEP = 10  # of the images, which the likeness is fitted on
 LIKENESS_DECAY = 1e-3
 MIN_LINE = 20  # confidences to draw a line through
@@ -144,10 +144,9 @@ def _fitted(
 def fit_likeness(model: CalicoModel, config: CalicoConfig, others: Sequence[np.ndarray]) -> nn.Linear:
     """Logistic regression on the mean of the coarsest map: above 0 for drawings, below for these other images."""
     reader = PyramidReader(model, config, config.grounding_encoder.image_size, has_context=True)
-    sides = [
-        round(DRAWING_SIDES[0] + k * (DRAWING_SIDES[1] - DRAWING_SIDES[0]) / len(others)) for k in range(len(others))
-    ]
-    drawn = [draw(DRAWING_SEED + k, size_hw=(side, DRAWING_SIDES[1])).image for k, side in enumerate(sides)]
+    sides = np.linspace(*DRAWING_SIDES, len(others)).round().astype(int).tolist()
+    shapes = [((side, side), (side, side * 3 // 4), (side * 3 // 4, side))[k % 3] for k, side in enumerate(sides)]
+    drawn = [draw(DRAWING_SEED + k, size_hw=shape).image for k, shape in enumerate(shapes)]
     rows = torch.stack([reader(image).maps[-1].flatten().float() for image in (*drawn, *others)])
     truth = torch.cat([torch.ones(len(drawn)), torch.zeros(len(others))])
     mean, scale = rows.mean(0), rows.std(0) + 1e-3
