@@ -101,10 +101,7 @@ def benchmark_real(
     `longest_start_s`, and what a group failed with.
     """
     groups = [ImageGroup(tuple(drawn.image for drawn in draw_group(seed, group_size=2))) for seed in range(64)]
-    rows = []
-    for number in num_workers:
-        num_done, elapsed_s = _real_throughput(number, seconds, load, groups, longest_start_s)
-        rows.append({"workers": number, "groups_per_s": round(num_done / elapsed_s, 3), "n": num_done})
+    rows = [_real_throughput(number, seconds, load, groups, longest_start_s) for number in num_workers]
     for row in rows:
         row["times_the_first"] = round(row["groups_per_s"] / rows[0]["groups_per_s"], 3)
     return {"throughput": rows, "processor": processor(), "load_average": os.getloadavg()[0]}
@@ -112,12 +109,16 @@ def benchmark_real(
 
 def _real_throughput(
     number: int, seconds: float, load: Any, groups: Sequence[ImageGroup], longest_start_s: float
-) -> tuple[int, float]:
-    """(groups, seconds) beside a queue that stays full, once each worker has had its first."""
+) -> dict[str, Any]:
+    """Beside a queue that stays full, once each worker has had its first."""
     pool, engine = _pool(number, load)
     done: list[Future[CoSegmentation]] = []
     k = before = 0
+    ended = threading.Event()
+    clicks: list[float] = []
+    clicker = threading.Thread(target=_click_until, args=(ended, engine, groups[0].images[0], clicks), daemon=True)
     try:
+        idle = _clicks(engine, groups[0].images[0], 12)
         began, until = None, time.monotonic() + longest_start_s
         while time.monotonic() < until:
             while engine.depth < number + 2:
@@ -127,13 +128,23 @@ def _real_throughput(
             if began is None and len(done) >= 2 * number:
                 began, before = time.monotonic(), len(done)
                 until = began + seconds
+                clicker.start()
             time.sleep(0.01)
+        ended.set()
         if began is None:
             raise InputError(f"{number} workers did not answer {2 * number} groups in {longest_start_s:.0f} s")
         num_done, elapsed_s = len(done) - before, time.monotonic() - began
         for future in done[: before + num_done]:
             future.result()
-        return num_done, elapsed_s
+        clicker.join(60)
+        return {
+            "workers": number,
+            "groups_per_s": round(num_done / elapsed_s, 3),
+            "n": num_done,
+            "click_idle_median_s": round(statistics.median(idle), 3),
+            "click_beside_full_queue_median_s": round(statistics.median(clicks), 3) if clicks else None,
+            "num_clicks": len(clicks),
+        }
     finally:
         pool.close()
 
@@ -168,18 +179,15 @@ def _throughput(number: int, seconds: float, side: int) -> dict[str, Any]:
         groups = new_groups(side, 4 * number + 8)
         image = next(groups).images[0].copy()
         idle = _clicks(engine, image, 12)
-        ended, clicks = threading.Event(), []
+        ended = threading.Event()
+        clicks: list[float] = []
         done: list[None] = []  # no result is kept: a backend gives them away, and memory is not what is measured
 
         def count(future: Future[CoSegmentation]) -> None:
             if not future.cancelled() and future.exception() is None:
                 done.append(None)
 
-        def click() -> None:
-            while not ended.is_set():
-                clicks.extend(_clicks(engine, image, 1))
-
-        clicker = threading.Thread(target=click, daemon=True)
+        clicker = threading.Thread(target=_click_until, args=(ended, engine, image, clicks), daemon=True)
         began: tuple[float, int, dict[str, float]] | None = None
         until = time.monotonic() + 600.0
         while time.monotonic() < until:
@@ -222,6 +230,11 @@ def processor_seconds() -> dict[str, float]:
         who = "backend" if process == this_process else "workers" if "ray::ModelActor" in name else "ray"
         seconds[who] += times.user + times.system
     return seconds
+
+
+def _click_until(ended: threading.Event, engine: Engine, image: np.ndarray, seconds: list[float]) -> None:
+    while not ended.is_set():
+        seconds += _clicks(engine, image, 1)
 
 
 def _clicks(engine: Engine, image: np.ndarray, number: int) -> list[float]:
