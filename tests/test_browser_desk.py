@@ -13,6 +13,7 @@ import pytest
 from backend_fakes import FakeSegmenter
 from chromium import Chromium
 from live_backend import LiveBackend, make_project
+from measure_desk import CONFIGS, Hand, Spoiled, corrected_group, drawn_case, errand_of
 from test_browser import (
     BACKGROUND,
     LAMP,
@@ -152,3 +153,30 @@ def test_submit_waits_for_a_name(
     browser.click(SUBMIT)
     browser.wait_for(lambda: "Every region needs a name" in browser.text())
     assert client.annotations(number) == []
+
+
+@pytest.mark.parametrize("layout", CONFIGS)
+def test_what_the_scripted_annotator_submits_is_what_it_means(
+    browser: Chromium,
+    client: LabelStudioClient,
+    label_studio: LabelStudioHost,
+    tmp_path_factory: pytest.TempPathFactory,
+    layout: str,
+) -> None:
+    """Of `measure_desk`: four corrections of a group, in the old and in the new layout, and no more than they take."""
+    case = drawn_case(0)
+    errand = errand_of(case, case.truth, np.random.default_rng(0))
+    model = Spoiled(FakeSegmenter(), [errand])
+    folder = tmp_path_factory.mktemp("backend")
+    with LiveBackend(label_studio, folder, model, part_memory="0", min_score=0.0) as backend:
+        images, title = [case.group.images], f"a desk, {layout}"
+        project, (task,) = make_project(
+            client, label_studio, title, CONFIGS[layout], images, show_collab_predictions=True
+        )
+        client.connect_backend(project, backend.url, is_interactive=True)
+        client.retrieve_predictions(project)
+        address = f"{label_studio.url}/projects/{project}/data?task={task}"
+        browser.resize(1600, 1000)
+        row = corrected_group(Hand(browser), client, layout, address, errand, None)
+    assert row["is_right"], row
+    assert (row["add"]["strokes"], row["delete"]["clicks"], row["delete"]["keys"]) == (2, 1, 1)
