@@ -206,6 +206,18 @@ def test_a_taught_part_is_shown_already_when_it_is_asked_for(desk: Desk) -> None
     assert desk.ask(asked("socket"))["result"][-1]["value"]["text"] == ["socket: on image 1 and 2 already"]
 
 
+def test_a_box_is_answered_however_unsure_the_model_is_and_a_click_is_not(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = desk.segmenter.segment_prompts
+    monkeypatch.setattr(desk.segmenter, "segment_prompts", lambda *asked: (answered(*asked)[0], 0.1))
+    place = {"x": 10.0, "y": 20.0, "width": 80.0, "height": 70.0}
+    box = click(10, 16, "other part") | {"type": "rectangle", "from_name": "rectangle1"}
+    box["value"] = place | {"labels": ["other part"]}
+    assert list(desk.regions(desk.ask(box)).values()) == [("img1", "other part")]
+    assert desk.regions(desk.ask(click(10, 16, "other part"))) == {}
+
+
 def test_a_click_elsewhere_is_another_region(desk: Desk) -> None:
     (first,) = desk.regions(desk.ask(click(8, 16, "other part")))
     (second,) = desk.regions(desk.ask(click(22, 16, "other part")))

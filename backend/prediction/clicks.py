@@ -147,7 +147,12 @@ def shown_mask(
         return under.mask, under.score
     if not mask.any() and under is not None:
         mask, score = under.mask, under.score
-    return (mask, score) if score >= MIN_SCORE else (np.zeros_like(mask), score)
+    return (mask, score) if is_answered(score, prompts) else (np.zeros_like(mask), score)
+
+
+def is_answered(score: float, prompts: Prompts) -> bool:
+    """Whether the model's mask is sure enough to be shown. A box always is: nobody draws one around nothing."""
+    return score >= MIN_SCORE or prompts.box_percent is not None
 
 
 def _agrees(mask: np.ndarray, prompts: Prompts) -> bool:

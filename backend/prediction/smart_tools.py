@@ -19,10 +19,10 @@ from backend.codecs.labels import label_of_region
 from backend.codecs.parts import brings_parts
 from backend.media.media import Media
 from backend.prediction.clicks import (
-    MIN_SCORE,
     ClickMemory,
     clicked_mask,
     id_of,
+    is_answered,
     name_of,
     region_under,
     shown_mask,
@@ -88,9 +88,8 @@ class SmartTools:
         if not brings_parts(config) or not MIN_GROUP_SIZE <= len(sources) <= MAX_GROUP_SIZE:
             mask = clicked_mask(mask, prompts)
             region = known or id_of(task, prompts, None, None)
-            return self._encoded(
-                mask if score >= MIN_SCORE else mask & False, score, prompts, config, version, data, region
-            )
+            shown = mask if is_answered(score, prompts) else mask & False
+            return self._encoded(shown, score, prompts, config, version, data, region)
         with self._media.group(sources, task=task) as images:
             group = ImageGroup(images)
             del images
