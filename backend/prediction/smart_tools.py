@@ -88,8 +88,8 @@ class SmartTools:
         if not brings_parts(config) or not MIN_GROUP_SIZE <= len(sources) <= MAX_GROUP_SIZE:
             mask = clicked_mask(mask, prompts)
             region = known or id_of(task, prompts, None, None)
-            shown = mask if is_answered(score, prompts) else mask & False
-            return self._encoded(shown, score, prompts, config, version, data, region)
+            mask = mask if is_answered(score, prompts) else mask & False
+            return self._encoded(mask, score, prompts, config, version, data, region)
         with self._media.group(sources, task=task) as images:
             group = ImageGroup(images)
             del images
