@@ -177,6 +177,7 @@ def test_each_worker_is_shown(fake_pool, tmp_path):
     assert client.get("/health").get_json()["workers"][1] == {"worker": 2, "state": "busy", "calls": 3}
     metrics = client.get("/metrics").text
     assert [f'calico_workers{{state="{state}"}} 1.0' in metrics for state in ("idle", "busy")] == [True, True]
+    assert 'calico_worker_calls{state="busy",worker="2"} 3.0' in metrics
     assert "calico_worker_deaths 0.0" in metrics
     page = client.get("/", headers={"Accept": "text/html"}).text
     assert "Workers: 1 busy, 1 idle" in page

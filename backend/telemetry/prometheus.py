@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -40,14 +42,8 @@ class Metrics:
         self.model_ready = Gauge("calico_model_ready", "1 once the weights are loaded", registry=to)
 
     def follow_workers(self, workers: Callable[[], Sequence[Mapping[str, Any]]], num_deaths: Callable[[], int]) -> None:
-        """workers: each worker, with its `state` and `calls`."""
-
-        def count(state: str) -> Callable[[], float]:
-            return lambda: sum(worker["state"] == state for worker in workers())
-
-        gauge = Gauge("calico_workers", "Workers of the model, by state", ["state"], registry=self.registry)
-        for state in ("starting", "idle", "busy"):
-            gauge.labels(state).set_function(count(state))
+        """workers: each worker, with its `worker` (a number), `state` and `calls`."""
+        self.registry.register(_Workers(workers))
         deaths = Gauge("calico_worker_deaths", "Workers that died since the start", registry=self.registry)
         deaths.set_function(num_deaths)
 
@@ -63,3 +59,21 @@ class Metrics:
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
+
+
+class _Workers(Collector):
+    """Those that there are when it is asked: a worker that died leaves no series behind."""
+
+    def __init__(self, workers: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        self._workers = workers
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        workers = self._workers()
+        states = GaugeMetricFamily("calico_workers", "Workers of the model, by state", labels=["state"])
+        for state in ("starting", "idle", "busy"):
+            states.add_metric([state], sum(worker["state"] == state for worker in workers))
+        yield states
+        calls = GaugeMetricFamily("calico_worker_calls", "Calls that each worker answered", labels=["worker", "state"])
+        for worker in workers:
+            calls.add_metric([str(worker["worker"]), worker["state"]], worker["calls"])
+        yield calls
