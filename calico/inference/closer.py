@@ -28,10 +28,6 @@ class Window(NamedTuple):
     def holds(self, point_xy: tuple[float, float]) -> bool:
         return self.left <= point_xy[0] < self.right and self.top <= point_xy[1] < self.bottom
 
-    def within(self, points_xy: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-        """Points of the image in the window's own pixels."""
-        return [(x - self.left, y - self.top) for x, y in points_xy]
-
     def placed(self, mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
         """A mask of the window -> HxW bool of the image."""
         whole = np.zeros(size_hw, bool)
