@@ -1,4 +1,4 @@
-"""That the benchmarks run and say what they ran on; their figures are docs/benchmarks.md's."""
+"""That the benchmarks run and say what they ran on; their figures are docs/measurements.md's."""
 
 from __future__ import annotations
 

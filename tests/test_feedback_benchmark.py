@@ -1,4 +1,4 @@
-"""The benchmark of `calico feedback`: both sources, at a tiny size; its figures are docs/benchmarks.md's."""
+"""The benchmark of `calico feedback`: both sources, at a tiny size; its figures are docs/measurements.md's."""
 
 from __future__ import annotations
 

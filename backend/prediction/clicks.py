@@ -141,7 +141,7 @@ def shown_mask(
     """The mask that answers a click, and its score. mask: HxW bool, the model's, as `clicked_mask` left it.
 
     under, name: as `region_under` and `name_of` tell. A taught part that agrees with every click stands as it is: a
-    team's memory masks its parts better than the mask decoder, which has not seen such pictures (docs/benchmarks.md).
+    team's memory masks its parts better than the mask decoder, which has not seen such pictures (docs/measurements.md).
     """
     if under is not None and under.is_taught and under.part_name == name and _agrees(under.mask, prompts):
         return under.mask, under.score

@@ -24,7 +24,7 @@ BLOCKED = (
 
 Json = dict[str, Any]
 
-# Of CPU in Chromium, for brush masks in Label Studio 1.23.2; measured in docs/benchmarks.md ("Submit").
+# Of CPU in Chromium, for brush masks in Label Studio 1.23.2; measured in docs/measurements.md ("Submit").
 SUBMIT_S, SUBMIT_S_PER_MEGAPIXEL = 1.8, 0.245
 SLOW_SUBMIT_S = 10.0
 
@@ -181,7 +181,7 @@ def _knows(backend: BackendClient) -> Check:
 
 
 def _slow_submit(rows: list[Json]) -> Check | None:
-    """The editor encodes every brush mask again when it submits, at the image's own size (docs/benchmarks.md)."""
+    """The editor encodes every brush mask again when it submits, at the image's own size (docs/measurements.md)."""
     sizes = [(row.get("original_width"), row.get("original_height")) for row in rows if _is_brush(row)]
     areas = [width * height / 1e6 for width, height in sizes if isinstance(width, int) and isinstance(height, int)]
     seconds = SUBMIT_S + SUBMIT_S_PER_MEGAPIXEL * sum(areas)

@@ -12,10 +12,10 @@ from calico.correspondence import co_segmentation
 from calico.masks import iou
 from calico.values import CoSegmentation, PartRegion, Problem
 
-# Fitted on held-out drawings, see docs/benchmarks.md ("Smart tools").
+# Fitted on held-out drawings, see docs/measurements.md ("Smart tools").
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.3
-# Measured on held-out drawings and on photographs that the checkpoint does not know, see docs/benchmarks.md ("What is
+# Measured on held-out drawings and on photographs that the checkpoint does not know, see docs/measurements.md ("What is
 # not shown").
 MIN_IMAGE_SCORE = 0.5
 REGION_SHARE = 0.8

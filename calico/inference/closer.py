@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Chosen on held-out renders and drawings, see docs/benchmarks.md ("Clicks and boxes on photographs").
+# Chosen on held-out renders and drawings, see docs/measurements.md ("Clicks and boxes on photographs").
 BOX_WINDOW = 2.5  # side of the window around a box, in its longer side
 SIDE_SHARE = 0.1  # of a box's height or width: how deep its four sides are
 SIDE_FILLED = 0.05  # share of each side that lies on what the box is tight around
