@@ -22,11 +22,12 @@ import httpx
 import pytest
 from conftest import ROOT
 
+from backend.demo import show
 from backend.demo.label_studio import LabelStudioHost
 from backend.demo.processes import port_is_taken
 from backend.demo.show import PROJECTS, Demo, title_of
 from backend.demo.state import STATE, State, verb_settings
-from backend.host.client import LabelStudioClient, client_of
+from backend.host.client import HostError, LabelStudioClient, client_of
 from calico.checkpoints.files import EMBEDDED
 from calico.errors import InputError
 from scripts import demo as verb
@@ -80,9 +81,9 @@ def test_a_demo_from_start_to_stop_and_again(label_studio: LabelStudioHost, empt
                 assert hooks == [f"{state['backend_url']}/webhook"]
                 for task in client.tasks(project, full=True):
                     groups.append(sum(key.startswith("image") for key in task["data"]))
-                    assert len(task["predictions"]) == 1
-                    shown = {row["type"] for row in task["predictions"][0]["result"]}
-                    assert shown >= {"brush", "labels"} or "wheelbarrow" in task["data"]["title"]
+                    shown = [{row["type"] for row in each["result"]} for each in task["predictions"]]
+                    assert len(shown) == 1 or (not shown and "wheelbarrow" in task["data"]["title"])
+                    assert all(types >= {"brush", "labels"} for types in shown)
             assert sorted(set(groups)) == [2, 3]
             assert len(groups) == sum(project.num_groups for project in PROJECTS)
         process.send_signal(signal.SIGINT)
@@ -118,6 +119,21 @@ def test_what_was_predicted_with_a_part_memory_is_not_missing(tmp_path: Path) ->
         project=lambda number: {"num_tasks_with_annotations": 1},
     )
     demo._predict(client, 1, PROJECTS[0], "v1")
+
+
+def test_only_of_drawn_groups_each_must_show_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "LATE_TIMEOUT_S", 0.0)
+    demo = Demo(tmp_path, step=verb.step, groups=verb.make_groups)
+    client: Any = SimpleNamespace(
+        tasks=lambda number: [{"id": 1}, {"id": 2}],
+        model_versions=lambda number: {"v1": 1},
+        project=lambda number: {"num_tasks_with_annotations": 1},
+        retrieve_predictions=lambda number, tasks: None,
+    )
+    [rendered] = [project for project in PROJECTS if not project.is_drawn]
+    demo._predict(client, 1, rendered, "v1")
+    with pytest.raises(HostError, match="1 of 2 groups got no prediction"):
+        demo._predict(client, 1, PROJECTS[0], "v1")
 
 
 def test_a_lost_account_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
