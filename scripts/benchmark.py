@@ -116,10 +116,11 @@ def build_parser() -> argparse.ArgumentParser:
     clicks.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the embedded checkpoint")
     clicks.add_argument("--clicks", type=int, default=300, metavar="N", help="on parts (300)")
     clicks.add_argument("--seed", type=int, default=303)
-    clicks.add_argument(
+    which = clicks.add_mutually_exclusive_group()
+    which.add_argument(
         "--absent", action="store_true", help="only on parts that another image of the same class does not show"
     )
-    clicks.add_argument(
+    which.add_argument(
         "--photos", type=Path, metavar="FOLDER", help="annotations.json and images/ instead of drawings: masks alone"
     )
     clicks.set_defaults(measure=measure_clicks)

@@ -66,6 +66,8 @@ class Desk:
         data = data | {"parts": [{"value": name} for name in parts]}
         self.client.update_task(task, data)
         rows = encode_prediction(truth, config, model_version="", task_id=task, task_data=data).prediction["result"]
+        # Of a person's hand: what was accepted as predicted teaches nothing where anything else was corrected.
+        rows = [{**row, "origin": "manual"} if "origin" in row else row for row in rows]
         before = self._num_groups()
         started = time.perf_counter()
         if browser is None:
