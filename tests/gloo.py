@@ -41,7 +41,8 @@ def run_together(work: Callable[[Path], dict[str, Any]], folder: Path) -> list[d
 
 def _rank(work: Callable[[Path], dict[str, Any]], folder: Path, file: Path, rank: int, port: int) -> None:
     os.environ |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD), "RANK": str(rank), "LOCAL_RANK": str(rank),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+                   "OMP_NUM_THREADS": "1"}  # fmt: skip
     PartialState._reset_state()
     torch.set_num_threads(1)
     torch.save(work(folder), file)

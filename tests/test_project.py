@@ -215,7 +215,7 @@ def test_large_images_and_what_the_checkpoint_knows_are_told() -> None:
     found = examine(answers)
     assert found["large images"].ok
     assert found["large images"].line.startswith("!   large images")
-    assert "Submit takes about 31 s" in found["large images"].detail
+    assert "Submit takes about 32 s" in found["large images"].detail
     assert found["it knows"].detail.startswith("It knows 14 classes of drawn objects (chair, stool,")
     assert found["it knows"].detail.endswith("It does not know your photographs.")
 

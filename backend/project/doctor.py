@@ -25,7 +25,7 @@ BLOCKED = (
 Json = dict[str, Any]
 
 # Of CPU in Chromium, for brush masks in Label Studio 1.23.2; measured in docs/measurements.md ("Submit").
-SUBMIT_S, SUBMIT_S_PER_MEGAPIXEL = 1.8, 0.245
+SUBMIT_S_PER_MEGAPIXEL = 0.27
 SLOW_SUBMIT_S = 10.0
 
 
@@ -184,7 +184,7 @@ def _slow_submit(rows: list[Json]) -> Check | None:
     """The editor encodes every brush mask again when it submits, at the image's own size (docs/measurements.md)."""
     sizes = [(row.get("original_width"), row.get("original_height")) for row in rows if _is_brush(row)]
     areas = [width * height / 1e6 for width, height in sizes if isinstance(width, int) and isinstance(height, int)]
-    seconds = SUBMIT_S + SUBMIT_S_PER_MEGAPIXEL * sum(areas)
+    seconds = SUBMIT_S_PER_MEGAPIXEL * sum(areas)
     if not areas or seconds < SLOW_SUBMIT_S:
         return None
     detail = (

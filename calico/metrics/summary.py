@@ -112,8 +112,8 @@ class Evaluation:
         overall and by_group_size: means of the three sub-tasks' own answers (name figures, malformed_rate and none
         figures pooled); occurrence_accuracy and the score_ figures on the reconciled result. reconciled, by_object,
         by_part, by_region_size and by_difficulty: the reconciled result against the truth of all that was asked. shown:
-        of that, what people see. Every
-        block has `n`, `stderr` and `interval` (95 %) beside its figures, the latter two by drawing groups again.
+        of that, what people see. Every block has `n`, `stderr` and `interval` (95 %) beside its figures, the latter two
+        by drawing groups again.
         """
         ids = sorted(self._groups)
         groups = [self._groups[group_id]._replace(number=number) for number, group_id in enumerate(ids)]
