@@ -77,9 +77,7 @@ def handle(args: argparse.Namespace) -> dict[str, Any]:
         if args.plan_only:
             print(f"{plan.num_tasks} tasks in {len(plan.shards)} shards")
             return report
-        make_stages = partial(
-            open_stages, settings, config_xml, batch_size=args.batch_size, threads=args.fetch_threads
-        )
+        make_stages = partial(open_stages, settings, config_xml, batch_size=args.batch_size, threads=args.fetch_threads)
         workers: Workers
         if address is None:
             stages = make_stages()
