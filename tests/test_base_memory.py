@@ -34,10 +34,12 @@ from calico.training.base_memory import (
     DRAWING_SEED,
     DRAWING_SIDES,
     BaseMemorySettings,
+    Said,
     calibrated,
     fit_base_memory,
     fit_likeness,
     measured,
+    trust_of,
 )
 from calico.values import AnnotatedImage, ImageGroup, NamedMask, SubTask
 from scripts import base_memory as script
@@ -95,6 +97,15 @@ def test_estimates_are_of_iou_where_the_name_is_right(model: CalicoModel, memory
         estimates += [region.score for region in sight.regions.values()]
         overlaps += [iou(region.mask, masks[part]) for part, region in sight.regions.items()]
     assert np.mean(estimates) == pytest.approx(np.mean(overlaps), abs=0.02)
+
+
+def test_trust_is_measured_where_the_language_model_is_believed() -> None:
+    mistaken = [Said(0.9, [(0.9, 0.0)])] * 20  # which the memory knows better
+    halves = [Said(0.6, [(0.6, 0.3)])] * 20
+    assert trust_of([*mistaken, *halves], [0.5] * 20 + [0.0] * 20) == 0.5  # over all images it would be 0.2
+    assert trust_of([*mistaken, *halves], [0.0] * 40) == 0.2
+    assert trust_of([Said(0.6, [(0.6, 0.3)])] * 3, [0.0] * 3) == 0.5  # too few to choose among: what was said in all
+    assert trust_of([Said(0.0, [])] * 40, [0.0] * 40) == 0.0
 
 
 def test_the_language_model_is_believed_on_drawings_and_as_far_as_it_was_right_elsewhere(

@@ -29,6 +29,7 @@ from calico.part_memory.pyramid import PyramidReader
 
 MIN_FOLDED = 4  # separate groups, for heads that are measured
 MAX_LOOK = 512
+MIN_STEPS, STEPS_PER_IMAGE = 300, 20
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
@@ -38,15 +39,15 @@ class MemorySettings:
     """size: longest side in pixels at which images are looked at; None: `look_size`.
 
     rank: directions of the features' variance that are learnt from, the greatest first. hidden: of each head. balance:
-    how far rare names are brought up to frequent ones, 0 to 1. max_images: beyond these the newest count.
-    max_measured: images that each fit is measured on.
+    how far rare names are brought up to frequent ones, 0 to 1. steps: at most; few images take fewer. max_images:
+    beyond these the newest count. max_measured: images that each fit is measured on.
     """
 
     size: int | None = None
     num_heads: int = 3
     rank: int = 256
     hidden: int = 96
-    steps: int = 300
+    steps: int = 1000
     rows_per_step: int = 1024
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
@@ -54,7 +55,7 @@ class MemorySettings:
     balance: float = 0.1
     negative_share: float = 0.1  # of the rows of a step, what base images show
     max_images: int = 600
-    max_measured: int = 24
+    max_measured: int = 80
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -91,9 +92,10 @@ def fit_memory(
         mean, basis = _basis(pixels.rows, settings.rank)
         rows = (pixels.rows.float() - mean) @ basis
         heads: list[PartHead] = []
+        steps = min(settings.steps, max(MIN_STEPS, STEPS_PER_IMAGE * len(lessons)))
         for fold in range(settings.num_heads if fold_of else 1):
             is_taught = torch.tensor([fold_of.get(int(group), -1) != fold for group in pixels.group.tolist()])
-            head = _fitted(rows[is_taught], _part_of(pixels, is_taught), settings, settings.seed * 31 + fold)
+            head = _fitted(rows[is_taught], _part_of(pixels, is_taught), settings, steps, settings.seed * 31 + fold)
             heads.append(folded(head, mean, basis))
             on_progress(0.5 + 0.4 * (fold + 1) / settings.num_heads)
     card = MemoryCard(
@@ -142,15 +144,15 @@ def _part_of(pixels: Pixels, known: Tensor) -> Pixels:
     return Pixels(pixels.rows[known], pixels.codes[known], pixels.group[known], pixels.shares)
 
 
-def _fitted(rows: Tensor, pixels: Pixels, settings: MemorySettings, seed: int) -> PartHead:
+def _fitted(rows: Tensor, pixels: Pixels, settings: MemorySettings, steps: int, seed: int) -> PartHead:
     torch.manual_seed(seed)
     num_codes = len(pixels.shares)
     head = PartHead(rows.shape[1], settings.hidden, num_codes - 1)
     optimizer = torch.optim.AdamW(head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     chances = _chances(pixels, settings)
-    for step in range(settings.steps):
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         chosen = torch.multinomial(chances, settings.rows_per_step, replacement=True)
         hidden = F.dropout(F.relu(head.first(rows[chosen])), settings.dropout)
         loss = F.cross_entropy(head.second(hidden), pixels.codes[chosen])

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from calico.part_memory.base import UNKNOWN_SHARE, BaseMemory, chances_of
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.lessons import TaughtName, balanced, places_of
 from calico.part_memory.memory import Belief, MemoryCard, NameEstimate, SeenRegion
-from calico.part_memory.pyramid import PyramidReader
+from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
 from calico.values import AnnotatedImage, ImageGroup
 
 LEAST_AREA = 0.002  # of an image: smaller ones are not seen
@@ -41,6 +42,7 @@ MIN_LINE = 20  # confidences to draw a line through
 SHARPNESS = (0.6, 0.8, 1.0, 1.2, 1.5)
 UNKNOWN = (0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 ALIKE = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
+TRUST = tuple(k / 50 for k in range(1, 51))
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequ
     names = plain.object_names
     seen: list[tuple[Tensor, list[int]]] = []
     pairs: dict[bool, list[tuple[float, float]]] = {True: [], False: []}  # of objects, of parts: confidence, IoU
-    said: list[tuple[float, float]] = []
+    said: list[tuple[Sequence[PyramidFeatures], Sequence[AnnotatedImage], list[Said]]] = []
     for group in groups:
         looks = [reader(item.image) for item in group]
         masses = torch.stack([memory.masses(look, memory.codes.values()) for look in looks])
@@ -196,16 +198,36 @@ def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequ
                 for part, overlap, confidence in _overlaps(item, {} if sight is None else sight.regions):
                     if confidence > 0:
                         pairs[part is None].append((confidence, overlap))
-        said += _said(segmenter, group)
+        said.append(([look.half() for look in looks], group, list(_said(segmenter, group))))
     lines = {is_object: _line(rows) for is_object, rows in pairs.items()}
     estimates = tuple(
         replace(estimate, factor=lines[name.part is None][0], offset=lines[name.part is None][1])
         for name, estimate in zip(memory.card.names, memory.card.estimates, strict=True)
     )
-    trust = sum(overlap for _, overlap in said) / max(1e-6, sum(score for score, _ in said))
-    belief = replace(_likeliest(seen), language_trust=round(min(1.0, trust), 4)) if seen else Belief()
-    card = replace(memory.card, estimates=estimates, belief=belief)
+    card = replace(memory.card, estimates=estimates, belief=_likeliest(seen) if seen else Belief())
+    memory = BaseMemory(memory.heads, card, memory.likeness)
+    card = replace(card, belief=replace(card.belief, language_trust=_trust(memory, said)))
     return BaseMemory(memory.heads, card, memory.likeness)
+
+
+def _trust(
+    memory: BaseMemory, said: Sequence[tuple[Sequence[PyramidFeatures], Sequence[AnnotatedImage], list[Said]]]
+) -> float:
+    """Where half of the images show what neither knows: the same, with their object left out of the memory's choice and
+    nothing of what the language model says right."""
+    everything: list[Said] = []
+    scores: list[float] = []
+    names = {*memory.card.object_names, *memory.card.part_names}
+    for looks, group, own in said:
+        sizes_hw = [(item.image.shape[0], item.image.shape[1]) for item in group]
+        objects = {item.object_name for item in group}
+        if len(objects) > 1:
+            continue
+        wrong = [Said(one.object_score, [(score, 0.0) for score, _ in one.pairs]) for one in own]
+        for answers, known in ((own, names), (wrong, names - objects)):
+            everything += answers
+            scores += [0.0 if sight is None else sight.object.score for sight in memory.sights(looks, sizes_hw, known)]
+    return trust_of(everything, scores)
 
 
 def _likeliest(seen: Sequence[tuple[Tensor, Sequence[int]]]) -> Belief:
@@ -237,13 +259,44 @@ def _line(rows: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return round(float(factor), 4), round(float(offset), 4)
 
 
-def _said(segmenter: CoSegmenter, group: Sequence[AnnotatedImage]) -> Iterator[tuple[float, float]]:
-    """The language model's score of each object that it names, and the IoU with the truth."""
+class Said(NamedTuple):
+    """What the language model says of an image: its score of the object, and score and IoU of all that it names."""
+
+    object_score: float
+    pairs: Sequence[tuple[float, float]]
+
+
+def _said(segmenter: CoSegmenter, group: Sequence[AnnotatedImage]) -> Iterator[Said]:
     images = ImageGroup(tuple(item.image for item in group))
     truth = truth_of(group).by_key
-    for region in reconcile(images.sizes_hw, segmenter.answer(images, constrained=False)).regions:
-        if region.part_name is None:
-            yield region.score, iou(region.mask, truth[region.key].mask) if region.key in truth else 0.0
+    regions = reconcile(images.sizes_hw, segmenter.answer(images, constrained=False)).regions
+    for image in range(len(group)):
+        own = [region for region in regions if region.image == image]
+        yield Said(
+            max((region.score for region in own if region.part_name is None), default=0.0),
+            [(r.score, iou(r.mask, truth[r.key].mask) if r.key in truth else 0.0) for r in own],
+        )
+
+
+def trust_of(said: Sequence[Said], object_scores: Sequence[float]) -> float:
+    """The factor by which the language model's scores are IoUs on those images on which it is believed at this factor:
+    whoever is believed because of a high score promised too much more often than not.
+
+    object_scores: of each image, the memory's estimate of its object's IoU.
+    """
+
+    def ratio(pairs: Sequence[tuple[float, float]]) -> float:
+        return sum(overlap for _, overlap in pairs) / max(1e-6, sum(score for score, _ in pairs))
+
+    def gap(trust: float) -> float:
+        believed = (own.object_score * trust >= score for own, score in zip(said, object_scores, strict=True))
+        pairs = [pair for own, is_believed in zip(said, believed, strict=True) if is_believed for pair in own.pairs]
+        return abs(trust - ratio(pairs)) if len(pairs) >= MIN_LINE else math.inf
+
+    best = min(TRUST, key=gap)
+    if math.isinf(gap(best)):
+        best = min(1.0, ratio([pair for own in said for pair in own.pairs]))
+    return round(best, 4)
 
 
 def measured(
