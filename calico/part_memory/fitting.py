@@ -29,7 +29,8 @@ from calico.part_memory.pyramid import PyramidReader
 
 MIN_FOLDED = 4  # separate groups, for heads that are measured
 MAX_LOOK = 512
-MIN_STEPS, STEPS_PER_IMAGE = 300, 20
+MIN_STEPS, STEPS_PER_IMAGE = 300, 10
+MIN_MEASURED = 24  # images, beyond which every second is enough
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
@@ -210,7 +211,8 @@ def _measured(
     settings: MemorySettings,
 ) -> MemoryCard:
     """The card with estimates of every name and of the whole, by heads that have not seen the images."""
-    step = max(1, math.ceil(len(lessons) / settings.max_measured))
+    every = 1 if len(lessons) <= MIN_MEASURED else 2
+    step = max(every, math.ceil(len(lessons) / settings.max_measured))
     open_card = replace(card, estimates=(NameEstimate(cutoff=0.0),) * len(card.names))
     seen: list[list[_Seen]] = [[] for _ in card.names]
     sample = lessons[::step]
