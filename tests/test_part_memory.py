@@ -22,11 +22,12 @@ from calico.language.words import mirrored_name
 from calico.masks import iou
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
+from calico.part_memory import fitting
 from calico.part_memory.evidence import DOUBT, remembered
 from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.kept import KeptLooks
-from calico.part_memory.lessons import Lesson, TaughtName, mirrored_codes, taught_names
+from calico.part_memory.lessons import Lesson, Pixels, TaughtName, mirrored_codes, taught_names
 from calico.part_memory.memory import PartMemory, SeenRegion, Sight, load_memory, save_memory
 from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
 from calico.values import AnnotatedImage, ImageGroup, NamedMask
@@ -104,6 +105,28 @@ def test_a_deleted_annotation_is_forgotten_at_the_next_fit(model: CalicoModel) -
     quick = MemorySettings(size=64, steps=5, rows_per_step=64, hidden=8)
     assert "poster" in fit_memory(model, micro(), lessons, quick).card.object_names
     assert fit_memory(model, micro(), lessons[:4], quick).card.object_names == ("sign",)
+
+
+def test_many_images_are_learnt_longer_and_measured_on_every_second(
+    model: CalicoModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: list[int] = []
+
+    def counted(rows: torch.Tensor, pixels: Pixels, settings: MemorySettings, steps: int, seed: int) -> PartHead:
+        learnt.append(steps)
+        return PartHead(rows.shape[1], 8, 3)
+
+    monkeypatch.setattr(fitting, "_fitted", counted)
+    monkeypatch.setattr(fitting, "MIN_STEPS", 20)
+    monkeypatch.setattr(fitting, "STEPS_PER_IMAGE", 5)
+    monkeypatch.setattr(fitting, "MIN_MEASURED", 6)
+    quick = MemorySettings(size=64, steps=50, hidden=8, max_measured=8)
+    measured = [
+        fit_memory(model, micro(), [Lesson(sign(k), k) for k in range(count)], quick).card.num_measured
+        for count in (4, 8, 20)
+    ]
+    assert learnt == [20] * 3 + [40] * 3 + [50] * 3
+    assert measured == [4, 4, 7]
 
 
 def test_encoders_that_take_their_own_size_only_are_learnt_on_too() -> None:
