@@ -129,6 +129,13 @@ def test_many_images_are_learnt_longer_and_measured_on_every_second(
     assert measured == [4, 4, 7]
 
 
+def test_a_few_images_leave_the_cutoff_low_and_many_raise_it() -> None:
+    shown = [fitting._Seen(True, *pair) for pair in ((0.4, 0.05), (0.5, 0.1), (0.8, 0.6), (0.9, 0.6))]
+    false = [fitting._Seen(False, confidence, 0.0) for confidence in (0.3, 0.45, 0.55)]
+    assert fitting._estimate([*shown, *false]).cutoff < 0.4  # 0.8 has the best mean, by chance
+    assert fitting._estimate([*shown, *false] * 20).cutoff == 0.8
+
+
 def test_encoders_that_take_their_own_size_only_are_learnt_on_too() -> None:
     """SAM's, at full size: a larger look is no size for it, and half a look is the image in a corner."""
     torch.manual_seed(0)

@@ -245,17 +245,18 @@ def _measured(
 
 
 def _estimate(rows: Sequence[_Seen]) -> NameEstimate:
-    """cutoff: the confidence that is best for the mean IoU over what is shown or found."""
+    """cutoff: the least confidence whose mean IoU, over what is shown or found, is within one standard error of the
+    best one's: a few images choose badly among thresholds, and what is proposed in vain is deleted with a key."""
     positives = [row for row in rows if row.shown]
     if not positives:
         return NameEstimate()
-    best, cutoff = -1.0, 0.0
+    tried: list[tuple[float, float, float]] = []  # mean IoU, its standard error, threshold
     for threshold in [0.0, *sorted({row.confidence for row in rows if row.confidence > 0})]:
         counted = [row for row in rows if row.shown or row.confidence >= max(threshold, 1e-9)]
-        value = float(np.mean([row.iou if row.confidence >= threshold else 0.0 for row in counted]))
-        if value > best + 1e-9:
-            best, cutoff = value, threshold
-    cutoff = min(cutoff, 0.9)
+        values = np.array([row.iou if row.confidence >= threshold else 0.0 for row in counted])
+        tried.append((float(values.mean()), float(values.std()) / math.sqrt(len(values)), threshold))
+    best, error, _ = max(tried)
+    cutoff = min(0.9, next(threshold for value, _, threshold in tried if value >= best - error))
     confident = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
     sure = float(np.mean([row.confidence for row in confident])) if confident else 0.0
     mean_iou = float(np.mean([row.iou for row in confident])) if confident else 0.0
