@@ -185,7 +185,7 @@ def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequ
     names = plain.object_names
     seen: list[tuple[Tensor, list[int]]] = []
     pairs: dict[bool, list[tuple[float, float]]] = {True: [], False: []}  # of objects, of parts: confidence, IoU
-    said: list[tuple[Sequence[PyramidFeatures], Sequence[AnnotatedImage], list[Said]]] = []
+    said: list[_Heard] = []
     for group in groups:
         looks = [reader(item.image) for item in group]
         masses = torch.stack([memory.masses(look, memory.codes.values()) for look in looks])
@@ -198,7 +198,7 @@ def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequ
                 for part, overlap, confidence in _overlaps(item, {} if sight is None else sight.regions):
                     if confidence > 0:
                         pairs[part is None].append((confidence, overlap))
-        said.append(([look.half() for look in looks], group, list(_said(segmenter, group))))
+        said.append(_Heard(group, [look.half() for look in looks], list(_said(segmenter, group))))
     lines = {is_object: _line(rows) for is_object, rows in pairs.items()}
     estimates = tuple(
         replace(estimate, factor=lines[name.part is None][0], offset=lines[name.part is None][1])
@@ -210,15 +210,13 @@ def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequ
     return BaseMemory(memory.heads, card, memory.likeness)
 
 
-def _trust(
-    memory: BaseMemory, said: Sequence[tuple[Sequence[PyramidFeatures], Sequence[AnnotatedImage], list[Said]]]
-) -> float:
+def _trust(memory: BaseMemory, said: Sequence[_Heard]) -> float:
     """Where half of the images show what neither knows: the same, with their object left out of the memory's choice and
     nothing of what the language model says right."""
     everything: list[Said] = []
     scores: list[float] = []
     names = {*memory.card.object_names, *memory.card.part_names}
-    for looks, group, own in said:
+    for group, looks, own in said:
         sizes_hw = [(item.image.shape[0], item.image.shape[1]) for item in group]
         objects = {item.object_name for item in group}
         if len(objects) > 1:
@@ -264,6 +262,14 @@ class Said(NamedTuple):
 
     object_score: float
     pairs: Sequence[tuple[float, float]]
+
+
+class _Heard(NamedTuple):
+    """Of a group: its images, how they look to the memory, and what the language model says of each."""
+
+    group: Sequence[AnnotatedImage]
+    looks: Sequence[PyramidFeatures]
+    said: Sequence[Said]
 
 
 def _said(segmenter: CoSegmenter, group: Sequence[AnnotatedImage]) -> Iterator[Said]:
