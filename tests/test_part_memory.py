@@ -130,8 +130,8 @@ def test_many_images_are_learnt_longer_and_measured_on_every_second(
 
 
 def test_a_few_images_leave_the_cutoff_low_and_many_raise_it() -> None:
-    shown = [fitting._Seen(True, *pair) for pair in ((0.4, 0.05), (0.5, 0.1), (0.8, 0.6), (0.9, 0.6))]
-    false = [fitting._Seen(False, confidence, 0.0) for confidence in (0.3, 0.45, 0.55)]
+    shown = [fitting._Seen(True, *pair) for pair in ((0.4, 0.35), (0.5, 0.3), (0.8, 0.6), (0.9, 0.6))]
+    false = [fitting._Seen(False, confidence, 0.0) for confidence in (0.3, 0.45, 0.55, 0.6)]
     assert fitting._estimate([*shown, *false]).cutoff < 0.4  # 0.8 has the best mean, by chance
     assert fitting._estimate([*shown, *false] * 20).cutoff == 0.8
 

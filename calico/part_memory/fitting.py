@@ -31,6 +31,7 @@ MIN_FOLDED = 4  # separate groups, for heads that are measured
 MAX_LOOK = 512
 MIN_STEPS, STEPS_PER_IMAGE = 300, 10
 MIN_MEASURED = 24  # images, beyond which every second is enough
+DOUBT = 0.5  # standard errors that a cutoff may be from the best one
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
@@ -245,8 +246,8 @@ def _measured(
 
 
 def _estimate(rows: Sequence[_Seen]) -> NameEstimate:
-    """cutoff: the least confidence whose mean IoU, over what is shown or found, is within one standard error of the
-    best one's: a few images choose badly among thresholds, and what is proposed in vain is deleted with a key."""
+    """cutoff: the least confidence whose mean IoU, over what is shown or found, is within `DOUBT` standard errors of
+    the best one's: a few images choose badly among thresholds."""
     positives = [row for row in rows if row.shown]
     if not positives:
         return NameEstimate()
@@ -256,7 +257,7 @@ def _estimate(rows: Sequence[_Seen]) -> NameEstimate:
         values = np.array([row.iou if row.confidence >= threshold else 0.0 for row in counted])
         tried.append((float(values.mean()), float(values.std()) / math.sqrt(len(values)), threshold))
     best, error, _ = max(tried)
-    cutoff = min(0.9, next(threshold for value, _, threshold in tried if value >= best - error))
+    cutoff = min(0.9, next(threshold for value, _, threshold in tried if value >= best - DOUBT * error))
     confident = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
     sure = float(np.mean([row.confidence for row in confident])) if confident else 0.0
     mean_iou = float(np.mean([row.iou for row in confident])) if confident else 0.0
