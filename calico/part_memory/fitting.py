@@ -30,8 +30,6 @@ from calico.part_memory.pyramid import PyramidReader
 MIN_FOLDED = 4  # separate groups, for heads that are measured
 MAX_LOOK = 512
 MIN_STEPS, STEPS_PER_IMAGE = 300, 10
-MIN_MEASURED = 24  # images, beyond which every second is enough
-DOUBT = 0.5  # standard errors that a cutoff may be from the best one
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
@@ -212,8 +210,7 @@ def _measured(
     settings: MemorySettings,
 ) -> MemoryCard:
     """The card with estimates of every name and of the whole, by heads that have not seen the images."""
-    every = 1 if len(lessons) <= MIN_MEASURED else 2
-    step = max(every, math.ceil(len(lessons) / settings.max_measured))
+    step = max(1, math.ceil(len(lessons) / settings.max_measured))
     open_card = replace(card, estimates=(NameEstimate(cutoff=0.0),) * len(card.names))
     seen: list[list[_Seen]] = [[] for _ in card.names]
     sample = lessons[::step]
@@ -246,18 +243,17 @@ def _measured(
 
 
 def _estimate(rows: Sequence[_Seen]) -> NameEstimate:
-    """cutoff: the least confidence whose mean IoU, over what is shown or found, is within `DOUBT` standard errors of
-    the best one's: a few images choose badly among thresholds."""
+    """cutoff: the confidence that is best for the mean IoU over what is shown or found."""
     positives = [row for row in rows if row.shown]
     if not positives:
         return NameEstimate()
-    tried: list[tuple[float, float, float]] = []  # mean IoU, its standard error, threshold
+    best, cutoff = -1.0, 0.0
     for threshold in [0.0, *sorted({row.confidence for row in rows if row.confidence > 0})]:
         counted = [row for row in rows if row.shown or row.confidence >= max(threshold, 1e-9)]
-        values = np.array([row.iou if row.confidence >= threshold else 0.0 for row in counted])
-        tried.append((float(values.mean()), float(values.std()) / math.sqrt(len(values)), threshold))
-    best, error, _ = max(tried)
-    cutoff = min(0.9, next(threshold for value, _, threshold in tried if value >= best - DOUBT * error))
+        value = float(np.mean([row.iou if row.confidence >= threshold else 0.0 for row in counted]))
+        if value > best + 1e-9:
+            best, cutoff = value, threshold
+    cutoff = min(cutoff, 0.9)
     confident = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
     sure = float(np.mean([row.confidence for row in confident])) if confident else 0.0
     mean_iou = float(np.mean([row.iou for row in confident])) if confident else 0.0
