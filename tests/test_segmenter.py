@@ -14,6 +14,7 @@ from calico.data.groups import draw_group
 from calico.errors import InputError
 from calico.inference.encodings import EncodingCache, num_bytes
 from calico.inference.segmenter import CoSegmenter, restored_masks
+from calico.masks import iou, tight_box_xyxy
 from calico.model.builder import build
 from calico.model.config import calico_tiny
 from calico.model.preprocessing import Preprocessor, fitted_part_map, fitted_points, fitted_size_hw
@@ -102,6 +103,18 @@ def test_clicks_and_boxes_give_a_mask_of_the_image(segmenter: CoSegmenter) -> No
         assert 0 <= found.score <= 1
     with pytest.raises(InputError, match="one label per point, or a box"):
         segmenter.segment_prompts(image, [(1, 1)], [])
+
+
+def test_a_box_around_a_stranger_is_filled_by_its_colours(segmenter: CoSegmenter) -> None:
+    """A diamond of noise before noise: it is tight in the box, and half of the box is not it."""
+    rng = np.random.default_rng(0)
+    down, across = np.mgrid[:200, :200]
+    diamond = abs(down - 100) + abs(across - 90) < 32
+    image = np.where(diamond[..., None], [90, 60, 130], [120, 130, 60]) + rng.normal(0, 25, (200, 200, 3))
+    box = tight_box_xyxy(diamond)
+    assert box is not None
+    found = segmenter.segment_prompts(image.clip(0, 255).astype(np.uint8), box_xyxy=box)
+    assert iou(found.mask, diamond) > 0.9
 
 
 def test_a_point_keeps_its_place_through_preprocessing_and_back() -> None:

@@ -59,15 +59,21 @@ def for_box(box_xyxy: Sequence[float], size_hw: tuple[int, int], least: int) -> 
     return around(((left + right) / 2, (top + bottom) / 2), side, size_hw)
 
 
+def pixels_of(box_xyxy: Sequence[float] | np.ndarray, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """top, bottom, left, right: the rows and columns of an image that a box covers, at least one of each."""
+    height, width = size_hw
+    left, top = (max(0, min(int(low), most - 1)) for low, most in zip(box_xyxy[:2], (width, height), strict=True))
+    right, bottom = max(left + 1, min(width, round(box_xyxy[2]))), max(top + 1, min(height, round(box_xyxy[3])))
+    return top, bottom, left, right
+
+
 def tight_mask(logits: np.ndarray, box_xyxy: Sequence[float] | np.ndarray) -> np.ndarray:
     """HxW bool: the mask within a box that is tight around it, so it reaches all four sides.
 
-    logits: HxW, above 0 where the mask decoder sees the mask. Where that reaches a side too little, what is believed is
+    logits: HxW, above 0 where the mask is seen. Where that reaches a side too little, what is believed is
     lowered until it does (the tightness prior of Lempitsky et al., ICCV 2009, by threshold).
     """
-    height, width = logits.shape
-    left, top = (max(0, min(int(low), most - 1)) for low, most in zip(box_xyxy[:2], (width, height), strict=True))
-    right, bottom = max(left + 1, min(width, round(box_xyxy[2]))), max(top + 1, min(height, round(box_xyxy[3])))
+    top, bottom, left, right = pixels_of(box_xyxy, (logits.shape[0], logits.shape[1]))
     inside = logits[top:bottom, left:right]
     down, across = (max(1, round(SIDE_SHARE * length)) for length in inside.shape)
     sides = inside[:down], inside[-down:], inside[:, :across], inside[:, -across:]

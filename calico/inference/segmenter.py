@@ -17,6 +17,7 @@ from calico.checkpoints.fingerprint import ADAPTER_CARD, EMBEDDED, checkpoint_ve
 from calico.errors import InputError
 from calico.inference.answered_masks import Asked, MaskWriter, restored_logits, restored_masks
 from calico.inference.closer import Window, for_box, tight_mask, whole
+from calico.inference.colours import with_colours
 from calico.inference.encodings import EncodingCache, ImageEncoder
 from calico.inference.named_parts import Forced, forced_answer, read_forced
 from calico.inference.options import ServingOptions
@@ -291,7 +292,8 @@ class CoSegmenter:
         """A mask from clicks or a box on one image (HxWx3 uint8), in its own pixels. labels: True in, False out.
 
         A click means the part under it, a box what it is tight around. Where both are given they are used together.
-        A box is answered by a closer look around it (`calico.inference.closer`).
+        A box is answered by a closer look around it (`calico.inference.closer`), at which the colours inside and around
+        it have their say too (`calico.inference.colours`).
         """
         if len(points_xy) != len(labels) or (not len(points_xy) and box_xyxy is None):
             raise InputError(
@@ -340,7 +342,9 @@ class CoSegmenter:
             score = float(masks.iou[0].clamp(0, 1))
         mask = window.placed(logits > 0, image.shape[:2])
         if box_xyxy is not None:
-            tight = window.placed(tight_mask(logits, np.array(box_xyxy) - np.tile(corner, 2)), image.shape[:2])
+            own_box = np.array(box_xyxy) - np.tile(corner, 2)
+            tight = tight_mask(with_colours(logits, cutout, own_box), own_box)
+            tight = window.placed(tight, image.shape[:2])
             mask = tight if _agrees(tight, clicks) else mask
         return PromptedMask(mask, score)
 
