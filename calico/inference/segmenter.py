@@ -22,6 +22,7 @@ from calico.inference.encodings import EncodingCache, ImageEncoder
 from calico.inference.named_parts import Forced, forced_answer, read_forced
 from calico.inference.options import ServingOptions
 from calico.inference.reconcile import AnsweredMasks, reconcile
+from calico.inference.regions import agrees, mask_of_clicks
 from calico.inference.windows import merge, part_of, windows, windows_of
 from calico.language.constraint import AnswerConstraint
 from calico.language.names import spelled_names
@@ -41,21 +42,15 @@ from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
 from calico.values import CoSegmentation, ImageGroup, Problem, SubTask, image_digest
 
 DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+SURE = 0.45  # the mask decoder's estimate from which its mask of clicks stands; chosen with `calico.inference.regions`
 
 
 class PromptedMask(NamedTuple):
-    """mask: HxW bool at the image's own size. score: the mask decoder's estimate of its IoU, 0 to 1."""
+    """mask: HxW bool at the image's own size. score: the mask decoder's estimate of the IoU of its own mask, 0 to 1; 0
+    where that has none of the positive clicks."""
 
     mask: np.ndarray
     score: float
-
-
-def _agrees(mask: np.ndarray, clicks: Sequence[tuple[tuple[float, float], bool]]) -> bool:
-    """Whether it has every positive click and no negative one."""
-    height, width = mask.shape
-    return all(
-        mask[min(height - 1, max(0, int(y))), min(width - 1, max(0, int(x)))] == label for (x, y), label in clicks
-    )
 
 
 class CoSegmenter:
@@ -82,6 +77,7 @@ class CoSegmenter:
         self.tokenizer = tokenizer
         self.version = version
         self.memory, self.base_memory = memory, base_memory
+        self._drawn = "", True  # of the last clicked image, by its digest
         self.options = options = options or ServingOptions()
         self.steps = LanguageSteps(model, compiled=options.compiled)
         self._lock = threading.Lock()
@@ -291,9 +287,10 @@ class CoSegmenter:
     ) -> PromptedMask:
         """A mask from clicks or a box on one image (HxWx3 uint8), in its own pixels. labels: True in, False out.
 
-        A click means the part under it, a box what it is tight around. Where both are given they are used together.
-        A box is answered by a closer look around it (`calico.inference.closer`), at which the colours inside and around
-        it have their say too (`calico.inference.colours`).
+        A click means the part under it; on what is no drawing, where the mask decoder is not sure, the region of one
+        colour under it (`calico.inference.regions`). A box means what it is tight around. Where both are given they are
+        used together. A box is answered by a closer look around it (`calico.inference.closer`), at which the colours
+        inside and around it have their say too (`calico.inference.colours`).
         """
         if len(points_xy) != len(labels) or (not len(points_xy) and box_xyxy is None):
             raise InputError(
@@ -305,7 +302,24 @@ class CoSegmenter:
         least = self.config.grounding_encoder.image_size // 4
         if box_xyxy is not None:
             return self._look(image, for_box(box_xyxy, size_hw, least), clicks, box_xyxy)
-        return self._look(image, whole(size_hw), clicks)
+        found = self._look(image, whole(size_hw), clicks)
+        hits = [agrees(found.mask, [click]) for click in clicks if click[1]]
+        if (found.score >= SURE and (len(clicks) > 1 or any(hits))) or self._looks_drawn(image):
+            return found
+        return PromptedMask(mask_of_clicks(image, clicks, found.mask), found.score if any(hits) else 0.0)
+
+    def _looks_drawn(self, image: np.ndarray) -> bool:
+        """Whether an image is like what the mask decoder knows best, as the checkpoint's own memory tells; True where
+        there is none."""
+        base, digest = self.base_memory, image_digest(image)
+        if base is None or base.likeness is None:
+            return True
+        kept, is_drawn = self._drawn
+        if kept != digest:
+            reader = PyramidReader(self.model, self.config, base.card.size, base.card.has_context)
+            is_drawn = base.likeness_of(reader(image)) > 0.5
+            self._drawn = digest, is_drawn
+        return is_drawn
 
     def _look(
         self,
@@ -345,7 +359,7 @@ class CoSegmenter:
             own_box = np.array(box_xyxy) - np.tile(corner, 2)
             tight = tight_mask(with_colours(logits, cutout, own_box), own_box)
             tight = window.placed(tight, image.shape[:2])
-            mask = tight if _agrees(tight, clicks) else mask
+            mask = tight if agrees(tight, clicks) else mask
         return PromptedMask(mask, score)
 
     def segment_named(

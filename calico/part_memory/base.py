@@ -37,10 +37,15 @@ class BaseMemory(PartMemory):
     @torch.inference_mode()
     def trust(self, features: PyramidFeatures) -> float:
         """The factor that makes the language model's scores on an image estimates of IoU: 1 on a drawing."""
+        drawn = self.likeness_of(features)
+        return drawn + (1 - drawn) * self.card.belief.language_trust
+
+    @torch.inference_mode()
+    def likeness_of(self, features: PyramidFeatures) -> float:
+        """The chance that an image is a drawing; 1 where no likeness is known."""
         if self.likeness is None:
             return 1.0
-        drawn = float(self.likeness(features.maps[-1].flatten().float()).sigmoid())
-        return drawn + (1 - drawn) * self.card.belief.language_trust
+        return float(self.likeness(features.maps[-1].flatten().float()).sigmoid())
 
     def trusting(self) -> BaseMemory:
         """With the language model's scores as they are, for one that has learnt since they were measured."""
