@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from real_kinds import real_kinds
 from test_finetune import TOKENIZER, micro
+from torch.nn import functional as F
 
 from calico.checkpoints.files import save_checkpoint
 from calico.checkpoints.fingerprint import MEMORY, MEMORY_CARD, checkpoint_version
@@ -23,11 +26,12 @@ from calico.masks import iou
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.part_memory import fitting
+from calico.part_memory.context import GRID, at, beside, context_of
 from calico.part_memory.evidence import DOUBT, remembered
 from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.kept import KeptLooks
-from calico.part_memory.lessons import Lesson, Pixels, TaughtName, mirrored_codes, taught_names
+from calico.part_memory.lessons import Lesson, TaughtName, mirrored_codes, taught_names
 from calico.part_memory.memory import PartMemory, SeenRegion, Sight, load_memory, save_memory
 from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
 from calico.values import AnnotatedImage, ImageGroup, NamedMask
@@ -94,8 +98,8 @@ def test_the_same_lessons_give_the_same_memory_and_leave_chance_as_it_was(model:
     after = torch.rand(1)
     torch.manual_seed(9)
     again = fit_memory(model, micro(), lessons, quick)
-    for a, b in zip(first.heads, again.heads, strict=True):
-        assert torch.equal(a.first.weight, b.first.weight)
+    for name, value in first.tensors().items():
+        assert torch.equal(value, again.tensors()[name])
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))
 
@@ -112,9 +116,9 @@ def test_many_images_are_learnt_longer_and_not_all_are_measured(
 ) -> None:
     learnt: list[int] = []
 
-    def counted(rows: torch.Tensor, pixels: Pixels, settings: MemorySettings, steps: int, seed: int) -> PartHead:
-        learnt.append(steps)
-        return PartHead(rows.shape[1], 8, 3)
+    def counted(rows: torch.Tensor, codes: Any, chances: Any, num_codes: int, settings: MemorySettings) -> PartHead:
+        learnt.append(settings.steps)
+        return PartHead(rows.shape[1], 8, num_codes - 1)
 
     monkeypatch.setattr(fitting, "_fitted", counted)
     monkeypatch.setattr(fitting, "MIN_STEPS", 20)
@@ -124,7 +128,7 @@ def test_many_images_are_learnt_longer_and_not_all_are_measured(
         fit_memory(model, micro(), [Lesson(sign(k), k) for k in range(count)], quick).card.num_measured
         for count in (4, 8, 20)
     ]
-    assert learnt == [20] * 3 + [40] * 3 + [50] * 3
+    assert learnt == [20] * 6 + [40] * 6 + [50] * 6  # two rounds of three heads
     assert measured == [4, 8, 7]
 
 
@@ -148,7 +152,7 @@ def test_encoders_that_take_their_own_size_only_are_learnt_on_too() -> None:
 
 def test_few_groups_are_learnt_without_an_estimate(model: CalicoModel) -> None:
     found = fit_memory(model, micro(), [Lesson(sign(0), 0), Lesson(sign(1), 0)], FAST)
-    assert (len(found.heads), found.card.strict_miou_parts, found.card.num_measured) == (1, None, 0)
+    assert (len(found.heads), found.second, found.card.strict_miou_parts, found.card.num_measured) == (1, [], None, 0)
     with pytest.raises(InputError, match="no corrected image has a named object"):
         fit_memory(model, micro(), [])
 
@@ -163,6 +167,30 @@ def test_the_first_layer_at_each_maps_own_size_is_the_head_at_each_pixel() -> No
     mean, basis = torch.randn(8), torch.randn(8, 4)
     inner, rows = PartHead(4, 6, 2), torch.randn(7, 8)
     assert torch.allclose(folded(inner, mean, basis)(rows), inner((rows - mean) @ basis), atol=1e-4)
+
+
+def test_what_lies_around_a_pixel_is_read_from_where_it_lies() -> None:
+    chances = torch.zeros(2, GRID, GRID)
+    chances[0] = 1.0
+    chances[:, 12:16, 4:8] = torch.tensor([0.0, 1.0])[:, None, None]  # the second name, left of the middle
+    context = context_of(chances)
+    assert context.shape == (28, GRID, GRID)
+    beside_it, away = context[1::2, 14, 11], context[1::2, 14, 25]  # what both see of the second name
+    assert beside_it[0] == away[0] == pytest.approx(math.log(1e-3), abs=1e-3)  # at the pixel itself nothing
+    assert beside_it.max() > 0.6  # six to the left, over a square of five
+    assert away[1:].max() < 0.2  # of its row and of the image
+    flipped = context_of(chances.flip(2))
+    assert not torch.allclose(flipped.flip(2)[1::2, 14, 11], beside_it)  # left is told from right
+
+
+@pytest.mark.parametrize("extent", [(1.0, 1.0), (1.0, 0.5), (0.53, 1.0)])
+def test_the_context_lies_over_the_image_in_its_frame(extent: tuple[float, float]) -> None:
+    torch.manual_seed(0)
+    smooth = F.interpolate(torch.randn(1, 5, 4, 4), size=(GRID, GRID), mode="bicubic")[0]
+    features = beside(PyramidFeatures((torch.zeros(3, 64, 64),), extent), smooth)
+    places = 0.1 + 0.8 * torch.rand(50, 2)
+    assert features.maps[-1].shape == (5, GRID, GRID)
+    assert torch.allclose(features.at(places)[:, 3:], at(smooth, places), atol=0.15)
 
 
 def test_images_are_read_once_and_anew_when_annotated_anew(model: CalicoModel) -> None:
@@ -203,6 +231,7 @@ def test_a_memory_is_kept_beside_its_weights_and_refused_on_others(
     found = load_memory(folder)
     assert found is not None
     assert found.card == memory.card
+    assert len(found.second) == len(memory.second) == 3
     features = PyramidReader(model, micro(), 64)(sign(3).image)
     assert torch.allclose(found.probabilities(features), memory.probabilities(features), atol=0.02)
     assert (folder / MEMORY).stat().st_size < 1_000_000

@@ -1,7 +1,8 @@
 """Fits a memory: three heads, each without a third of the groups, on which it is then measured; they answer together.
 
-So the estimate costs no fit of its own. With fewer than `MIN_FOLDED` separate groups one head learns from all of them,
-and nothing is measured.
+So the estimate costs no fit of its own. A second round of heads also reads what the first one sees around a pixel, on
+images that it was not shown. With fewer than `MIN_FOLDED` separate groups one head learns from all of them, and nothing
+is measured.
 """
 
 from __future__ import annotations
@@ -21,15 +22,27 @@ from calico.masks import iou
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 from calico.model.preprocessing import FIXED_SIZE_KINDS
+from calico.part_memory.context import at, context_of
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.kept import KeptLooks
-from calico.part_memory.lessons import Lesson, Pixels, Reader, TaughtName, code_map, read_pixels, taught_names
-from calico.part_memory.memory import MemoryCard, NameEstimate, PartMemory
+from calico.part_memory.lessons import (
+    Lesson,
+    Pixels,
+    Reader,
+    TaughtName,
+    code_map,
+    mirrored_codes,
+    read_pixels,
+    taught_names,
+)
+from calico.part_memory.memory import MemoryCard, NameEstimate, PartMemory, together
 from calico.part_memory.pyramid import PyramidReader
 
 MIN_FOLDED = 4  # separate groups, for heads that are measured
 MAX_LOOK = 512
 MIN_STEPS, STEPS_PER_IMAGE = 300, 10
+MAX_AROUND = 24  # names whose chances are read around a pixel
+CONTEXT_SCALE = 0.5  # standard deviation of what is read there, beside directions that have about 1
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
@@ -89,15 +102,22 @@ def fit_memory(
     with torch.random.fork_rng(devices=[]):
         pixels = read_pixels(lessons, names, looks.rows, negatives, lambda share: on_progress(0.5 * share))
         fold_of = _folds({lesson.group for lesson in lessons}, settings)
+        folds = torch.tensor([fold_of.get(group, -1) for group in pixels.group.tolist()])
+        steps = min(settings.steps, max(MIN_STEPS, STEPS_PER_IMAGE * len(lessons)))
+        settings = replace(settings, steps=steps)
         mean, basis = _basis(pixels.rows, settings.rank)
         rows = (pixels.rows.float() - mean) @ basis
-        heads: list[PartHead] = []
-        steps = min(settings.steps, max(MIN_STEPS, STEPS_PER_IMAGE * len(lessons)))
-        for fold in range(settings.num_heads if fold_of else 1):
-            is_taught = torch.tensor([fold_of.get(int(group), -1) != fold for group in pixels.group.tolist()])
-            head = _fitted(rows[is_taught], _part_of(pixels, is_taught), settings, steps, settings.seed * 31 + fold)
-            heads.append(folded(head, mean, basis))
-            on_progress(0.5 + 0.4 * (fold + 1) / settings.num_heads)
+        heads = [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, settings)]
+        on_progress(0.7)
+        second: list[PartHead] = []
+        around = tuple(sorted(pixels.shares.argsort(descending=True)[:MAX_AROUND].tolist())) if fold_of else ()
+        if around:
+            context = _context(heads, pixels, fold_of, around, mirrored_codes(names))
+            usual, scale = context.mean(0), CONTEXT_SCALE / (context.std(0) + 1e-2)
+            rows = torch.cat([rows, (context - usual) * scale], 1)
+            mean, basis = torch.cat([mean, usual]), torch.block_diag(basis, scale.diag())
+            second = [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, settings)]
+        on_progress(0.9)
     card = MemoryCard(
         names,
         size,
@@ -105,11 +125,12 @@ def fit_memory(
         len(lessons),
         _least_areas(lessons, names),
         (NameEstimate(),) * len(names),
+        around=around,
     )
     if fold_of:
-        card = _measured(heads, card, lessons, fold_of, looks.pyramid, settings)
+        card = _measured(heads, second, card, lessons, fold_of, looks.pyramid, settings)
     on_progress(1.0)
-    return PartMemory(heads, replace(card, seconds=round(time.monotonic() - started, 2)))
+    return PartMemory(heads, replace(card, seconds=round(time.monotonic() - started, 2)), second)
 
 
 def look_size(config: CalicoConfig) -> int:
@@ -140,38 +161,67 @@ def _basis(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return mean, vectors[:, -rank:] / scale[:, None]
 
 
-def _part_of(pixels: Pixels, known: Tensor) -> Pixels:
-    return Pixels(pixels.rows[known], pixels.codes[known], pixels.group[known], pixels.shares)
+def _fit_round(rows: Tensor, pixels: Pixels, folds: Tensor, settings: MemorySettings) -> list[PartHead]:
+    """A head without each fold, or one of all where there are none. folds: M, -1 for what is never left out."""
+    heads = []
+    for fold in range(settings.num_heads if bool((folds >= 0).any()) else 1):
+        torch.manual_seed(settings.seed * 31 + fold)
+        chances = _chances(pixels, folds != fold, settings)
+        heads.append(_fitted(rows, pixels.codes, chances, len(pixels.shares), settings))
+    return heads
 
 
-def _fitted(rows: Tensor, pixels: Pixels, settings: MemorySettings, steps: int, seed: int) -> PartHead:
-    torch.manual_seed(seed)
-    num_codes = len(pixels.shares)
+def _fitted(rows: Tensor, codes: Tensor, chances: Tensor, num_codes: int, settings: MemorySettings) -> PartHead:
+    """chances: M, of each row to be drawn."""
     head = PartHead(rows.shape[1], settings.hidden, num_codes - 1)
     optimizer = torch.optim.AdamW(head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    chances = _chances(pixels, settings)
-    for step in range(steps):
+    for step in range(settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         chosen = torch.multinomial(chances, settings.rows_per_step, replacement=True)
         hidden = F.dropout(F.relu(head.first(rows[chosen])), settings.dropout)
-        loss = F.cross_entropy(head.second(hidden), pixels.codes[chosen])
+        loss = F.cross_entropy(head.second(hidden), codes[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return head
 
 
-def _chances(pixels: Pixels, settings: MemorySettings) -> Tensor:
-    """M, of each row to be drawn: names by their share of the images' area, to the power of (1 - balance)."""
-    is_lesson = pixels.group >= 0
+def _chances(pixels: Pixels, is_known: Tensor, settings: MemorySettings) -> Tensor:
+    """M, of each known row to be drawn: names by their share of the images' area, to the power of (1 - balance)."""
+    is_lesson, is_negative = is_known & (pixels.group >= 0), is_known & (pixels.group < 0)
     counts = torch.bincount(pixels.codes[is_lesson], minlength=len(pixels.shares)).float()
     weights = pixels.shares.clamp(min=1e-5) ** (1 - settings.balance) * (counts > 0)
     each = weights / weights.sum() / counts.clamp(min=1)
     chances = each[pixels.codes] * is_lesson
-    if num_negative := int((~is_lesson).sum()):
-        chances = chances * (1 - settings.negative_share) + (~is_lesson) * (settings.negative_share / num_negative)
+    if num_negative := int(is_negative.sum()):
+        chances = chances * (1 - settings.negative_share) + is_negative * (settings.negative_share / num_negative)
     return chances
+
+
+def _context(
+    heads: Sequence[PartHead],
+    pixels: Pixels,
+    fold_of: dict[int, int],
+    around: Sequence[int],
+    mirrored: np.ndarray,
+) -> Tensor:
+    """M x C, what each row has around it, seen by the head that was not shown its image. mirrored: as `mirrored_codes`
+    gives them."""
+    swapped = [code if other < 0 else other for code, other in enumerate(mirrored.tolist())]
+    rows: list[Tensor] = []  # those of an image lie together
+    with torch.inference_mode():
+        for image, look in enumerate(pixels.looks):
+            own = (pixels.of_image == image).nonzero().flatten()
+            if not len(own):
+                continue
+            fold = fold_of.get(int(pixels.group[own[0]]))
+            chances = together(heads if fold is None else [heads[fold]], look)
+            flipped = chances[swapped].flip(2)
+            sides = [context_of(seen[list(around)]) for seen in (chances, flipped)]
+            places, is_mirrored = pixels.places[own].float(), pixels.is_mirrored[own, None]
+            rows.append(torch.where(is_mirrored, at(sides[1], places), at(sides[0], places)))
+    return torch.cat(rows).clone()
 
 
 def _least_areas(lessons: Sequence[Lesson], names: Sequence[TaughtName]) -> tuple[float, ...]:
@@ -203,6 +253,7 @@ class _Seen:
 
 def _measured(
     heads: Sequence[PartHead],
+    second: Sequence[PartHead],
     card: MemoryCard,
     lessons: Sequence[Lesson],
     fold_of: dict[int, int],
@@ -215,7 +266,8 @@ def _measured(
     seen: list[list[_Seen]] = [[] for _ in card.names]
     sample = lessons[::step]
     for lesson in sample:
-        memory = PartMemory([heads[fold_of[lesson.group]]], open_card)
+        fold = slice(fold_of[lesson.group], fold_of[lesson.group] + 1)
+        memory = PartMemory(heads[fold], open_card, second[fold])
         image = lesson.image
         sight = memory.sight(reader(image.image, 1.0), (image.image.shape[0], image.image.shape[1]))
         codes = code_map(image, card.names)

@@ -14,7 +14,7 @@ from calico.part_memory.pyramid import PyramidFeatures
 from calico.values import AnnotatedImage, image_digest
 
 PYRAMID_BYTES = 96 * 2**20  # about 25 images at 512 px in half precision
-ROW_BYTES = 384 * 2**20  # about 400 images
+ROW_BYTES = 576 * 2**20  # about 400 images
 
 
 class _Sized(Protocol):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from calico.language.words import mirrored_name
+from calico.part_memory.context import coarse
 from calico.part_memory.pyramid import PyramidFeatures
 from calico.values import AnnotatedImage
 
@@ -40,25 +41,33 @@ class Lesson(NamedTuple):
 
 
 class ImageRows(NamedTuple):
-    """Pixels of one lesson. rows: N x D float16. values: N int64, of its part map. is_mirrored: N bool."""
+    """Pixels of one lesson. rows: N x D float16. values: N int64, of its part map. is_mirrored: N bool. places: N x 2
+    float16 (down, across) from 0 to 1 of the view that they are of. look: the image as it is, as `coarse` leaves it."""
 
     rows: Tensor
     values: Tensor
     is_mirrored: Tensor
+    places: Tensor
+    look: PyramidFeatures
 
     @property
     def num_bytes(self) -> int:
-        return sum(own.numel() * own.element_size() for own in self)
+        return self.look.num_bytes + sum(own.numel() * own.element_size() for own in self[:4])
 
 
 class Pixels(NamedTuple):
     """rows: M x D float16, features. codes: M int64, 0 = nothing of these, k + 1 = the k-th name. group: M int64, -1
-    for images that show nothing taught. shares: K + 1 float32, of the lessons' area, what has each code."""
+    for images that show nothing taught. shares: K + 1 float32, of the lessons' area, what has each code. of_image: M
+    int64, which of the looks. places, is_mirrored: as `ImageRows` has them. looks: of the lessons, then of the rest."""
 
     rows: Tensor
     codes: Tensor
     group: Tensor
     shares: Tensor
+    of_image: Tensor
+    places: Tensor
+    is_mirrored: Tensor
+    looks: tuple[PyramidFeatures, ...]
 
 
 def taught_names(lessons: Iterable[Lesson]) -> tuple[TaughtName, ...]:
@@ -95,16 +104,20 @@ def read_rows(item: AnnotatedImage, reader: Reader) -> ImageRows:
     rng = np.random.default_rng(
         np.random.SeedSequence([*item.part_map[:: max(1, len(item.part_map) // 8)].ravel()[:64]])
     )
-    rows, values, mirrored = [], [], []
+    rows, values, mirrored, places = [], [], [], []
+    look: PyramidFeatures | None = None
     for is_mirrored, scale in VIEWS:
         flip = slice(None, None, -1 if is_mirrored else 1)
         part_map = item.part_map[:, flip]
         chosen = balanced(part_map, ROWS_PER_VIEW, rng)
         features = reader(np.ascontiguousarray(item.image[:, flip]), scale)
-        rows.append(features.at(places_of(chosen, part_map.shape)).half())
+        places.append(places_of(chosen, part_map.shape))
+        rows.append(features.at(places[-1]).half())
+        look = look or coarse(features).half()
         values.append(torch.from_numpy(part_map.ravel()[chosen].astype(np.int64)))
         mirrored.append(torch.full((len(chosen),), is_mirrored))
-    return ImageRows(torch.cat(rows), torch.cat(values), torch.cat(mirrored))
+    assert look is not None  # the first of the views
+    return ImageRows(torch.cat(rows), torch.cat(values), torch.cat(mirrored), torch.cat(places).half(), look)
 
 
 def read_pixels(
@@ -120,7 +133,8 @@ def read_pixels(
     """
     every = max(1, -(-len(lessons) * len(VIEWS) * ROWS_PER_VIEW // MAX_PIXELS))
     swapped = mirrored_codes(names)
-    rows, codes, groups = [], [], []
+    chosen: list[tuple[Tensor, ...]] = []
+    looks: list[PyramidFeatures] = []
     shares = np.zeros(len(names) + 1)
     for done, lesson in enumerate(lessons, start=1):
         table = codes_of(lesson.image, names)
@@ -130,18 +144,24 @@ def read_pixels(
         view_codes = table[views.values.numpy()]
         view_codes = np.where(views.is_mirrored.numpy(), swapped[view_codes], view_codes)
         # What a mirror would call by a name that nobody taught is left out.
-        kept = np.flatnonzero(view_codes >= 0)[::every]
-        rows.append(views.rows[torch.from_numpy(kept)])
-        codes.append(torch.from_numpy(view_codes[kept]))
-        groups.append(torch.full((len(kept),), lesson.group))
+        kept = torch.from_numpy(np.flatnonzero(view_codes >= 0)[::every])
+        chosen.append(_rows_of(views, kept, torch.from_numpy(view_codes), lesson.group, len(looks)))
+        looks.append(views.look)
         on_image(done / len(lessons))
     for image in negatives:
         views = read(AnnotatedImage(image, "", (), np.zeros(image.shape[:2], np.uint8)))
-        rows.append(views.rows[::every])
-        codes.append(torch.zeros(len(rows[-1]), dtype=torch.int64))
-        groups.append(torch.full((len(rows[-1]),), -1))
+        kept = torch.arange(0, len(views.rows), every)
+        chosen.append(_rows_of(views, kept, torch.zeros_like(views.values), -1, len(looks)))
+        looks.append(views.look)
     total = torch.from_numpy(shares / shares.sum()).float()
-    return Pixels(torch.cat(rows), torch.cat(codes), torch.cat(groups), total)
+    rows, codes, group, of_image, places, is_mirrored = (torch.cat(column) for column in zip(*chosen, strict=True))
+    return Pixels(rows, codes, group, total, of_image, places, is_mirrored, tuple(looks))
+
+
+def _rows_of(views: ImageRows, kept: Tensor, codes: Tensor, group: int, image: int) -> tuple[Tensor, ...]:
+    """rows, codes, group, of_image, places and is_mirrored of `Pixels`."""
+    groups, images = (torch.full((len(kept),), number) for number in (group, image))
+    return views.rows[kept], codes[kept], groups, images, views.places[kept], views.is_mirrored[kept]
 
 
 def mirrored_codes(names: Sequence[TaughtName]) -> np.ndarray:

@@ -22,6 +22,7 @@ from calico.checkpoints.files import made_for, read_safetensors, write_safetenso
 from calico.checkpoints.fingerprint import MEMORY, MEMORY_CARD, read_card, weights_print
 from calico.errors import CheckpointError
 from calico.files import write_text
+from calico.part_memory.context import beside, coarse, context_of
 from calico.part_memory.head import PartHead
 from calico.part_memory.lessons import TaughtName
 from calico.part_memory.pyramid import PyramidFeatures
@@ -29,7 +30,7 @@ from calico.values import normalize_name
 
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
-MAX_BYTES = 1_000_000
+MAX_BYTES = 1_600_000
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class Belief:
 class MemoryCard:
     """size: at which images are looked at, in pixels. areas: of each name, the least share of an image that counts as
     found. strict_miou_parts: cross-validated over `num_measured` images, None for too few groups to measure.
-    has_context: whether the heads also read the mean of the coarsest map. is_base: of a checkpoint's own many classes,
-    not of a team's (`calico.part_memory.base`), with its belief."""
+    has_context: whether the heads also read the mean of the coarsest map. around: codes whose chances a second round of
+    heads reads around each pixel (`calico.part_memory.context`); none where there were too few groups for one.
+    is_base: of a checkpoint's own many classes, not of a team's (`calico.part_memory.base`), with its belief."""
 
     names: tuple[TaughtName, ...]
     size: int
@@ -81,6 +83,7 @@ class MemoryCard:
     num_measured: int = 0
     seconds: float = 0.0
     has_context: bool = False
+    around: tuple[int, ...] = ()
     is_base: bool = False
     belief: Belief = Belief()
     format_version: int = FORMAT_VERSION
@@ -103,6 +106,7 @@ class MemoryCard:
             raw["names"] = tuple(TaughtName(str(name), part) for name, part in raw["names"])
             raw["areas"] = tuple(map(float, raw["areas"]))
             raw["estimates"] = tuple(NameEstimate(**row) for row in raw["estimates"])
+            raw["around"] = tuple(map(int, raw.get("around", ())))
             raw["belief"] = Belief(**raw.get("belief", {}))
             card = cls(**raw)
         except (TypeError, ValueError) as error:
@@ -147,10 +151,10 @@ class Sight(NamedTuple):
 
 
 class PartMemory:
-    """Heads of one fit, which answer together."""
+    """Heads of one fit, which answer together. second: a second round, which reads what the first sees around."""
 
-    def __init__(self, heads: Sequence[PartHead], card: MemoryCard) -> None:
-        self.heads, self.card = list(heads), card
+    def __init__(self, heads: Sequence[PartHead], card: MemoryCard, second: Sequence[PartHead] = ()) -> None:
+        self.heads, self.second, self.card = list(heads), list(second), card
         self._place = {name: k + 1 for k, name in enumerate(card.names)}
         self.codes: dict[str, list[int]] = {}  # of each object and its parts
         for name, code in self._place.items():
@@ -158,15 +162,21 @@ class PartMemory:
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights, by the names that they have in a file."""
+        rounds = {"heads": self.heads, "second": self.second}
         return {
-            f"heads.{k}.{name}": value for k, head in enumerate(self.heads) for name, value in head.state_dict().items()
+            f"{which}.{k}.{name}": value
+            for which, heads in rounds.items()
+            for k, head in enumerate(heads)
+            for name, value in head.state_dict().items()
         }
 
     @torch.inference_mode()
     def probabilities(self, features: PyramidFeatures) -> Tensor:
         """(K + 1) x h x w on the finest map's grid, cut to the image; they add up to 1 at each place."""
-        each = torch.stack([head.over(features).softmax(0) for head in self.heads])
-        return each.mean(0)
+        if not self.second:
+            return together(self.heads, features)
+        around = together(self.heads, coarse(features))[list(self.card.around)]
+        return together(self.second, beside(features, context_of(around)))
 
     def sight(self, features: PyramidFeatures, size_hw: tuple[int, int]) -> Sight | None:
         """None where no taught object is seen. size_hw: of the image."""
@@ -228,6 +238,11 @@ def _enlarged(margin: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
     return mask
 
 
+def together(heads: Sequence[PartHead], features: PyramidFeatures) -> Tensor:
+    """(K + 1) x h x w, the mean of their chances."""
+    return torch.stack([head.over(features).softmax(0) for head in heads]).mean(0)
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -258,11 +273,10 @@ def load_memory(folder: Path) -> PartMemory | None:
         return None
     card = MemoryCard.from_file(folder / MEMORY_CARD)
     tensors = read_safetensors(path)
-    numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("heads.")})
     try:
-        heads = [_head(_under(tensors, f"heads.{k}."), len(card.names)) for k in numbers]
+        heads, second = (_heads(tensors, which, len(card.names)) for which in ("heads", "second"))
         if not card.is_base:
-            return PartMemory(heads, card)
+            return PartMemory(heads, card, second)
         from calico.part_memory.base import BaseMemory
 
         likeness = None  # memories of before have none
@@ -276,6 +290,11 @@ def load_memory(folder: Path) -> PartMemory | None:
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value.float() for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _heads(tensors: Mapping[str, Tensor], which: str, num_names: int) -> list[PartHead]:
+    numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith(f"{which}.")})
+    return [_head(_under(tensors, f"{which}.{k}."), num_names) for k in numbers]
 
 
 def _head(own: Mapping[str, Tensor], num_names: int) -> PartHead:
