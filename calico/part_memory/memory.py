@@ -22,6 +22,7 @@ from calico.checkpoints.files import made_for, read_safetensors, write_safetenso
 from calico.checkpoints.fingerprint import MEMORY, MEMORY_CARD, read_card, weights_print
 from calico.errors import CheckpointError
 from calico.files import write_text
+from calico.mean_field import mean_field
 from calico.part_memory.context import beside, coarse, context_of
 from calico.part_memory.head import PartHead
 from calico.part_memory.lessons import TaughtName
@@ -31,6 +32,7 @@ from calico.values import normalize_name
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 MAX_BYTES = 1_600_000
+LEAST_CHANCE = 1e-4  # that is told from none, where pixels hear their neighbours
 
 
 @dataclass(frozen=True)
@@ -180,10 +182,7 @@ class PartMemory:
 
     def sight(self, features: PyramidFeatures, size_hw: tuple[int, int]) -> Sight | None:
         """None where no taught object is seen. size_hw: of the image."""
-        return self.sight_of(self.probabilities(features), size_hw)
-
-    def sight_of(self, chances: Tensor, size_hw: tuple[int, int]) -> Sight | None:
-        """chances: as `probabilities` gives them."""
+        chances = self.probabilities(features)
         best = chances.argmax(0)
         area = torch.bincount(best.flatten(), minlength=len(chances)).float() / best.numel()
         object_name = max(self.codes, key=lambda name: float(area[self.codes[name]].sum()), default="")
@@ -191,12 +190,16 @@ class PartMemory:
             return None
         codes = self.codes[object_name]
         own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
-        return self._sight(object_name, codes, own, size_hw)
+        return self._sight(object_name, own, features.maps[0], size_hw)
 
     def _sight(
-        self, shown: str, codes: Sequence[int], own: Tensor, size_hw: tuple[int, int], certainty: float = 1.0
+        self, shown: str, own: Tensor, colours: Tensor, size_hw: tuple[int, int], certainty: float = 1.0
     ) -> Sight | None:
-        """own: (1 + C) x h x w, of nothing and of the object's codes. certainty: that the object is called so."""
+        """own: (1 + C) x h x w, chances of nothing and of the object's codes. colours: 3 x H x W of the frame, whose
+        corner own is. certainty: that the object is called so."""
+        codes = self.codes[shown]
+        height, width = own.shape[1:]
+        own = mean_field((own + LEAST_CHANCE).log(), colours[:, :height, :width].float())
         best = own.argmax(0)
         whole = self._region(own[1:].sum(0) - own[0], own[1:].sum(0), best > 0, self._place[TaughtName(shown, None)])
         if whole is None:
