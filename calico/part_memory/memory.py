@@ -190,16 +190,12 @@ class PartMemory:
             return None
         codes = self.codes[object_name]
         own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
-        return self._sight(object_name, own, features.maps[0], size_hw)
+        colours = features.maps[0][:, : own.shape[1], : own.shape[2]].float()
+        return self._sight(object_name, mean_field((own + LEAST_CHANCE).log(), colours), size_hw)
 
-    def _sight(
-        self, shown: str, own: Tensor, colours: Tensor, size_hw: tuple[int, int], certainty: float = 1.0
-    ) -> Sight | None:
-        """own: (1 + C) x h x w, chances of nothing and of the object's codes. colours: 3 x H x W of the frame, whose
-        corner own is. certainty: that the object is called so."""
+    def _sight(self, shown: str, own: Tensor, size_hw: tuple[int, int], certainty: float = 1.0) -> Sight | None:
+        """own: (1 + C) x h x w, chances of nothing and of the object's codes. certainty: that it is called so."""
         codes = self.codes[shown]
-        height, width = own.shape[1:]
-        own = mean_field((own + LEAST_CHANCE).log(), colours[:, :height, :width].float())
         best = own.argmax(0)
         whole = self._region(own[1:].sum(0) - own[0], own[1:].sum(0), best > 0, self._place[TaughtName(shown, None)])
         if whole is None:
