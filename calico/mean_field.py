@@ -10,8 +10,13 @@ NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2), (2, -2), 
 
 
 def mean_field(logits: Tensor, colours: Tensor) -> Tensor:
-    """K x H x W chances, which add up to 1 at each pixel. logits: K x H x W, log-chances up to a constant. colours: C x
-    H x W, of any scale.
+    """K x H x W chances, which add up to 1 at each pixel; arguments as `hearing` takes them."""
+    return hearing(logits, colours).softmax(0)
+
+
+def hearing(logits: Tensor, colours: Tensor) -> Tensor:
+    """K x H x W log-chances up to a constant, after all have heard their neighbours. logits: the same before.
+    colours: C x H x W, of any scale.
 
     Mean-field steps (Krähenbühl and Koltun, NeurIPS 2011) of a conditional random field over near pixels, with the
     contrast term of GrabCut (Rother et al., SIGGRAPH 2004).
@@ -27,11 +32,11 @@ def mean_field(logits: Tensor, colours: Tensor) -> Tensor:
     near = [contrast.mean() for _, _, distance, contrast in pairs if distance == 1]
     usual = torch.stack(near).mean() if near else torch.tensor(0.0)
     weights = [torch.exp(-contrast / (2 * usual + 1e-6)) / distance for _, _, distance, contrast in pairs]
-    chances = logits.softmax(0)
+    result = logits
     for _ in range(NUM_STEPS):
-        heard = torch.zeros_like(chances)
+        chances, heard = result.softmax(0), torch.zeros_like(logits)
         for (first, second, _, _), weight in zip(pairs, weights, strict=True):
             heard[first] += weight * chances[second]
             heard[second] += weight * chances[first]
-        chances = (logits + heard).softmax(0)
-    return chances
+        result = logits + heard
+    return result

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image
 
 from calico.inference.closer import pixels_of
+from calico.mean_field import hearing
 
 # Chosen on held-out renders and drawings, see docs/decisions.md ("A box also asks the colours around it").
 LONGEST = 512  # pixels of a cut-out's longer side; the colours of a larger one are looked at in this size
@@ -25,8 +27,6 @@ NUM_FITS = 4
 THING_SHARE = 0.7  # of a box's pixels, that are of the thing: the prior of each
 PRIOR = float(np.log(THING_SHARE / (1 - THING_SHARE)))
 DECODER_FACTOR = 0.5  # of the mask decoder's log-odds, which are added to those of the colours
-NUM_STEPS = 3
-NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (2, 2), (2, -2), (0, 4), (4, 0), (4, 4), (4, -4))
 
 
 def with_colours(logits: np.ndarray, cutout: np.ndarray, box_xyxy: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -112,26 +112,9 @@ def _regression(
 
 
 def smoothed(logits: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """HxW: every pixel also hears its neighbours, those of its own colour most.
-
-    Mean-field steps (Krähenbühl and Koltun, NeurIPS 2011) of a conditional random field over near pixels, with
-    GrabCut's contrast term. logits: HxW. colours: HxWx3 float32.
-    """
-    height, width = logits.shape
-    pairs = []
-    for down, across in NEIGHBOURS:
-        if down < height and abs(across) < width:
-            first = np.s_[: height - down, max(0, -across) : width - max(0, across)]
-            second = np.s_[down:, max(0, across) : width - max(0, -across)]
-            contrast = ((colours[first] - colours[second]) ** 2).sum(-1)
-            pairs.append((first, second, float(np.hypot(down, across)), contrast))
-    usual = np.mean([contrast.mean() for _, _, distance, contrast in pairs if distance == 1] or [0.0])
-    weights = [np.exp(-contrast / (2 * usual + 1e-6)) / distance for _, _, distance, contrast in pairs]
-    result = logits
-    for _ in range(NUM_STEPS):
-        said, heard = np.tanh(result / 2), np.zeros_like(logits)
-        for (first, second, _, _), weight in zip(pairs, weights, strict=True):
-            heard[first] += weight * said[second]
-            heard[second] += weight * said[first]
-        result = logits + heard
+    """HxW float32: log-odds after every pixel has heard its neighbours (`calico.mean_field`). logits: HxW. colours:
+    HxWx3."""
+    thing = torch.from_numpy(np.asarray(logits, np.float32))
+    heard = hearing(torch.stack([torch.zeros_like(thing), thing]), torch.from_numpy(colours).permute(2, 0, 1))
+    result: np.ndarray = (heard[1] - heard[0]).numpy()
     return result
