@@ -44,7 +44,6 @@ MIN_STEPS, STEPS_PER_IMAGE = 300, 10
 MAX_AROUND = 24  # names whose chances are read around a pixel
 CONTEXT_SCALE = 0.5  # standard deviation of what is read there, beside directions that have about 1
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
-LEAST_SHARE = 0.9  # likewise, of the confidence that all but a twentieth of what was found has
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
 
@@ -325,8 +324,7 @@ def _estimate(rows: Sequence[_Seen], false: Sequence[float] = ()) -> NameEstimat
     confident = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
     sure = float(np.mean([row.confidence for row in confident])) if confident else 0.0
     mean_iou = float(np.mean([row.iou for row in confident])) if confident else 0.0
-    found = [row.confidence for row in confident if row.shown]
-    cutoff = max(cutoff, USUAL_SHARE * sure, LEAST_SHARE * float(np.quantile(found, 0.05)) if found else 0.0)
+    cutoff = max(cutoff, USUAL_SHARE * sure)
     return NameEstimate(
         len(positives),
         round(float(np.mean([row.iou if row.confidence >= max(cutoff, 1e-9) else 0.0 for row in positives])), 4),
