@@ -136,7 +136,7 @@ def test_what_is_found_where_nothing_taught_is_makes_a_cutoff_higher() -> None:
     rows = [fitting._Seen(True, 0.86 + 0.01 * k, 0.8) for k in range(12)]
     alone, beside = fitting._estimate(rows), fitting._estimate(rows, [0.84, 0.862, 0.863])
     assert alone.cutoff < 0.6
-    assert beside.cutoff == pytest.approx(0.87)  # one found less, none wrongly
+    assert beside.cutoff == pytest.approx(0.9 * 0.8655, abs=1e-3)  # nearly all that is right stays well above it
     assert beside.precision == alone.precision == 1.0  # on images that people annotated
     assert fitting._estimate(rows, [0.99]).cutoff == alone.cutoff  # nothing is to be had by that
 

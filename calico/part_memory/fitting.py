@@ -43,6 +43,7 @@ MAX_LOOK = 512
 MIN_STEPS, STEPS_PER_IMAGE = 300, 10
 MAX_AROUND = 24  # names whose chances are read around a pixel
 CONTEXT_SCALE = 0.5  # standard deviation of what is read there, beside directions that have about 1
+LEAST_SHARE = 0.9  # of the confidence that all but a twentieth of what was found has
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
@@ -309,21 +310,17 @@ def _measured(
 
 def _estimate(rows: Sequence[_Seen], false: Sequence[float] = ()) -> NameEstimate:
     """cutoff: the confidence that is best for the mean IoU over what is shown or found. false: confidences on images
-    that show nothing taught."""
+    that show nothing taught; they make it higher, but no higher than nearly all of what was rightly found allows, since
+    the heads together are less sure than each alone."""
     positives = [row for row in rows if row.shown]
     if not positives:
         return NameEstimate()
-    best, cutoff = -1.0, 0.0
-    for threshold in [0.0, *sorted({row.confidence for row in rows if row.confidence > 0})]:
-        counted = [row for row in rows if row.shown or row.confidence >= max(threshold, 1e-9)]
-        total = sum(row.iou for row in counted if row.confidence >= threshold)
-        value = total / (len(counted) + sum(confidence >= threshold for confidence in false))
-        if value > best + 1e-9:
-            best, cutoff = value, threshold
-    cutoff = min(cutoff, 0.9)
+    cutoff = _best_cutoff(rows)
     confident = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
     sure = float(np.mean([row.confidence for row in confident])) if confident else 0.0
     mean_iou = float(np.mean([row.iou for row in confident])) if confident else 0.0
+    if found := [row.confidence for row in confident if row.shown]:
+        cutoff = max(cutoff, min(_best_cutoff(rows, false), LEAST_SHARE * float(np.quantile(found, 0.05))))
     cutoff = max(cutoff, USUAL_SHARE * sure)
     return NameEstimate(
         len(positives),
@@ -332,3 +329,14 @@ def _estimate(rows: Sequence[_Seen], false: Sequence[float] = ()) -> NameEstimat
         round(cutoff, 4),
         round(mean_iou / sure, 4) if sure else 1.0,
     )
+
+
+def _best_cutoff(rows: Sequence[_Seen], false: Sequence[float] = ()) -> float:
+    best, cutoff = -1.0, 0.0
+    for threshold in [0.0, *sorted({row.confidence for row in rows if row.confidence > 0})]:
+        counted = [row for row in rows if row.shown or row.confidence >= max(threshold, 1e-9)]
+        total = sum(row.iou for row in counted if row.confidence >= threshold)
+        value = total / (len(counted) + sum(confidence >= threshold for confidence in false))
+        if value > best + 1e-9:
+            best, cutoff = value, threshold
+    return min(cutoff, 0.9)
