@@ -132,32 +132,6 @@ def test_many_images_are_learnt_longer_and_not_all_are_measured(
     assert measured == [4, 8, 7]
 
 
-def test_what_is_found_where_nothing_taught_is_makes_a_cutoff_higher() -> None:
-    rows = [fitting._Seen(True, 0.86 + 0.01 * k, 0.8) for k in range(12)]
-    alone, beside = fitting._estimate(rows), fitting._estimate(rows, [0.84, 0.862, 0.863])
-    assert alone.cutoff < 0.6
-    assert beside.cutoff == pytest.approx(0.9 * 0.8655, abs=1e-3)  # nearly all that is right stays well above it
-    assert beside.precision == alone.precision == 1.0  # on images that people annotated
-    assert fitting._estimate(rows, [0.99]).cutoff == alone.cutoff  # nothing is to be had by that
-
-
-def test_no_head_is_measured_on_an_image_of_nothing_that_it_was_shown(
-    model: CalicoModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[torch.Tensor] = []
-
-    def watched(rows: torch.Tensor, codes: Any, chances: torch.Tensor, num_codes: int, settings: Any) -> PartHead:
-        shown.append(chances[-8 * 3 * 300 :].reshape(8, -1).sum(1) > 0)  # of each grey picture
-        return PartHead(rows.shape[1], 8, num_codes - 1)
-
-    monkeypatch.setattr(fitting, "_fitted", watched)
-    lessons = [Lesson(sign(k), k) for k in range(6)]
-    fit_memory(model, micro(), lessons, MemorySettings(size=64), negatives=[grey(k) for k in range(8)])
-    places = torch.arange(8) + 6  # behind the six groups
-    for fold, known in enumerate(shown[:3]):
-        assert known.tolist() == (places % 3 != fold).tolist()
-
-
 def test_encoders_that_take_their_own_size_only_are_learnt_on_too() -> None:
     """SAM's, at full size: a larger look is no size for it, and half a look is the image in a corner."""
     torch.manual_seed(0)

@@ -81,7 +81,7 @@ class BaseMemory(PartMemory):
         """What an image shows of this object. certainty: that it shows it."""
         codes = self.codes[object_name]
         chances = torch.stack([head.over(features, [0, *codes]).softmax(0) for head in self.heads]).mean(0)
-        return self._sight(object_name, chances, chances, size_hw, certainty)
+        return self._sight(object_name, chances, size_hw, certainty)
 
     def sight(self, features: PyramidFeatures, size_hw: tuple[int, int]) -> Sight | None:
         """Of an image alone. size_hw: of the image."""

@@ -35,7 +35,7 @@ from calico.part_memory.lessons import (
     read_pixels,
     taught_names,
 )
-from calico.part_memory.memory import MemoryCard, NameEstimate, PartMemory, Sight, together
+from calico.part_memory.memory import MemoryCard, NameEstimate, PartMemory, together
 from calico.part_memory.pyramid import PyramidReader
 
 MIN_FOLDED = 4  # separate groups, for heads that are measured
@@ -43,7 +43,6 @@ MAX_LOOK = 512
 MIN_STEPS, STEPS_PER_IMAGE = 300, 10
 MAX_AROUND = 24  # names whose chances are read around a pixel
 CONTEXT_SCALE = 0.5  # standard deviation of what is read there, beside directions that have about 1
-LEAST_SHARE = 0.9  # of the confidence that all but a twentieth of what was found has
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
@@ -97,13 +96,12 @@ def fit_memory(
     size = settings.size or look_size(config)
     looks = looks or KeptLooks(PyramidReader(model, config, size))
     lessons = list(lessons)[-settings.max_images :]
-    negatives = list(negatives)
     names = taught_names(lessons)
     if not names:
         raise InputError("the memory has nothing to learn: no corrected image has a named object")
     with torch.random.fork_rng(devices=[]):
         pixels = read_pixels(lessons, names, looks.rows, negatives, lambda share: on_progress(0.5 * share))
-        fold_of = _folds({lesson.group for lesson in lessons}, len(negatives), settings)
+        fold_of = _folds({lesson.group for lesson in lessons}, settings)
         folds = torch.tensor([fold_of.get(group, -1) for group in pixels.group.tolist()])
         steps = min(settings.steps, max(MIN_STEPS, STEPS_PER_IMAGE * len(lessons)))
         settings = replace(settings, steps=steps)
@@ -130,7 +128,7 @@ def fit_memory(
         around=around,
     )
     if fold_of:
-        card = _measured(heads, second, card, lessons, negatives, fold_of, looks.pyramid, settings)
+        card = _measured(heads, second, card, lessons, fold_of, looks.pyramid, settings)
     on_progress(1.0)
     return PartMemory(heads, replace(card, seconds=round(time.monotonic() - started, 2)), second)
 
@@ -144,12 +142,11 @@ def look_size(config: CalicoConfig) -> int:
     return max(side, min(2 * side, MAX_LOOK))
 
 
-def _folds(groups: set[int], num_negatives: int, settings: MemorySettings) -> dict[int, int]:
-    """Group -> fold, those of the images that show nothing taught too; empty for too few groups."""
+def _folds(groups: set[int], settings: MemorySettings) -> dict[int, int]:
+    """Group -> fold; empty for too few groups."""
     if settings.num_heads < 2 or len(groups) < max(MIN_FOLDED, settings.num_heads):
         return {}
     order = np.random.default_rng([settings.seed, 0xF01D]).permutation(sorted(groups)).tolist()
-    order += range(-1, -num_negatives - 1, -1)
     return {group: place % settings.num_heads for place, group in enumerate(order)}
 
 
@@ -259,31 +256,20 @@ def _measured(
     second: Sequence[PartHead],
     card: MemoryCard,
     lessons: Sequence[Lesson],
-    negatives: Sequence[np.ndarray],
     fold_of: dict[int, int],
     reader: Reader,
     settings: MemorySettings,
 ) -> MemoryCard:
-    """The card with estimates of every name and of the whole, by heads that have not seen the images. negatives: show
-    nothing taught; what is found there makes a name's cutoff higher and counts in no estimate."""
+    """The card with estimates of every name and of the whole, by heads that have not seen the images."""
     step = max(1, math.ceil(len(lessons) / settings.max_measured))
     open_card = replace(card, estimates=(NameEstimate(cutoff=0.0),) * len(card.names))
     seen: list[list[_Seen]] = [[] for _ in card.names]
     sample = lessons[::step]
-
-    def sight_of(image: np.ndarray, group: int) -> Sight | None:
-        fold = slice(fold_of[group], fold_of[group] + 1)
-        memory = PartMemory(heads[fold], open_card, second[fold])
-        return memory.sight(reader(image, 1.0), (image.shape[0], image.shape[1]))
-
-    false: list[list[float]] = [[] for _ in card.names]
-    for number, negative in enumerate(negatives, start=1):
-        if (sight := sight_of(negative, -number)) is not None:
-            for part, wrong in sight.regions.items():
-                false[card.names.index(TaughtName(sight.object_name, part))].append(wrong.score)
     for lesson in sample:
+        fold = slice(fold_of[lesson.group], fold_of[lesson.group] + 1)
+        memory = PartMemory(heads[fold], open_card, second[fold])
         image = lesson.image
-        sight = sight_of(image.image, lesson.group)
+        sight = memory.sight(reader(image.image, 1.0), (image.image.shape[0], image.image.shape[1]))
         codes = code_map(image, card.names)
         for k, name in enumerate(card.names):
             is_own = name.object == image.object_name
@@ -295,7 +281,7 @@ def _measured(
             if is_there or region is not None:
                 overlap = iou(truth, region.mask) if region is not None and is_there else 0.0
                 seen[k].append(_Seen(is_there, 0.0 if region is None else region.score, overlap))
-    estimates = tuple(_estimate(*rows) for rows in zip(seen, false, strict=True))
+    estimates = tuple(_estimate(rows) for rows in seen)
     parts = [row for name, rows in zip(card.names, seen, strict=True) if name.part is not None for row in rows]
     kept = [
         (row.iou if row.confidence >= estimate.cutoff else 0.0)
@@ -308,19 +294,21 @@ def _measured(
     return replace(card, estimates=estimates, strict_miou_parts=score, num_measured=len(sample))
 
 
-def _estimate(rows: Sequence[_Seen], false: Sequence[float] = ()) -> NameEstimate:
-    """cutoff: the confidence that is best for the mean IoU over what is shown or found. false: confidences on images
-    that show nothing taught; they make it higher, but no higher than nearly all of what was rightly found allows, since
-    the heads together are less sure than each alone."""
+def _estimate(rows: Sequence[_Seen]) -> NameEstimate:
+    """cutoff: the confidence that is best for the mean IoU over what is shown or found."""
     positives = [row for row in rows if row.shown]
     if not positives:
         return NameEstimate()
-    cutoff = _best_cutoff(rows)
+    best, cutoff = -1.0, 0.0
+    for threshold in [0.0, *sorted({row.confidence for row in rows if row.confidence > 0})]:
+        counted = [row for row in rows if row.shown or row.confidence >= max(threshold, 1e-9)]
+        value = float(np.mean([row.iou if row.confidence >= threshold else 0.0 for row in counted]))
+        if value > best + 1e-9:
+            best, cutoff = value, threshold
+    cutoff = min(cutoff, 0.9)
     confident = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
     sure = float(np.mean([row.confidence for row in confident])) if confident else 0.0
     mean_iou = float(np.mean([row.iou for row in confident])) if confident else 0.0
-    if found := [row.confidence for row in confident if row.shown]:
-        cutoff = max(cutoff, min(_best_cutoff(rows, false), LEAST_SHARE * float(np.quantile(found, 0.05))))
     cutoff = max(cutoff, USUAL_SHARE * sure)
     return NameEstimate(
         len(positives),
@@ -329,14 +317,3 @@ def _estimate(rows: Sequence[_Seen], false: Sequence[float] = ()) -> NameEstimat
         round(cutoff, 4),
         round(mean_iou / sure, 4) if sure else 1.0,
     )
-
-
-def _best_cutoff(rows: Sequence[_Seen], false: Sequence[float] = ()) -> float:
-    best, cutoff = -1.0, 0.0
-    for threshold in [0.0, *sorted({row.confidence for row in rows if row.confidence > 0})]:
-        counted = [row for row in rows if row.shown or row.confidence >= max(threshold, 1e-9)]
-        total = sum(row.iou for row in counted if row.confidence >= threshold)
-        value = total / (len(counted) + sum(confidence >= threshold for confidence in false))
-        if value > best + 1e-9:
-            best, cutoff = value, threshold
-    return min(cutoff, 0.9)

@@ -56,10 +56,9 @@ class ImageRows(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """rows: M x D float16, features. codes: M int64, 0 = nothing of these, k + 1 = the k-th name. group: M int64, below
-    0 for images that show nothing taught, -1 for the first of them. shares: K + 1 float32, of the lessons' area, what
-    has each code. of_image: M int64, which of the looks. places, is_mirrored: as `ImageRows` has them. looks: of the
-    lessons, then of the rest."""
+    """rows: M x D float16, features. codes: M int64, 0 = nothing of these, k + 1 = the k-th name. group: M int64, -1
+    for images that show nothing taught. shares: K + 1 float32, of the lessons' area, what has each code. of_image: M
+    int64, which of the looks. places, is_mirrored: as `ImageRows` has them. looks: of the lessons, then of the rest."""
 
     rows: Tensor
     codes: Tensor
@@ -149,10 +148,10 @@ def read_pixels(
         chosen.append(_rows_of(views, kept, torch.from_numpy(view_codes), lesson.group, len(looks)))
         looks.append(views.look)
         on_image(done / len(lessons))
-    for number, image in enumerate(negatives, start=1):
+    for image in negatives:
         views = read(AnnotatedImage(image, "", (), np.zeros(image.shape[:2], np.uint8)))
         kept = torch.arange(0, len(views.rows), every)
-        chosen.append(_rows_of(views, kept, torch.zeros_like(views.values), -number, len(looks)))
+        chosen.append(_rows_of(views, kept, torch.zeros_like(views.values), -1, len(looks)))
         looks.append(views.look)
     total = torch.from_numpy(shares / shares.sum()).float()
     rows, codes, group, of_image, places, is_mirrored = (torch.cat(column) for column in zip(*chosen, strict=True))

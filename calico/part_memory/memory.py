@@ -191,17 +191,13 @@ class PartMemory:
         codes = self.codes[object_name]
         own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
         colours = features.maps[0][:, : own.shape[1], : own.shape[2]].float()
-        return self._sight(object_name, own, mean_field((own + LEAST_CHANCE).log(), colours), size_hw)
+        return self._sight(object_name, mean_field((own + LEAST_CHANCE).log(), colours), size_hw)
 
-    def _sight(
-        self, shown: str, own: Tensor, heard: Tensor, size_hw: tuple[int, int], certainty: float = 1.0
-    ) -> Sight | None:
-        """own: (1 + C) x h x w, chances of nothing and of the object's codes, by which confidence goes. heard: the same
-        after pixels have heard their neighbours, by which masks go. certainty: that the object is called so."""
+    def _sight(self, shown: str, own: Tensor, size_hw: tuple[int, int], certainty: float = 1.0) -> Sight | None:
+        """own: (1 + C) x h x w, chances of nothing and of the object's codes. certainty: that it is called so."""
         codes = self.codes[shown]
-        best = heard.argmax(0)
-        code = self._place[TaughtName(shown, None)]
-        whole = self._region(heard[1:].sum(0) - heard[0], own[1:].sum(0), best > 0, code)
+        best = own.argmax(0)
+        whole = self._region(own[1:].sum(0) - own[0], own[1:].sum(0), best > 0, self._place[TaughtName(shown, None)])
         if whole is None:
             return None
         margin, score = whole
@@ -213,8 +209,8 @@ class PartMemory:
             part = self.card.names[code - 1].part
             if part is None:
                 continue
-            others = torch.cat([heard[:k], heard[k + 1 :]]).amax(0)
-            region = self._region(heard[k] - others, own[k], best == k, code)
+            others = torch.cat([own[:k], own[k + 1 :]]).amax(0)
+            region = self._region(own[k] - others, own[k], best == k, code)
             mask = None if region is None else _enlarged(region[0], size_hw)
             if region is None or mask is None or not mask.any():
                 unseen.add(part)

@@ -22,8 +22,7 @@ from calico.values import AnnotatedImage
 
 logger = logging.getLogger(__name__)
 NEGATIVE_SEED = 4_013
-NUM_NEGATIVES = 24  # while people wait
-NUM_VERSION_NEGATIVES = 48  # of a version's own memory
+NUM_NEGATIVES = 24
 
 
 def lessons_of(groups: Sequence[CorrectedGroup]) -> list[Lesson]:
@@ -74,9 +73,7 @@ def memory_finishers(
             return
         model.eval()
         size = look_size(config)
-        base = negatives_of(
-            lessons, size, lambda seed, count, longest: replay(seed, count, longest, ()), NUM_VERSION_NEGATIVES
-        )
+        base = negatives_of(lessons, size, lambda seed, count, longest: replay(seed, count, longest, ()))
         memory = fit_memory(model, config, lessons, settings, negatives=base)
         save_memory(folder, memory)
         estimate = "not measured" if memory.card.strict_miou_parts is None else f"{memory.card.strict_miou_parts:.3f}"
