@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -250,6 +251,16 @@ def test_a_damaged_card_is_one_line(folder: Path) -> None:
     text = (folder / MEMORY_CARD).read_text()
     (folder / MEMORY_CARD).write_text(text.replace('"areas"', '"area"'))
     with pytest.raises(CheckpointError, match=MEMORY_CARD):
+        load_memory(folder)
+
+
+@pytest.mark.parametrize("around", ["[99]", "[-1]", "[]"])
+def test_a_second_round_that_reads_other_names_than_there_are_is_one_line(folder: Path, around: str) -> None:
+    card = json.loads((folder / MEMORY_CARD).read_text())
+    assert card["around"]
+    card["around"] = json.loads(around)
+    (folder / MEMORY_CARD).write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="copy"):
         load_memory(folder)
 
 

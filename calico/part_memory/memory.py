@@ -115,6 +115,8 @@ class MemoryCard:
             raise CheckpointError(f"{path}: not a memory's card ({error}); copy the version again") from None
         if not len(card.names) == len(card.areas) == len(card.estimates):
             raise CheckpointError(f"{path}: {len(card.names)} names with other numbers of areas; copy it again")
+        if wrong := [code for code in card.around if not 0 <= code <= len(card.names)]:
+            raise CheckpointError(f"{path}: around has code {wrong[0]} of {len(card.names)} names; copy it again")
         return card
 
 
@@ -274,6 +276,8 @@ def load_memory(folder: Path) -> PartMemory | None:
     tensors = read_safetensors(path)
     try:
         heads, second = (_heads(tensors, which, len(card.names)) for which in ("heads", "second"))
+        if bool(second) != bool(card.around):
+            raise ValueError(f"{len(second)} heads of a second round, which reads {len(card.around)} names")
         if not card.is_base:
             return PartMemory(heads, card, second)
         from calico.part_memory.base import BaseMemory
