@@ -27,7 +27,7 @@ from calico.masks import iou
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.part_memory import fitting
-from calico.part_memory.context import GRID, at, beside, context_of
+from calico.part_memory.context import GRID, MAPS_PER_NAME, at, beside, context_of
 from calico.part_memory.evidence import DOUBT, remembered
 from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
 from calico.part_memory.head import PartHead, folded
@@ -175,7 +175,7 @@ def test_what_lies_around_a_pixel_is_read_from_where_it_lies() -> None:
     chances[0] = 1.0
     chances[:, 12:16, 4:8] = torch.tensor([0.0, 1.0])[:, None, None]  # the second name, left of the middle
     context = context_of(chances)
-    assert context.shape == (28, GRID, GRID)
+    assert context.shape == (2 * MAPS_PER_NAME, GRID, GRID)
     beside_it, away = context[1::2, 14, 11], context[1::2, 14, 25]  # what both see of the second name
     assert beside_it[0] == away[0] == pytest.approx(math.log(1e-3), abs=1e-3)  # at the pixel itself nothing
     assert beside_it.max() > 0.6  # six to the left, over a square of five
@@ -254,7 +254,7 @@ def test_a_damaged_card_is_one_line(folder: Path) -> None:
         load_memory(folder)
 
 
-@pytest.mark.parametrize("around", ["[99]", "[-1]", "[]"])
+@pytest.mark.parametrize("around", ["[99]", "[-1]", "[]", "[0]"])
 def test_a_second_round_that_reads_other_names_than_there_are_is_one_line(folder: Path, around: str) -> None:
     card = json.loads((folder / MEMORY_CARD).read_text())
     assert card["around"]

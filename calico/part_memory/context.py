@@ -17,6 +17,7 @@ from calico.part_memory.pyramid import PyramidFeatures
 GRID = 32  # rows and columns over an image, of any shape
 REACHES = ((2, 3), (6, 5))  # steps of the grid away, and the side of the square over which the mean is taken there
 LEAST_CHANCE = 1e-3
+MAPS_PER_NAME = 1 + len(REACHES) * 5 + 3  # of each name: itself, the mean here and on four sides, row, column, image
 
 
 def coarse(features: PyramidFeatures) -> PyramidFeatures:
@@ -25,7 +26,7 @@ def coarse(features: PyramidFeatures) -> PyramidFeatures:
 
 
 def context_of(chances: Tensor) -> Tensor:
-    """chances: K x h x w over an image, 0 to 1. Returns 14 K x GRID x GRID."""
+    """chances: K x h x w over an image, 0 to 1. Returns MAPS_PER_NAME K x GRID x GRID."""
     own = F.adaptive_avg_pool2d(chances.float(), GRID)[None]
     return torch.cat(list(_read(own)), 1)[0]
 
@@ -53,5 +54,5 @@ def beside(features: PyramidFeatures, context: Tensor) -> PyramidFeatures:
 
 
 def at(context: Tensor, places: Tensor) -> Tensor:
-    """places: P x 2 (down, across) from 0 to 1 of the image. Returns P x 14 K."""
+    """places: P x 2 (down, across) from 0 to 1 of the image. Returns P x MAPS_PER_NAME K."""
     return PyramidFeatures((context,), (1.0, 1.0)).at(places)

@@ -23,7 +23,7 @@ from calico.checkpoints.fingerprint import MEMORY, MEMORY_CARD, read_card, weigh
 from calico.errors import CheckpointError
 from calico.files import write_text
 from calico.mean_field import mean_field
-from calico.part_memory.context import beside, coarse, context_of
+from calico.part_memory.context import MAPS_PER_NAME, beside, coarse, context_of
 from calico.part_memory.head import PartHead
 from calico.part_memory.lessons import TaughtName
 from calico.part_memory.pyramid import PyramidFeatures
@@ -278,6 +278,9 @@ def load_memory(folder: Path) -> PartMemory | None:
         heads, second = (_heads(tensors, which, len(card.names)) for which in ("heads", "second"))
         if bool(second) != bool(card.around):
             raise ValueError(f"{len(second)} heads of a second round, which reads {len(card.around)} names")
+        width = heads[0].first.in_features + MAPS_PER_NAME * len(card.around)
+        if any(head.first.in_features != width for head in second):
+            raise ValueError(f"a second round of other width than {width}")
         if not card.is_base:
             return PartMemory(heads, card, second)
         from calico.part_memory.base import BaseMemory
