@@ -411,7 +411,9 @@ def test_a_click_finds_room_beside_all_the_predictions_that_may_wait(make, tmp_p
     client = make(segmenter, threads=11)
     tasks = [pair_task(tmp_path, task) for task in range(8)]
     waiting = [threading.Thread(target=predict, args=(client, [task])) for task in tasks[:6]]
-    for thread in waiting:
+    waiting[0].start()
+    wait_for(lambda: segmenter.num_running == 1)  # alone: those that wait when the model is free are taken together
+    for thread in waiting[1:]:
         thread.start()
     wait_for(lambda: jobs_of(client)["counts"] == {"running": 6})
     assert predict(client, [tasks[6]]).status_code == 503
