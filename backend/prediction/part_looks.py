@@ -50,7 +50,7 @@ class LooksHere:
         from calico.part_memory.kept import KeptLooks
         from calico.part_memory.pyramid import PyramidReader
         from calico.training.corrections import drawings
-        from calico.training.memory_fit import negatives_of
+        from calico.training.memory_fit import negatives_of, strangers_of
 
         size = look_size(segmenter.config)
         with self._fitting:
@@ -64,6 +64,7 @@ class LooksHere:
                     lessons,
                     MemorySettings(max_images=max_images),
                     negatives=negatives_of(lessons, size, drawings),
+                    strangers=strangers_of(lessons, size, drawings),
                     looks=self.kept,
                 )
             finally:
@@ -75,7 +76,7 @@ class LooksHere:
 
 def sights_of(segmenter: Any, memory: PartMemory, images: Sequence[np.ndarray]) -> list[Sight | None]:
     """images: HxWx3 uint8 each."""
-    from calico.part_memory.pyramid import PyramidReader
+    from calico.part_memory.memory import reader_of
 
-    reader = PyramidReader(segmenter.model, segmenter.config, memory.card.size, memory.card.has_context)
+    reader = reader_of(memory, segmenter.model, segmenter.config)
     return [memory.sight(reader(image), (image.shape[0], image.shape[1])) for image in images]

@@ -37,8 +37,8 @@ from calico.model.precision import check_bits, check_device, quantise_llm
 from calico.model.preprocessing import Preprocessor, fitted_points
 from calico.part_memory.base import BaseMemory
 from calico.part_memory.evidence import proposed, remembered
-from calico.part_memory.memory import PartMemory, load_memory
-from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
+from calico.part_memory.memory import PartMemory, load_memory, reader_of
+from calico.part_memory.pyramid import PyramidFeatures
 from calico.values import CoSegmentation, ImageGroup, Problem, SubTask, image_digest
 
 DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -205,7 +205,7 @@ class CoSegmenter:
         return remembered(found, sights, memory.card.object_names)
 
     def _looks(self, group: ImageGroup, memory: PartMemory) -> Iterator[PyramidFeatures]:
-        reader = PyramidReader(self.model, self.config, memory.card.size, memory.card.has_context)
+        reader = reader_of(memory, self.model, self.config)
         for image in group.images:
             with self._lock:  # clicks and other predictions get their turn between the images
                 look = reader(image)
@@ -316,7 +316,7 @@ class CoSegmenter:
             return True
         kept, is_drawn = self._drawn
         if kept != digest:
-            reader = PyramidReader(self.model, self.config, base.card.size, base.card.has_context)
+            reader = reader_of(base, self.model, self.config)
             is_drawn = base.likeness_of(reader(image)) > 0.5
             self._drawn = digest, is_drawn
         return is_drawn

@@ -36,6 +36,7 @@ from calico.part_memory.lessons import (
     taught_names,
 )
 from calico.part_memory.memory import MemoryCard, NameEstimate, PartMemory, together
+from calico.part_memory.presence import Presence, fit_presence
 from calico.part_memory.pyramid import PyramidReader
 
 MIN_FOLDED = 4  # separate groups, for heads that are measured
@@ -84,11 +85,13 @@ def fit_memory(
     settings: MemorySettings | None = None,
     *,
     negatives: Iterable[np.ndarray] = (),
+    strangers: Iterable[np.ndarray] = (),
     looks: KeptLooks | None = None,
     on_progress: OnProgress = lambda share: None,
 ) -> PartMemory:
-    """negatives: HxWx3 uint8 images of what the model knows, which show nothing taught. looks: of the same model,
-    with what they keep of earlier fits.
+    """negatives: HxWx3 uint8 images of what the model knows, which show nothing taught. strangers: more of them, looked
+    at as a whole only (`calico.part_memory.presence`), which is quick. looks: of the same model, with what they keep of
+    earlier fits.
 
     Raises `InputError` where no lesson names an object.
     """
@@ -117,7 +120,9 @@ def fit_memory(
             rows = torch.cat([rows, (context - usual) * scale], 1)
             mean, basis = torch.cat([mean, usual]), torch.block_diag(basis, scale.diag())
             second = [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, settings)]
-        on_progress(0.9)
+        wholes = torch.stack([*pixels.wholes, *map(looks.whole, strangers)])
+    presence = _presence(lessons, names, wholes, fold_of, settings) if fold_of else None
+    on_progress(0.9)
     card = MemoryCard(
         names,
         size,
@@ -126,11 +131,13 @@ def fit_memory(
         _least_areas(lessons, names),
         (NameEstimate(),) * len(names),
         around=around,
+        least_presence=None if presence is None else presence[1],
     )
     if fold_of:
         card = _measured(heads, second, card, lessons, fold_of, looks.pyramid, settings)
     on_progress(1.0)
-    return PartMemory(heads, replace(card, seconds=round(time.monotonic() - started, 2)), second)
+    card = replace(card, seconds=round(time.monotonic() - started, 2))
+    return PartMemory(heads, card, second, None if presence is None else presence[0])
 
 
 def look_size(config: CalicoConfig) -> int:
@@ -222,6 +229,23 @@ def _context(
             places, is_mirrored = pixels.places[own].float(), pixels.is_mirrored[own, None]
             rows.append(torch.where(is_mirrored, at(sides[1], places), at(sides[0], places)))
     return torch.cat(rows).clone()
+
+
+def _presence(
+    lessons: Sequence[Lesson],
+    names: Sequence[TaughtName],
+    wholes: Tensor,
+    fold_of: dict[int, int],
+    settings: MemorySettings,
+) -> tuple[Presence, float] | None:
+    """wholes: of the lessons, then of images that show nothing taught, which are spread over the folds."""
+    place = {name: k + 1 for k, name in enumerate(dict.fromkeys(name.object for name in names))}
+    shown = [place.get(lesson.image.object_name, 0) for lesson in lessons]
+    folds = [fold_of[lesson.group] for lesson in lessons]
+    num_rest = len(wholes) - len(lessons)
+    shown += [0] * num_rest
+    folds += [k % settings.num_heads for k in range(num_rest)]
+    return fit_presence(wholes, torch.tensor(shown), torch.tensor(folds))
 
 
 def _least_areas(lessons: Sequence[Lesson], names: Sequence[TaughtName]) -> tuple[float, ...]:

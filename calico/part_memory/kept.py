@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from calico.part_memory.lessons import ImageRows, Reader, read_rows
-from calico.part_memory.pyramid import PyramidFeatures
+from calico.part_memory.pyramid import WHOLE_SCALE, PyramidFeatures
 from calico.values import AnnotatedImage, image_digest
 
 PYRAMID_BYTES = 96 * 2**20  # about 25 images at 512 px in half precision
@@ -54,6 +55,7 @@ class KeptLooks:
         self.reader = reader
         self.pyramids: _Shelf[PyramidFeatures] = _Shelf(pyramid_bytes)
         self.row_shelf: _Shelf[ImageRows] = _Shelf(row_bytes)
+        self.wholes: dict[str, Tensor] = {}  # of the few base images
 
     def pyramid(self, image: np.ndarray, scale: float = 1.0) -> PyramidFeatures:
         """A `Reader`."""
@@ -63,6 +65,13 @@ class KeptLooks:
         """As `read_rows`: an image that was annotated anew is read anew."""
         annotation = hashlib.sha256(item.part_map.tobytes()).hexdigest()
         return self.row_shelf(f"{image_digest(item.image)} {annotation}", lambda: read_rows(item, self._read))
+
+    def whole(self, image: np.ndarray) -> Tensor:
+        """C, as `Presence` reads it."""
+        digest = image_digest(image)
+        if digest not in self.wholes:
+            self.wholes[digest] = self._read(image, WHOLE_SCALE).mean
+        return self.wholes[digest]
 
     def _read(self, image: np.ndarray, scale: float = 1.0) -> PyramidFeatures:
         if self.reader is None:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from calico.language.words import mirrored_name
 from calico.part_memory.context import coarse
-from calico.part_memory.pyramid import PyramidFeatures
+from calico.part_memory.pyramid import WHOLE_SCALE, PyramidFeatures
 from calico.values import AnnotatedImage
 
 MAX_NAMES = 120  # heads stay small; the rarest go
 MAX_PIXELS = 120_000  # of all images together
-VIEWS = ((False, 1.0), (True, 1.0), (False, 0.5))  # mirrored, scale
+VIEWS = ((False, 1.0), (True, 1.0), (False, WHOLE_SCALE))  # mirrored, scale
 ROWS_PER_VIEW = 300
 
 Reader = Callable[[np.ndarray, float], PyramidFeatures]  # image, scale of the look
@@ -42,23 +42,26 @@ class Lesson(NamedTuple):
 
 class ImageRows(NamedTuple):
     """Pixels of one lesson. rows: N x D float16. values: N int64, of its part map. is_mirrored: N bool. places: N x 2
-    float16 (down, across) from 0 to 1 of the view that they are of. look: the image as it is, as `coarse` leaves it."""
+    float16 (down, across) from 0 to 1 of the view that they are of. look: the image as it is, as `coarse` leaves it.
+    whole: C float32, the image as `Presence` reads it."""
 
     rows: Tensor
     values: Tensor
     is_mirrored: Tensor
     places: Tensor
     look: PyramidFeatures
+    whole: Tensor
 
     @property
     def num_bytes(self) -> int:
-        return self.look.num_bytes + sum(own.numel() * own.element_size() for own in self[:4])
+        return self.look.num_bytes + sum(own.numel() * own.element_size() for own in (*self[:4], self.whole))
 
 
 class Pixels(NamedTuple):
     """rows: M x D float16, features. codes: M int64, 0 = nothing of these, k + 1 = the k-th name. group: M int64, -1
     for images that show nothing taught. shares: K + 1 float32, of the lessons' area, what has each code. of_image: M
-    int64, which of the looks. places, is_mirrored: as `ImageRows` has them. looks: of the lessons, then of the rest."""
+    int64, which of the looks. places, is_mirrored: as `ImageRows` has them. looks, wholes (I x C float32): of the
+    lessons, then of the rest."""
 
     rows: Tensor
     codes: Tensor
@@ -68,6 +71,7 @@ class Pixels(NamedTuple):
     places: Tensor
     is_mirrored: Tensor
     looks: tuple[PyramidFeatures, ...]
+    wholes: Tensor
 
 
 def taught_names(lessons: Iterable[Lesson]) -> tuple[TaughtName, ...]:
@@ -114,10 +118,11 @@ def read_rows(item: AnnotatedImage, reader: Reader) -> ImageRows:
         places.append(places_of(chosen, part_map.shape))
         rows.append(features.at(places[-1]).half())
         look = look or coarse(features).half()
+        whole = features.mean  # of the last of the views, which is the smallest
         values.append(torch.from_numpy(part_map.ravel()[chosen].astype(np.int64)))
         mirrored.append(torch.full((len(chosen),), is_mirrored))
     assert look is not None  # the first of the views
-    return ImageRows(torch.cat(rows), torch.cat(values), torch.cat(mirrored), torch.cat(places).half(), look)
+    return ImageRows(torch.cat(rows), torch.cat(values), torch.cat(mirrored), torch.cat(places).half(), look, whole)
 
 
 def read_pixels(
@@ -135,6 +140,7 @@ def read_pixels(
     swapped = mirrored_codes(names)
     chosen: list[tuple[Tensor, ...]] = []
     looks: list[PyramidFeatures] = []
+    wholes: list[Tensor] = []
     shares = np.zeros(len(names) + 1)
     for done, lesson in enumerate(lessons, start=1):
         table = codes_of(lesson.image, names)
@@ -147,15 +153,17 @@ def read_pixels(
         kept = torch.from_numpy(np.flatnonzero(view_codes >= 0)[::every])
         chosen.append(_rows_of(views, kept, torch.from_numpy(view_codes), lesson.group, len(looks)))
         looks.append(views.look)
+        wholes.append(views.whole)
         on_image(done / len(lessons))
     for image in negatives:
         views = read(AnnotatedImage(image, "", (), np.zeros(image.shape[:2], np.uint8)))
         kept = torch.arange(0, len(views.rows), every)
         chosen.append(_rows_of(views, kept, torch.zeros_like(views.values), -1, len(looks)))
         looks.append(views.look)
+        wholes.append(views.whole)
     total = torch.from_numpy(shares / shares.sum()).float()
     rows, codes, group, of_image, places, is_mirrored = (torch.cat(column) for column in zip(*chosen, strict=True))
-    return Pixels(rows, codes, group, total, of_image, places, is_mirrored, tuple(looks))
+    return Pixels(rows, codes, group, total, of_image, places, is_mirrored, tuple(looks), torch.stack(wholes))
 
 
 def _rows_of(views: ImageRows, kept: Tensor, codes: Tensor, group: int, image: int) -> tuple[Tensor, ...]:

@@ -23,10 +23,13 @@ from calico.checkpoints.fingerprint import MEMORY, MEMORY_CARD, read_card, weigh
 from calico.errors import CheckpointError
 from calico.files import write_text
 from calico.mean_field import mean_field
+from calico.model.calico import CalicoModel
+from calico.model.config import CalicoConfig
 from calico.part_memory.context import MAPS_PER_NAME, beside, coarse, context_of
 from calico.part_memory.head import PartHead
 from calico.part_memory.lessons import TaughtName
-from calico.part_memory.pyramid import PyramidFeatures
+from calico.part_memory.presence import Presence
+from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
 from calico.values import normalize_name
 
 logger = logging.getLogger(__name__)
@@ -73,7 +76,9 @@ class MemoryCard:
     found. strict_miou_parts: cross-validated over `num_measured` images, None for too few groups to measure.
     has_context: whether the heads also read the mean of the coarsest map. around: codes whose chances a second round of
     heads reads around each pixel (`calico.part_memory.context`); none where there were too few groups for one.
-    is_base: of a checkpoint's own many classes, not of a team's (`calico.part_memory.base`), with its belief."""
+    least_presence: chance below which an image as a whole does not show an object (`calico.part_memory.presence`); None
+    where that is not asked. is_base: of a checkpoint's own many classes, not of a team's (`calico.part_memory.base`),
+    with its belief."""
 
     names: tuple[TaughtName, ...]
     size: int
@@ -86,6 +91,7 @@ class MemoryCard:
     seconds: float = 0.0
     has_context: bool = False
     around: tuple[int, ...] = ()
+    least_presence: float | None = None
     is_base: bool = False
     belief: Belief = Belief()
     format_version: int = FORMAT_VERSION
@@ -155,10 +161,17 @@ class Sight(NamedTuple):
 
 
 class PartMemory:
-    """Heads of one fit, which answer together. second: a second round, which reads what the first sees around."""
+    """Heads of one fit, which answer together. second: a second round, which reads what the first sees around.
+    presence: of the card's objects, asked before the heads where the whole image was read."""
 
-    def __init__(self, heads: Sequence[PartHead], card: MemoryCard, second: Sequence[PartHead] = ()) -> None:
-        self.heads, self.second, self.card = list(heads), list(second), card
+    def __init__(
+        self,
+        heads: Sequence[PartHead],
+        card: MemoryCard,
+        second: Sequence[PartHead] = (),
+        presence: Presence | None = None,
+    ) -> None:
+        self.heads, self.second, self.presence, self.card = list(heads), list(second), presence, card
         self._place = {name: k + 1 for k, name in enumerate(card.names)}
         self.codes: dict[str, list[int]] = {}  # of each object and its parts
         for name, code in self._place.items():
@@ -167,7 +180,8 @@ class PartMemory:
     def tensors(self) -> dict[str, Tensor]:
         """All weights, by the names that they have in a file."""
         rounds = {"heads": self.heads, "second": self.second}
-        return {
+        own = {} if self.presence is None else self.presence.state_dict()
+        return {f"presence.{name}": value for name, value in own.items()} | {
             f"{which}.{k}.{name}": value
             for which, heads in rounds.items()
             for k, head in enumerate(heads)
@@ -184,16 +198,24 @@ class PartMemory:
 
     def sight(self, features: PyramidFeatures, size_hw: tuple[int, int]) -> Sight | None:
         """None where no taught object is seen. size_hw: of the image."""
+        shown = self._shown(features)
+        if not shown:
+            return None
         chances = self.probabilities(features)
         best = chances.argmax(0)
         area = torch.bincount(best.flatten(), minlength=len(chances)).float() / best.numel()
-        object_name = max(self.codes, key=lambda name: float(area[self.codes[name]].sum()), default="")
-        if not object_name:
-            return None
+        object_name = max(shown, key=lambda name: float(area[self.codes[name]].sum()))
         codes = self.codes[object_name]
         own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
         colours = features.maps[0][:, : own.shape[1], : own.shape[2]].float()
         return self._sight(object_name, mean_field((own + LEAST_CHANCE).log(), colours), size_hw)
+
+    def _shown(self, features: PyramidFeatures) -> list[str]:
+        """The objects that the image as a whole may show."""
+        if self.presence is None or features.whole is None or self.card.least_presence is None:
+            return list(self.codes)
+        chances = self.presence.chances(features.whole).tolist()
+        return [name for name, own in zip(self.codes, chances, strict=True) if own >= self.card.least_presence]
 
     def _sight(self, shown: str, own: Tensor, size_hw: tuple[int, int], certainty: float = 1.0) -> Sight | None:
         """own: (1 + C) x h x w, chances of nothing and of the object's codes. certainty: that it is called so."""
@@ -244,6 +266,12 @@ def together(heads: Sequence[PartHead], features: PyramidFeatures) -> Tensor:
     return torch.stack([head.over(features).softmax(0) for head in heads]).mean(0)
 
 
+def reader_of(memory: PartMemory, model: CalicoModel, config: CalicoConfig) -> PyramidReader:
+    """Reads images as the memory asks for them, by the model that it was fitted on."""
+    card = memory.card
+    return PyramidReader(model, config, card.size, card.has_context, has_whole=card.least_presence is not None)
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -282,7 +310,7 @@ def load_memory(folder: Path) -> PartMemory | None:
         if any(head.first.in_features != width for head in second):
             raise ValueError(f"a second round of other width than {width}")
         if not card.is_base:
-            return PartMemory(heads, card, second)
+            return PartMemory(heads, card, second, _presence(tensors, card))
         from calico.part_memory.base import BaseMemory
 
         likeness = None  # memories of before have none
@@ -292,6 +320,18 @@ def load_memory(folder: Path) -> PartMemory | None:
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not the weights of {MEMORY_CARD} ({error}); copy the version again") from None
     return BaseMemory(heads, card, likeness)
+
+
+def _presence(tensors: Mapping[str, Tensor], card: MemoryCard) -> Presence | None:
+    """Raises `ValueError`."""
+    own = _under(tensors, "presence.")
+    if bool(own) != (card.least_presence is not None):
+        raise ValueError("a presence without its cutoff, or the reverse")
+    if not own:
+        return None
+    presence = Presence(own["weight"].shape[1], len(card.object_names) + 1)
+    presence.load_state_dict(own)
+    return presence.eval().requires_grad_(False)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -16,16 +16,19 @@ from calico.model.precision import uses_bf16
 from calico.model.preprocessing import FIXED_SIZE_KINDS, Preprocessor, fitted_size_hw
 
 STEP = 32  # pixels: sizes that every stride divides
+WHOLE_SCALE = 0.5  # of a look that takes in the image as a whole
 
 
 class PyramidFeatures(NamedTuple):
     """Of one image. maps: each C_k x h_k x w_k over the padded square frame of the grounding branch, fine to coarse.
 
-    extent: the share of the frame, down and across, that the image fills; the rest is padding.
+    extent: the share of the frame, down and across, that the image fills; the rest is padding. whole: C, the mean of
+    the coarsest map at `WHOLE_SCALE`, where that is read.
     """
 
     maps: tuple[Tensor, ...]
     extent: tuple[float, float]
+    whole: Tensor | None = None
 
     def at(self, places: Tensor) -> Tensor:
         """places: P x 2 (down, across) from 0 to 1 of the image itself. Returns P x sum(C_k) float32, bilinear."""
@@ -61,19 +64,28 @@ class PyramidFeatures(NamedTuple):
 class PyramidReader:
     """Images -> `PyramidFeatures`. size: longest side in pixels at which they are looked at; an encoder that takes its
     own size only looks at that, and at a smaller scale at an image that fills less of it.
-    has_context: with one map more, of 1 x 1: the mean of the coarsest one over the image.
+    has_context: with one map more, of 1 x 1: the mean of the coarsest one over the image. has_whole: with the whole.
 
     In bfloat16 where the device is faster in it: what is read is never trained.
     """
 
-    def __init__(self, model: CalicoModel, config: CalicoConfig, size: int, has_context: bool = False) -> None:
-        self._model, self._config, self._size, self._has_context = model, config, size, has_context
+    def __init__(
+        self, model: CalicoModel, config: CalicoConfig, size: int, has_context: bool = False, has_whole: bool = False
+    ) -> None:
+        self._model, self._config, self._size = model, config, size
+        self._has_context, self._has_whole = has_context, has_whole
         self._is_fixed = config.grounding_encoder.kind in FIXED_SIZE_KINDS
         self._is_bf16 = uses_bf16("auto", model.device)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, scale: float = 1.0) -> PyramidFeatures:
         """image: HxWx3 uint8 RGB. scale: of the size. The maps are on the CPU, float32."""
+        features = self._read(image, scale)
+        if self._has_context:
+            features = features._replace(maps=(*features.maps, features.mean[:, None, None]))
+        return features._replace(whole=self._read(image, WHOLE_SCALE).mean) if self._has_whole else features
+
+    def _read(self, image: np.ndarray, scale: float) -> PyramidFeatures:
         share = (1.0, 1.0)
         if self._is_fixed:
             size = self._config.grounding_encoder.image_size
@@ -88,8 +100,7 @@ class PyramidReader:
             maps = _maps(self._model, view)
         height, width = fitted_size_hw((image.shape[0], image.shape[1]), size)
         extent = (height / size * share[0], width / size * share[1])
-        features = PyramidFeatures(tuple(own[0].float().cpu() for own in maps), extent)
-        return features._replace(maps=(*features.maps, features.mean[:, None, None])) if self._has_context else features
+        return PyramidFeatures(tuple(own[0].float().cpu() for own in maps), extent)
 
 
 def _on_larger(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[float, float]]:

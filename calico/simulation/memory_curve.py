@@ -23,14 +23,14 @@ from calico.part_memory.evidence import remembered
 from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
 from calico.part_memory.kept import KeptLooks
 from calico.part_memory.lessons import Lesson
-from calico.part_memory.memory import PartMemory
+from calico.part_memory.memory import PartMemory, reader_of
 from calico.part_memory.pyramid import PyramidReader
 from calico.simulation.annotator import Habits, correct
 from calico.simulation.photos import PhotoPool
 from calico.training.base_data import base_items
 from calico.training.corrected_groups import annotated
 from calico.training.corrections import drawings
-from calico.training.memory_fit import negatives_of
+from calico.training.memory_fit import negatives_of, strangers_of
 from calico.values import CoSegmentation, ImageGroup
 
 OnProgress = Callable[[str, float, str], None]
@@ -62,7 +62,7 @@ def memory_curve(
     load = load_adapted if checkpoint is not None and is_adapter(checkpoint) else load_checkpoint
     model, config, _ = load(EMBEDDED if checkpoint is None else checkpoint)
     size = settings.size or look_size(config)
-    reader = PyramidReader(model, config, size)
+    reader = PyramidReader(model, config, size)  # until there is a memory that says what it reads
     looks = KeptLooks(reader)
     test_groups = list(pool.held_out(num_held_out))
     rows = []
@@ -96,10 +96,12 @@ def memory_curve(
                 lessons,
                 replace(settings, seed=seed),
                 negatives=negatives_of(lessons, size, drawings),
+                strangers=strangers_of(lessons, size, drawings),
                 looks=looks,
                 on_progress=partial(_fitting, on_progress, name),
             )
             cpu = time.process_time() - started
+            reader = reader_of(memory, model, config)
             row = {"seed": seed, "groups": count, **_measured(memory, reader, test_groups)}
             false = [
                 memory.sight(reader(i), i.shape[:2]) is not None for _, g, _ in base_items(num_base) for i in g.images

@@ -15,6 +15,7 @@ from calico.model.config import CalicoConfig
 from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
 from calico.part_memory.lessons import Lesson
 from calico.part_memory.memory import save_memory
+from calico.part_memory.pyramid import WHOLE_SCALE
 from calico.training.base_data import BaseData
 from calico.training.corrected_groups import CorrectedGroup
 from calico.training.finetune import Finisher
@@ -23,6 +24,7 @@ from calico.values import AnnotatedImage
 logger = logging.getLogger(__name__)
 NEGATIVE_SEED = 4_013
 NUM_NEGATIVES = 24
+NUM_STRANGERS = 96
 
 
 def lessons_of(groups: Sequence[CorrectedGroup]) -> list[Lesson]:
@@ -52,6 +54,13 @@ def negatives_of(
             yield item.image
 
 
+def strangers_of(
+    lessons: Sequence[Lesson], size: int, draw: Callable[[int, int, int], Sequence[AnnotatedImage]]
+) -> Iterator[np.ndarray]:
+    """More of the same at the size at which they are looked at as a whole."""
+    return negatives_of(lessons, round(size * WHOLE_SCALE), draw, NUM_STRANGERS)
+
+
 def memory_finishers(
     is_wanted: bool, base_data: BaseData, settings: MemorySettings | None = None
 ) -> tuple[Finisher, ...]:
@@ -73,8 +82,18 @@ def memory_finishers(
             return
         model.eval()
         size = look_size(config)
-        base = negatives_of(lessons, size, lambda seed, count, longest: replay(seed, count, longest, ()))
-        memory = fit_memory(model, config, lessons, settings, negatives=base)
+
+        def draw(seed: int, count: int, longest: int) -> Sequence[AnnotatedImage]:
+            return replay(seed, count, longest, ())
+
+        memory = fit_memory(
+            model,
+            config,
+            lessons,
+            settings,
+            negatives=negatives_of(lessons, size, draw),
+            strangers=strangers_of(lessons, size, draw),
+        )
         save_memory(folder, memory)
         estimate = "not measured" if memory.card.strict_miou_parts is None else f"{memory.card.strict_miou_parts:.3f}"
         logger.info(
