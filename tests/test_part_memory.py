@@ -15,6 +15,7 @@ import pytest
 import torch
 from real_kinds import real_kinds
 from test_finetune import TOKENIZER, micro
+from torch import Tensor
 from torch.nn import functional as F
 
 from calico.checkpoints.files import save_checkpoint
@@ -24,6 +25,7 @@ from calico.errors import CheckpointError, InputError
 from calico.inference.segmenter import CoSegmenter
 from calico.language.words import mirrored_name
 from calico.masks import iou
+from calico.mean_field import mean_field
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.part_memory import fitting
@@ -168,6 +170,43 @@ def test_the_first_layer_at_each_maps_own_size_is_the_head_at_each_pixel() -> No
     mean, basis = torch.randn(8), torch.randn(8, 4)
     inner, rows = PartHead(4, 6, 2), torch.randn(7, 8)
     assert torch.allclose(folded(inner, mean, basis)(rows), inner((rows - mean) @ basis), atol=1e-4)
+
+
+def test_coarser_maps_are_enlarged_by_way_of_half_the_size_and_give_nearly_the_same() -> None:
+    torch.manual_seed(1)
+    maps = tuple(torch.randn(4, side, side) for side in (64, 8, 16, 1, 32))  # in any order
+    features, head = PyramidFeatures(maps, (1.0, 0.75)), PartHead(20, 6, 2)
+    places = torch.tensor([[(y + 0.5) / 64, (x + 0.5) / 48] for y in range(64) for x in range(48)])
+    expected = head(features.at(places)).T.reshape(3, 64, 48)
+    found = head.over(features)
+    assert (found - expected).abs().mean() < 0.1 * expected.std()
+    assert torch.allclose(head.over(features, [2, 0]), found[[2, 0]], atol=1e-5)
+
+
+def test_heads_are_asked_on_a_coarser_grid_and_edges_found_on_the_finest(
+    model: CalicoModel, memory: PartMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = PyramidReader(model, micro(), 64)(sign(3).image)
+    asked, followed = [], []
+
+    def over(head: PartHead, features: PyramidFeatures) -> Tensor:
+        asked.append(features.maps[0].shape[1])
+        return own(head, features)
+
+    def steps(logits: Tensor, colours: Tensor) -> Tensor:
+        followed.append((logits.shape[1:], colours.shape[1:]))
+        return mean_field(logits, colours)
+
+    own = PartHead.over
+    monkeypatch.setattr(PartHead, "over", over)
+    monkeypatch.setattr("calico.part_memory.memory.mean_field", steps)
+    assert memory.second
+    assert memory.sight(features, (64, 64)) is not None
+    finest = features.maps[0].shape[1:]
+    assert asked[len(memory.heads) :] == [finest[0] // 2] * len(memory.second), (
+        "four times the work for no better masks"
+    )
+    assert followed == [(finest, finest)]
 
 
 def test_what_lies_around_a_pixel_is_read_from_where_it_lies() -> None:

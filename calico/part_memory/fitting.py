@@ -45,6 +45,7 @@ MIN_STEPS, STEPS_PER_IMAGE = 300, 10
 MAX_AROUND = 24  # names whose chances are read around a pixel
 CONTEXT_SCALE = 0.5  # standard deviation of what is read there, beside directions that have about 1
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
+CHUNK = 8192  # rows that are widened at once
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
 
@@ -102,25 +103,13 @@ def fit_memory(
     names = taught_names(lessons)
     if not names:
         raise InputError("the memory has nothing to learn: no corrected image has a named object")
+    fold_of = _folds({lesson.group for lesson in lessons}, settings)
+    settings = replace(settings, steps=min(settings.steps, max(MIN_STEPS, STEPS_PER_IMAGE * len(lessons))))
     with torch.random.fork_rng(devices=[]):
         pixels = read_pixels(lessons, names, looks.rows, negatives, lambda share: on_progress(0.5 * share))
-        fold_of = _folds({lesson.group for lesson in lessons}, settings)
-        folds = torch.tensor([fold_of.get(group, -1) for group in pixels.group.tolist()])
-        steps = min(settings.steps, max(MIN_STEPS, STEPS_PER_IMAGE * len(lessons)))
-        settings = replace(settings, steps=steps)
-        mean, basis = _basis(pixels.rows, settings.rank)
-        rows = (pixels.rows.float() - mean) @ basis
-        heads = [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, settings)]
-        on_progress(0.7)
-        second: list[PartHead] = []
-        around = tuple(sorted(pixels.shares.argsort(descending=True)[:MAX_AROUND].tolist())) if fold_of else ()
-        if around:
-            context = _context(heads, pixels, fold_of, around, mirrored_codes(names))
-            usual, scale = context.mean(0), CONTEXT_SCALE / (context.std(0) + 1e-2)
-            rows = torch.cat([rows, (context - usual) * scale], 1)
-            mean, basis = torch.cat([mean, usual]), torch.block_diag(basis, scale.diag())
-            second = [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, settings)]
+        heads, second, around = _fit_rounds(pixels, names, fold_of, settings, on_progress)
         wholes = torch.stack([*pixels.wholes, *map(looks.whole, strangers)])
+    del pixels  # it is large, and so is what heads are measured on
     presence = _presence(lessons, names, wholes, fold_of, settings) if fold_of else None
     on_progress(0.9)
     card = MemoryCard(
@@ -138,6 +127,29 @@ def fit_memory(
     on_progress(1.0)
     card = replace(card, seconds=round(time.monotonic() - started, 2))
     return PartMemory(heads, card, second, None if presence is None else presence[0])
+
+
+def _fit_rounds(
+    pixels: Pixels,
+    names: Sequence[TaughtName],
+    fold_of: dict[int, int],
+    settings: MemorySettings,
+    on_progress: OnProgress,
+) -> tuple[list[PartHead], list[PartHead], tuple[int, ...]]:
+    """The first round's heads, the second's, and the codes that these read around a pixel."""
+    folds = torch.tensor([fold_of.get(group, -1) for group in pixels.group.tolist()])
+    mean, basis = _basis(pixels.rows, settings.rank)
+    rows = torch.cat([(some.float() - mean) @ basis for some in pixels.rows.split(CHUNK)])
+    heads = [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, settings)]
+    on_progress(0.7)
+    if not fold_of:
+        return heads, [], ()
+    around = tuple(sorted(pixels.shares.argsort(descending=True)[:MAX_AROUND].tolist()))
+    context = _context(heads, pixels, fold_of, around, mirrored_codes(names))
+    usual, scale = context.mean(0), CONTEXT_SCALE / (context.std(0) + 1e-2)
+    rows = torch.cat([rows, (context - usual) * scale], 1)
+    mean, basis = torch.cat([mean, usual]), torch.block_diag(basis, scale.diag())
+    return heads, [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, settings)], around
 
 
 def look_size(config: CalicoConfig) -> int:
@@ -159,9 +171,9 @@ def _folds(groups: set[int], settings: MemorySettings) -> dict[int, int]:
 
 def _basis(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Mean D and basis D x R: the main directions of features that were each brought to standard deviation 1."""
-    sample = rows[:: max(1, len(rows) // 20_000)].float()
+    sample = rows[:: max(1, len(rows) // 20_000)].to(torch.float32, copy=True)
     mean, scale = sample.mean(0), sample.std(0, correction=0) + 1e-3
-    scaled = (sample - mean) / scale
+    scaled = sample.sub_(mean).div_(scale)
     if rank >= scaled.shape[1]:
         return mean, torch.diag(1 / scale)
     _, vectors = torch.linalg.eigh(scaled.T @ scaled / len(scaled))

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 MAX_BYTES = 1_600_000
 LEAST_CHANCE = 1e-4  # that is told from none, where pixels hear their neighbours
+COARSER = 2  # times the finest grid, on which heads are asked
 
 
 @dataclass(frozen=True)
@@ -190,11 +191,12 @@ class PartMemory:
 
     @torch.inference_mode()
     def probabilities(self, features: PyramidFeatures) -> Tensor:
-        """(K + 1) x h x w on the finest map's grid, cut to the image; they add up to 1 at each place."""
+        """(K + 1) x h x w, cut to the image, on a grid `COARSER` than the finest map; they add up to 1 everywhere."""
+        asked = features.coarser(COARSER)
         if not self.second:
-            return together(self.heads, features)
+            return together(self.heads, asked)
         around = together(self.heads, coarse(features))[list(self.card.around)]
-        return together(self.second, beside(features, context_of(around)))
+        return together(self.second, beside(asked, context_of(around)))
 
     def sight(self, features: PyramidFeatures, size_hw: tuple[int, int]) -> Sight | None:
         """None where no taught object is seen. size_hw: of the image."""
@@ -207,7 +209,8 @@ class PartMemory:
         object_name = max(shown, key=lambda name: float(area[self.codes[name]].sum()))
         codes = self.codes[object_name]
         own = chances[[0, *codes]]  # what other taught objects are thought of here is left aside: an image has one
-        colours = features.maps[0][:, : own.shape[1], : own.shape[2]].float()
+        colours = features.within(features.maps[0]).float()
+        own = F.interpolate(own[None], size=colours.shape[1:], mode="bilinear", align_corners=False)[0]
         return self._sight(object_name, mean_field((own + LEAST_CHANCE).log(), colours), size_hw)
 
     def _shown(self, features: PyramidFeatures) -> list[str]:

@@ -40,12 +40,15 @@ class PyramidFeatures(NamedTuple):
         ]
         return torch.cat(rows).T
 
+    def within(self, frame: Tensor) -> Tensor:
+        """frame: C x h x w over the padded frame. Returns what of it lies over the image."""
+        height, width = (max(1, round(n * share)) for n, share in zip(frame.shape[1:], self.extent, strict=True))
+        return frame[:, :height, :width]
+
     @property
     def mean(self) -> Tensor:
         """C, of the coarsest map over the image."""
-        coarse = self.maps[-1]
-        height, width = (max(1, round(n * share)) for n, share in zip(coarse.shape[1:], self.extent, strict=True))
-        return coarse[:, :height, :width].mean((1, 2))
+        return self.within(self.maps[-1]).mean((1, 2))
 
     def coarser(self, stride: int) -> PyramidFeatures:
         """On a grid of the first map's side over `stride`: finer maps are averaged to it."""
