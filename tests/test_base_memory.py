@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from test_mixture import stool
+from test_part_memory import FAST, grey
 from test_trunk import TOKENIZER, micro_small, micro_tiny
+from torch import Tensor
 
 from calico.checkpoints.files import load_checkpoint, save_checkpoint
 from calico.checkpoints.fingerprint import EMBEDDED, checkpoint_version
@@ -28,8 +30,11 @@ from calico.model.builder import build
 from calico.model.calico import CalicoModel
 from calico.part_memory.base import BaseMemory, chances_of
 from calico.part_memory.evidence import proposed
-from calico.part_memory.memory import Belief, SeenRegion, Sight, load_memory, save_memory
-from calico.part_memory.pyramid import PyramidReader
+from calico.part_memory.fitting import fit_memory
+from calico.part_memory.lessons import Lesson
+from calico.part_memory.memory import Belief, SeenRegion, Sight, load_memory, reader_of, save_memory
+from calico.part_memory.presence import Presence
+from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
 from calico.training.base_memory import (
     DRAWING_SEED,
     DRAWING_SIDES,
@@ -152,6 +157,33 @@ def test_only_listed_names_are_seen(model: CalicoModel, memory: BaseMemory) -> N
     assert {sight.object_name for sight in listed if sight is not None} == {"gong"}
     assert all(set(sight.parts) <= {"rim"} for sight in listed if sight is not None)
     assert memory.sights(looks, sizes, ["bell"]) == [None, None]
+
+
+def test_beside_a_teams_memory_each_image_is_read_once_at_each_size(
+    model: CalicoModel, memory: BaseMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons = [Lesson(item, number) for number, item in enumerate(2 * items())]
+    team = fit_memory(model, CONFIG, lessons, replace(FAST, size=128), negatives=[grey(k) for k in range(3)])
+    group = ImageGroup(tuple(item.image for item in items()))
+    whole = reader_of(team, model, CONFIG)(group.images[0]).whole
+    read: list[int] = []
+    asked: list[Tensor] = []
+
+    def reads(reader: PyramidReader, image: np.ndarray, scale: float) -> PyramidFeatures:
+        read.append(round(reader._size * scale))
+        return own_read(reader, image, scale)
+
+    def chances(presence: Presence, whole: Tensor) -> Tensor:
+        asked.append(whole)
+        return own_chances(presence, whole)
+
+    own_read, own_chances = PyramidReader._read, Presence.chances
+    monkeypatch.setattr(PyramidReader, "_read", reads)
+    monkeypatch.setattr(Presence, "chances", chances)
+    CoSegmenter(model, CONFIG, TOKENIZER, memory=team, base_memory=memory).segment(group)
+    assert read == [64, 64, 128, 128]
+    assert whole is not None
+    assert torch.allclose(asked[0], whole, atol=1e-5)
 
 
 def test_it_lies_beside_the_weights_and_is_part_of_the_version(

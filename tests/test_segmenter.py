@@ -165,7 +165,7 @@ def test_what_looks_drawn_is_told_by_the_checkpoints_own_memory(
         asked.append(features)
         return 0.9 if len(asked) == 1 else 0.1
 
-    card = SimpleNamespace(size=64, has_context=False)
+    card = SimpleNamespace(size=64, has_context=False, least_presence=None)
     memory = SimpleNamespace(likeness=True, likeness_of=likeness_of, card=card)
     monkeypatch.setattr(segmenter, "base_memory", memory)
     assert segmenter._looks_drawn(first)

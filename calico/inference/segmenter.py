@@ -38,7 +38,7 @@ from calico.model.preprocessing import Preprocessor, fitted_points
 from calico.part_memory.base import BaseMemory
 from calico.part_memory.evidence import proposed, remembered
 from calico.part_memory.memory import PartMemory, load_memory, reader_of
-from calico.part_memory.pyramid import PyramidFeatures
+from calico.part_memory.pyramid import WHOLE_SCALE, PyramidFeatures
 from calico.values import CoSegmentation, ImageGroup, Problem, SubTask, image_digest
 
 DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -192,24 +192,30 @@ class CoSegmenter:
         memory: PartMemory | None,
     ) -> CoSegmentation:
         """The checkpoint's own first, which leaves the team's names to the team's."""
+        wholes: list[torch.Tensor] | None = None
         if (base := self.base_memory) is not None:
             looks = list(self._looks(group, base))
             sights = base.sights(looks, group.sizes_hw, candidates)
             taught = () if memory is None else memory.card.object_names
             found = proposed(found, sights, [base.trust(look) for look in looks], taught)
+            if memory is not None and base.card.size == memory.card.size * WHOLE_SCALE:
+                wholes = [look.mean for look in looks]
         if memory is None:
             return found
-        sights = [memory.sight(*one) for one in zip(self._looks(group, memory), group.sizes_hw, strict=True)]
+        sights = [memory.sight(*one) for one in zip(self._looks(group, memory, wholes), group.sizes_hw, strict=True)]
         if candidates is not None:
             sights = [sight and sight.among(candidates) for sight in sights]
         return remembered(found, sights, memory.card.object_names)
 
-    def _looks(self, group: ImageGroup, memory: PartMemory) -> Iterator[PyramidFeatures]:
-        reader = reader_of(memory, self.model, self.config)
-        for image in group.images:
+    def _looks(
+        self, group: ImageGroup, memory: PartMemory, wholes: Sequence[torch.Tensor] | None = None
+    ) -> Iterator[PyramidFeatures]:
+        """wholes: of the images, where another look has read them."""
+        reader = reader_of(memory, self.model, self.config, has_whole=wholes is None)
+        for number, image in enumerate(group.images):
             with self._lock:  # clicks and other predictions get their turn between the images
                 look = reader(image)
-            yield look
+            yield look if wholes is None else look._replace(whole=wholes[number])
 
     def _segment_windows(
         self, groups: Sequence[ImageGroup], candidates: Sequence[Sequence[str] | None]

@@ -19,6 +19,7 @@ from calico.part_memory.pyramid import PyramidFeatures
 from calico.values import normalize_name
 
 UNKNOWN_SHARE = 0.5  # of images, that show what nobody taught the memory
+COARSER = 2  # times the grid of a team's heads, on which objects are chosen among all
 
 
 class BaseMemory(PartMemory):
@@ -89,7 +90,7 @@ class BaseMemory(PartMemory):
     @torch.inference_mode()
     def masses(self, features: PyramidFeatures, of_object: Collection[Sequence[int]]) -> Tensor:
         """N, of each object the share of an image's pixels that the head gives to its names. of_object: their codes."""
-        mass = self.probabilities(features).flatten(1).mean(1)
+        mass = self.probabilities(features.coarser(COARSER)).flatten(1).mean(1)
         return torch.stack([mass[list(codes)].sum() for codes in of_object])
 
 

@@ -45,7 +45,7 @@ class PartHead(nn.Module):
                 hidden = F.interpolate(hidden[None], size=(side, side), mode="bilinear", align_corners=False)[0]
             hidden.flatten(1).addmm_(weight, rows)
         chosen = slice(None) if codes is None else list(codes)
-        shown = F.relu(features.within(hidden))
+        shown = features.within(hidden).relu_()
         logits = self.second.weight[chosen] @ shown.flatten(1) + self.second.bias[chosen, None]
         return logits.unflatten(1, shown.shape[1:])
 

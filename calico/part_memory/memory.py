@@ -269,10 +269,11 @@ def together(heads: Sequence[PartHead], features: PyramidFeatures) -> Tensor:
     return torch.stack([head.over(features).softmax(0) for head in heads]).mean(0)
 
 
-def reader_of(memory: PartMemory, model: CalicoModel, config: CalicoConfig) -> PyramidReader:
-    """Reads images as the memory asks for them, by the model that it was fitted on."""
+def reader_of(memory: PartMemory, model: CalicoModel, config: CalicoConfig, has_whole: bool = True) -> PyramidReader:
+    """Reads images as the memory asks for them, by the model that it was fitted on. has_whole: where it asks for it."""
     card = memory.card
-    return PyramidReader(model, config, card.size, card.has_context, has_whole=card.least_presence is not None)
+    has_whole = has_whole and card.least_presence is not None
+    return PyramidReader(model, config, card.size, card.has_context, has_whole)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
