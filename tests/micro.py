@@ -76,7 +76,7 @@ def leave_out_curves(patch: pytest.MonkeyPatch) -> None:
 def quicken_memory(patch: pytest.MonkeyPatch) -> None:
     """A part memory of few steps: for those who do not look at what it learnt."""
     quick = fitting.MemorySettings(steps=10, rows_per_step=96, hidden=8, rank=16, max_images=6, max_measured=2)
-    patch.setattr(fitting, "MemorySettings", lambda: quick)
+    patch.setattr("calico.training.memory_fit.THOROUGH", quick)
 
 
 def use_folds(count: int, patch: pytest.MonkeyPatch) -> None:

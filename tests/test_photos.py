@@ -75,7 +75,7 @@ def test_from_a_coco_file_to_a_version_with_nothing_else_running(
     monkeypatch.setattr("calico.checkpoints.fingerprint.EMBEDDED", tmp_path / "base")
     for name in ("calico.training.challenge", "calico.training.starting_model", "calico.checkpoints.adapter"):
         monkeypatch.setattr(f"{name}.EMBEDDED", tmp_path / "base")
-    monkeypatch.setattr(fitting, "MemorySettings", lambda: QUICK)
+    monkeypatch.setattr("calico.training.memory_fit.THOROUGH", QUICK)
     whole = CoSegmenter._generate  # a model of random weights never ends its answers
     monkeypatch.setattr(CoSegmenter, "_generate", lambda *args: whole(*args, limit=4))
     torch.manual_seed(0)

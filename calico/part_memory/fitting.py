@@ -53,15 +53,17 @@ OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 class MemorySettings:
     """size: longest side in pixels at which images are looked at; None: `look_size`.
 
-    rank: directions of the features' variance that are learnt from, the greatest first. hidden: of each head. balance:
-    how far rare names are brought up to frequent ones, 0 to 1. steps: at most; few images take fewer. max_images:
-    beyond these the newest count. max_measured: images that each fit is measured on.
+    rank: directions of the features' variance that are learnt from, the greatest first. hidden: of each head.
+    second_hidden: of one of the second round, where that is another number. balance: how far rare names are brought up
+    to frequent ones, 0 to 1. steps: at most; few images take fewer. max_images: beyond these the newest count.
+    max_pixels: of all together. max_measured: images that each fit is measured on.
     """
 
     size: int | None = None
     num_heads: int = 3
     rank: int = 256
     hidden: int = 96
+    second_hidden: int | None = None
     steps: int = 1000
     rows_per_step: int = 1024
     learning_rate: float = 3e-3
@@ -70,11 +72,12 @@ class MemorySettings:
     balance: float = 0.1
     negative_share: float = 0.1  # of the rows of a step, what base images show
     max_images: int = 600
+    max_pixels: int = 120_000
     max_measured: int = 80
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "rank", "hidden", "steps", "rows_per_step", "max_images"):
+        for name in ("num_heads", "rank", "hidden", "steps", "rows_per_step", "max_images", "max_pixels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected 1 or more, got {getattr(self, name)}")
 
@@ -106,7 +109,14 @@ def fit_memory(
     fold_of = _folds({lesson.group for lesson in lessons}, settings)
     settings = replace(settings, steps=min(settings.steps, max(MIN_STEPS, STEPS_PER_IMAGE * len(lessons))))
     with torch.random.fork_rng(devices=[]):
-        pixels = read_pixels(lessons, names, looks.rows, negatives, lambda share: on_progress(0.5 * share))
+        pixels = read_pixels(
+            lessons,
+            names,
+            looks.rows,
+            negatives,
+            lambda share: on_progress(0.5 * share),
+            max_pixels=settings.max_pixels,
+        )
         heads, second, around = _fit_rounds(pixels, names, fold_of, settings, on_progress)
         wholes = torch.stack([*pixels.wholes, *map(looks.whole, strangers)])
     del pixels  # it is large, and so is what heads are measured on
@@ -149,7 +159,8 @@ def _fit_rounds(
     usual, scale = context.mean(0), CONTEXT_SCALE / (context.std(0) + 1e-2)
     rows = torch.cat([rows, (context - usual) * scale], 1)
     mean, basis = torch.cat([mean, usual]), torch.block_diag(basis, scale.diag())
-    return heads, [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, settings)], around
+    wider = replace(settings, hidden=settings.second_hidden or settings.hidden)
+    return heads, [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, wider)], around
 
 
 def look_size(config: CalicoConfig) -> int:

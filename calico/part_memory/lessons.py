@@ -16,7 +16,6 @@ from calico.part_memory.pyramid import WHOLE_SCALE, PyramidFeatures
 from calico.values import AnnotatedImage
 
 MAX_NAMES = 120  # heads stay small; the rarest go
-MAX_PIXELS = 120_000  # of all images together
 VIEWS = ((False, 1.0), (True, 1.0), (False, WHOLE_SCALE))  # mirrored, scale
 ROWS_PER_VIEW = 300
 
@@ -131,12 +130,15 @@ def read_pixels(
     read: Callable[[AnnotatedImage], ImageRows],
     negatives: Iterable[np.ndarray] = (),
     on_image: Callable[[float], None] = lambda share: None,
+    *,
+    max_pixels: int,
 ) -> Pixels:
     """read: `read_rows`, or what keeps what it gave. negatives: HxWx3 uint8 images without taught things.
+    max_pixels: of the lessons together; of more, each image has fewer.
 
     on_image: is told what share of the lessons has been read.
     """
-    every = max(1, -(-len(lessons) * len(VIEWS) * ROWS_PER_VIEW // MAX_PIXELS))
+    every = max(1, -(-len(lessons) * len(VIEWS) * ROWS_PER_VIEW // max_pixels))
     swapped = mirrored_codes(names)
     chosen: list[tuple[Tensor, ...]] = []
     looks: list[PyramidFeatures] = []

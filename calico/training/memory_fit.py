@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 NEGATIVE_SEED = 4_013
 NUM_NEGATIVES = 24
 NUM_STRANGERS = 96
+THOROUGH = MemorySettings(second_hidden=192, steps=4000, max_pixels=360_000)  # seconds more, of many images
 
 
 def lessons_of(groups: Sequence[CorrectedGroup]) -> list[Lesson]:
@@ -61,9 +62,7 @@ def strangers_of(
     return negatives_of(lessons, round(size * WHOLE_SCALE), draw, NUM_STRANGERS)
 
 
-def memory_finishers(
-    is_wanted: bool, base_data: BaseData, settings: MemorySettings | None = None
-) -> tuple[Finisher, ...]:
+def memory_finishers(is_wanted: bool, base_data: BaseData, settings: MemorySettings = THOROUGH) -> tuple[Finisher, ...]:
     """A finisher that leaves the memory beside the adapter; none where it is not wanted.
 
     base_data: what the start learnt from: of it, what shows nothing taught is nothing of these.
@@ -90,7 +89,7 @@ def memory_finishers(
             model,
             config,
             lessons,
-            settings,
+            THOROUGH,
             negatives=negatives_of(lessons, size, draw),
             strangers=strangers_of(lessons, size, draw),
         )
