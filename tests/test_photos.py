@@ -125,7 +125,7 @@ def test_pictures_of_one_photograph_stay_on_one_side(tmp_path: Path) -> None:
 def test_the_memory_alone_learns_from_photographs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("calico.simulation.memory_curve.MemorySettings", lambda: QUICK)
+    monkeypatch.setattr("calico.simulation.memory_curve.THOROUGH", QUICK)
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "base", build(micro()), micro(), TOKENIZER)
     told = ["--photos", str(folder_of(tmp_path / "own", 24)), "--checkpoint", str(tmp_path / "base")]

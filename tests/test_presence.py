@@ -22,7 +22,7 @@ from calico.part_memory.fitting import fit_memory
 from calico.part_memory.kept import KeptLooks
 from calico.part_memory.lessons import Lesson
 from calico.part_memory.memory import PartMemory, load_memory, reader_of, save_memory
-from calico.part_memory.presence import MAX_CUTOFF, fit_presence
+from calico.part_memory.presence import MAX_CUTOFF, MIN_IMAGES, fit_presence
 from calico.part_memory.pyramid import PyramidReader
 
 WIDTH = 16
@@ -36,9 +36,9 @@ def wholes(place: int, count: int, seed: int = 0) -> Tensor:
 
 
 def test_each_object_is_told_from_what_shows_nothing_taught() -> None:
-    rows = torch.cat([wholes(0, 30), wholes(1, 12), wholes(2, 6)])
-    shown = torch.tensor([0] * 30 + [1] * 12 + [2] * 6)
-    found = fit_presence(rows, shown, torch.arange(48) % 3)
+    rows = torch.cat([wholes(0, 30), wholes(1, 24), wholes(2, 12)])
+    shown = torch.tensor([0] * 30 + [1] * 24 + [2] * 12)
+    found = fit_presence(rows, shown, torch.arange(66) % 3)
     assert found is not None
     presence, cutoff = found
     assert 0.2 < cutoff <= MAX_CUTOFF
@@ -62,7 +62,15 @@ def test_the_cutoff_loses_few_of_the_images_that_are_hard_to_tell() -> None:
 
 
 def test_without_images_of_nothing_taught_nobody_is_asked() -> None:
-    assert fit_presence(wholes(1, 8), torch.ones(8, dtype=torch.int64), torch.arange(8) % 3) is None
+    assert fit_presence(wholes(1, 40), torch.ones(40, dtype=torch.int64), torch.arange(40) % 3) is None
+
+
+def test_too_few_images_tell_too_little_of_the_next() -> None:
+    rows = torch.cat([wholes(0, 30), wholes(1, MIN_IMAGES)])
+    shown = torch.tensor([0] * 30 + [1] * MIN_IMAGES)
+    folds = torch.arange(len(rows)) % 3
+    assert fit_presence(rows, shown, folds) is not None
+    assert fit_presence(rows[:-1], shown[:-1], folds[:-1]) is None
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +88,13 @@ def strange(seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def memory(model: CalicoModel) -> PartMemory:
-    lessons = [Lesson(sign(k), k // 2) for k in range(12)]
+    lessons = [Lesson(sign(k), k // 2) for k in range(MIN_IMAGES)]
     looks = KeptLooks(PyramidReader(model, micro(), 64))
     found = fit_memory(
         model, micro(), lessons, FAST, negatives=[grey(0)], strangers=[strange(k) for k in range(12)], looks=looks
     )
     assert len(looks.wholes) == 12
-    assert looks.row_shelf.num_read == 13  # strangers are not read pixel by pixel
+    assert looks.row_shelf.num_read == MIN_IMAGES + 1  # strangers are not read pixel by pixel
     return found
 
 

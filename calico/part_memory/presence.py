@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 PENALTY = 1e-5  # on the squares of weights, for features of standard deviation 1 over the root of their number
 MAX_CUTOFF = 0.8
+MIN_IMAGES = 24  # that show what was taught: fewer tell too little of the next
 USUAL_MISS = 0.03  # of images that show the object, those that the cutoff may lose, where it is below the greatest
+DOUBT = 2.0  # standard errors
 MAX_STEPS = 100
 
 
@@ -28,12 +30,13 @@ class Presence(nn.Linear):
 
 
 def fit_presence(wholes: Tensor, shown: Tensor, folds: Tensor) -> tuple[Presence, float] | None:
-    """The presence and the chance below which an object counts as not shown; None where no image shows nothing taught.
+    """The presence and the chance below which an object counts as not shown; None of too few images, and where none
+    shows nothing taught.
 
     wholes: I x C float32. shown: I int64, 0 for nothing taught, k + 1 for the k-th object. folds: I int64, the cutoff
     is chosen on images whose fold was left out; -1 for none.
     """
-    if not bool((shown == 0).any()):
+    if not bool((shown == 0).any()) or int((shown > 0).sum()) < MIN_IMAGES:
         return None
     num_objects = int(shown.max())
     sure: list[Tensor] = []
@@ -41,9 +44,14 @@ def fit_presence(wholes: Tensor, shown: Tensor, folds: Tensor) -> tuple[Presence
         others, own = folds != fold, (folds == fold) & (shown > 0)
         if bool((shown[others] == 0).any()) and bool(own.any()):
             chances = _fitted(wholes[others], shown[others], num_objects).chances(wholes[own])
-            sure.append(chances.gather(1, shown[own, None] - 1).flatten())
-    cutoff = min(MAX_CUTOFF, float(torch.cat(sure).quantile(USUAL_MISS))) if sure else 0.0
-    return _fitted(wholes, shown, num_objects), cutoff
+            sure.append(chances.gather(1, shown[own, None] - 1).flatten().logit(1e-6))
+    return _fitted(wholes, shown, num_objects), _cutoff(torch.cat(sure)) if sure else 0.0
+
+
+def _cutoff(logits: Tensor) -> float:
+    """Of few images the least sure one says little about the next: then it is lower, by what such a figure may err."""
+    doubt = DOUBT * logits.std(correction=0) / len(logits) ** 0.5
+    return min(MAX_CUTOFF, float((logits.quantile(USUAL_MISS) - doubt).sigmoid()))
 
 
 def _fitted(wholes: Tensor, shown: Tensor, num_objects: int) -> Presence:

@@ -30,7 +30,7 @@ from calico.simulation.photos import PhotoPool
 from calico.training.base_data import base_items
 from calico.training.corrected_groups import annotated
 from calico.training.corrections import drawings
-from calico.training.memory_fit import negatives_of, strangers_of
+from calico.training.memory_fit import THOROUGH, negatives_of, strangers_of
 from calico.values import CoSegmentation, ImageGroup
 
 OnProgress = Callable[[str, float, str], None]
@@ -55,7 +55,7 @@ def memory_curve(
     on_row: is given each row at once. false_objects: share of base images (drawings) on which a taught object is seen.
     Raises `InputError`.
     """
-    settings, habits = settings or MemorySettings(), habits or Habits()
+    settings, habits = settings or THOROUGH, habits or Habits()
     if not sizes or sorted(set(sizes)) != list(sizes) or sizes[0] < 1:
         raise InputError(f"groups: expected ascending numbers above 0, got {list(sizes)}")
     pool = PhotoPool(folder)
