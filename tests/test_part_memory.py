@@ -94,13 +94,14 @@ def test_nothing_is_seen_where_nothing_taught_is(model: CalicoModel, memory: Par
 
 
 def test_the_same_lessons_give_the_same_memory_and_leave_chance_as_it_was(model: CalicoModel) -> None:
-    lessons = [Lesson(sign(k), k) for k in range(4)]
+    lessons, base = [Lesson(sign(k), k) for k in range(24)], [grey(0)]
     quick = MemorySettings(size=64, steps=5, rows_per_step=64, hidden=8)
     torch.manual_seed(3)
-    first = fit_memory(model, micro(), lessons, quick)
+    first = fit_memory(model, micro(), lessons, quick, negatives=base)
     after = torch.rand(1)
     torch.manual_seed(9)
-    again = fit_memory(model, micro(), lessons, quick)
+    again = fit_memory(model, micro(), lessons, quick, negatives=base)
+    assert first.presence is not None
     for name, value in first.tensors().items():
         assert torch.equal(value, again.tensors()[name])
     torch.manual_seed(3)
@@ -151,6 +152,21 @@ def test_encoders_that_take_their_own_size_only_are_learnt_on_too() -> None:
     assert half.extent == pytest.approx([side / 2 for side in whole.extent], abs=0.01)
     middle = torch.tensor([[0.5, 0.5]])
     assert torch.allclose(half.at(middle)[0, :3], whole.at(middle)[0, :3], atol=0.35)
+
+
+def test_heads_are_no_wider_than_a_file_can_hold(
+    model: CalicoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trunks of many channels, and many names."""
+    quick = MemorySettings(size=64, steps=2, rows_per_step=64, hidden=64, second_hidden=512)
+    monkeypatch.setattr(fitting, "HEAD_BYTES", 60_000)
+    found = fit_memory(model, micro(), [Lesson(sign(k), k) for k in range(4)], quick)
+    sizes = [sum(2 * value.numel() for value in head.parameters()) for head in (*found.heads, *found.second)]
+    assert sum(sizes[:3]) <= 30_000
+    assert 50_000 < sum(sizes) <= 60_000
+    monkeypatch.setattr(fitting, "HEAD_BYTES", 2_000_000)
+    found = fit_memory(model, micro(), [Lesson(sign(k), k) for k in range(4)], quick)
+    assert [head.first.out_features for head in (*found.heads, *found.second)] == [64] * 3 + [512] * 3
 
 
 def test_few_groups_are_learnt_without_an_estimate(model: CalicoModel) -> None:

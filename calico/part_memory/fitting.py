@@ -35,7 +35,7 @@ from calico.part_memory.lessons import (
     read_pixels,
     taught_names,
 )
-from calico.part_memory.memory import MemoryCard, NameEstimate, PartMemory, together
+from calico.part_memory.memory import MAX_BYTES, MemoryCard, NameEstimate, PartMemory, together
 from calico.part_memory.presence import Presence, fit_presence
 from calico.part_memory.pyramid import PyramidReader
 
@@ -45,6 +45,7 @@ MIN_STEPS, STEPS_PER_IMAGE = 300, 10
 MAX_AROUND = 24  # names whose chances are read around a pixel
 CONTEXT_SCALE = 0.5  # standard deviation of what is read there, beside directions that have about 1
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
+HEAD_BYTES = MAX_BYTES - 100_000  # the rest is for names and the presence
 CHUNK = 8192  # rows that are widened at once
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
@@ -119,8 +120,8 @@ def fit_memory(
         )
         heads, second, around = _fit_rounds(pixels, names, fold_of, settings, on_progress)
         wholes = torch.stack([*pixels.wholes, *map(looks.whole, strangers)])
-    del pixels  # it is large, and so is what heads are measured on
-    presence = _presence(lessons, names, wholes, fold_of, settings) if fold_of else None
+        del pixels  # it is large, and so is what heads are measured on
+        presence = _presence(lessons, names, wholes, fold_of, settings) if fold_of else None
     on_progress(0.9)
     card = MemoryCard(
         names,
@@ -146,11 +147,13 @@ def _fit_rounds(
     settings: MemorySettings,
     on_progress: OnProgress,
 ) -> tuple[list[PartHead], list[PartHead], tuple[int, ...]]:
-    """The first round's heads, the second's, and the codes that these read around a pixel."""
+    """The first round's heads, the second's, and the codes that these read around a pixel. They are as wide as they
+    should be, or as a file can hold: half of it is the first round's."""
     folds = torch.tensor([fold_of.get(group, -1) for group in pixels.group.tolist()])
     mean, basis = _basis(pixels.rows, settings.rank)
     rows = torch.cat([(some.float() - mean) @ basis for some in pixels.rows.split(CHUNK)])
-    heads = [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, settings)]
+    width = min(settings.hidden, _widest(len(basis), len(names), settings.num_heads))
+    heads = [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, replace(settings, hidden=width))]
     on_progress(0.7)
     if not fold_of:
         return heads, [], ()
@@ -159,8 +162,16 @@ def _fit_rounds(
     usual, scale = context.mean(0), CONTEXT_SCALE / (context.std(0) + 1e-2)
     rows = torch.cat([rows, (context - usual) * scale], 1)
     mean, basis = torch.cat([mean, usual]), torch.block_diag(basis, scale.diag())
-    wider = replace(settings, hidden=settings.second_hidden or settings.hidden)
-    return heads, [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, wider)], around
+    width = min(settings.second_hidden or settings.hidden, _widest(len(basis), len(names), settings.num_heads, heads))
+    second = _fit_round(rows, pixels, folds, replace(settings, hidden=width))
+    return heads, [folded(head, mean, basis) for head in second], around
+
+
+def _widest(num_features: int, num_names: int, num_heads: int, beside: Sequence[PartHead] = ()) -> int:
+    """What a memory's file holds in fp16, beside others or as half of it."""
+    taken = sum(value.numel() for head in beside for value in head.parameters())
+    room = HEAD_BYTES // 2 - taken if beside else HEAD_BYTES // 4
+    return max(1, room // (num_heads * (num_features + num_names + 2)) - 1)
 
 
 def look_size(config: CalicoConfig) -> int:
