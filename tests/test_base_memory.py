@@ -33,7 +33,7 @@ from calico.part_memory.evidence import proposed
 from calico.part_memory.fitting import fit_memory
 from calico.part_memory.lessons import Lesson
 from calico.part_memory.memory import Belief, SeenRegion, Sight, load_memory, reader_of, save_memory
-from calico.part_memory.presence import Presence
+from calico.part_memory.presence import MIN_IMAGES, Presence
 from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
 from calico.training.base_memory import (
     DRAWING_SEED,
@@ -162,7 +162,7 @@ def test_only_listed_names_are_seen(model: CalicoModel, memory: BaseMemory) -> N
 def test_beside_a_teams_memory_each_image_is_read_once_at_each_size(
     model: CalicoModel, memory: BaseMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lessons = [Lesson(item, number) for number, item in enumerate(2 * items())]
+    lessons = [Lesson(item, number) for number, item in enumerate(MIN_IMAGES // 2 * items())]
     team = fit_memory(model, CONFIG, lessons, replace(FAST, size=128), negatives=[grey(k) for k in range(3)])
     group = ImageGroup(tuple(item.image for item in items()))
     whole = reader_of(team, model, CONFIG)(group.images[0]).whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from calico.part_memory.presence import MAX_CUTOFF, MIN_IMAGES, fit_presence
 from calico.part_memory.pyramid import PyramidReader
 
 WIDTH = 16
+QUICK = replace(FAST, steps=5, max_measured=2)
 
 
 def wholes(place: int, count: int, seed: int = 0) -> Tensor:
@@ -65,14 +67,6 @@ def test_without_images_of_nothing_taught_nobody_is_asked() -> None:
     assert fit_presence(wholes(1, 40), torch.ones(40, dtype=torch.int64), torch.arange(40) % 3) is None
 
 
-def test_too_few_images_tell_too_little_of_the_next() -> None:
-    rows = torch.cat([wholes(0, 30), wholes(1, MIN_IMAGES)])
-    shown = torch.tensor([0] * 30 + [1] * MIN_IMAGES)
-    folds = torch.arange(len(rows)) % 3
-    assert fit_presence(rows, shown, folds) is not None
-    assert fit_presence(rows[:-1], shown[:-1], folds[:-1]) is None
-
-
 @pytest.fixture(scope="module")
 def model() -> CalicoModel:
     torch.manual_seed(0)
@@ -96,6 +90,17 @@ def memory(model: CalicoModel) -> PartMemory:
     assert len(looks.wholes) == 12
     assert looks.row_shelf.num_read == MIN_IMAGES + 1  # strangers are not read pixel by pixel
     return found
+
+
+def test_too_few_images_tell_too_little_of_the_next_and_no_other_image_is_read(model: CalicoModel) -> None:
+    unnamed = [Lesson(replace(sign(k), object_name=""), k) for k in range(4)]
+    for count, rest in ((MIN_IMAGES - 1, unnamed), (MIN_IMAGES, [])):
+        lessons = [Lesson(sign(k), 10 + k // 2) for k in range(count)]
+        strangers = map(strange, range(3))
+        found = fit_memory(model, micro(), lessons + rest, QUICK, negatives=[grey(0)], strangers=strangers)
+        is_asked = count == MIN_IMAGES
+        assert (found.presence is not None) == (found.card.least_presence is not None) == is_asked
+        assert len(list(strangers)) == (0 if is_asked else 3)
 
 
 def test_an_image_whose_pixels_look_taught_but_which_as_a_whole_does_not_shows_nothing(

@@ -36,7 +36,7 @@ from calico.part_memory.lessons import (
     taught_names,
 )
 from calico.part_memory.memory import MAX_BYTES, MemoryCard, NameEstimate, PartMemory, together
-from calico.part_memory.presence import Presence, fit_presence
+from calico.part_memory.presence import MIN_IMAGES, Presence, fit_presence
 from calico.part_memory.pyramid import PyramidReader
 
 MIN_FOLDED = 4  # separate groups, for heads that are measured
@@ -57,7 +57,7 @@ class MemorySettings:
     rank: directions of the features' variance that are learnt from, the greatest first. hidden: of each head.
     second_hidden: of one of the second round, where that is another number. balance: how far rare names are brought up
     to frequent ones, 0 to 1. steps: at most; few images take fewer. max_images: beyond these the newest count.
-    max_pixels: of all together. max_measured: images that each fit is measured on.
+    max_pixels: of all lessons together. max_measured: images that each fit is measured on.
     """
 
     size: int | None = None
@@ -119,9 +119,9 @@ def fit_memory(
             max_pixels=settings.max_pixels,
         )
         heads, second, around = _fit_rounds(pixels, names, fold_of, settings, on_progress)
-        wholes = torch.stack([*pixels.wholes, *map(looks.whole, strangers)])
+        wholes = pixels.wholes
         del pixels  # it is large, and so is what heads are measured on
-        presence = _presence(lessons, names, wholes, fold_of, settings) if fold_of else None
+        presence = _presence(lessons, names, wholes, map(looks.whole, strangers), fold_of, settings)
     on_progress(0.9)
     card = MemoryCard(
         names,
@@ -269,13 +269,18 @@ def _presence(
     lessons: Sequence[Lesson],
     names: Sequence[TaughtName],
     wholes: Tensor,
+    strangers: Iterable[Tensor],
     fold_of: dict[int, int],
     settings: MemorySettings,
 ) -> tuple[Presence, float] | None:
-    """wholes: of the lessons, then of images that show nothing taught, which are spread over the folds."""
+    """wholes: of the lessons, then of images that show nothing taught, which are spread over the folds, as `strangers`
+    are; these are read only where there is enough to ask."""
     place = {name: k + 1 for k, name in enumerate(dict.fromkeys(name.object for name in names))}
     shown = [place.get(lesson.image.object_name, 0) for lesson in lessons]
+    if not fold_of or np.count_nonzero(shown) < MIN_IMAGES:
+        return None
     folds = [fold_of[lesson.group] for lesson in lessons]
+    wholes = torch.stack([*wholes, *strangers])
     num_rest = len(wholes) - len(lessons)
     shown += [0] * num_rest
     folds += [k % settings.num_heads for k in range(num_rest)]

@@ -30,17 +30,16 @@ class Presence(nn.Linear):
 
 
 def fit_presence(wholes: Tensor, shown: Tensor, folds: Tensor) -> tuple[Presence, float] | None:
-    """The presence and the chance below which an object counts as not shown; None of too few images, and where none
-    shows nothing taught.
+    """The presence and the chance below which an object counts as not shown; None where no image shows nothing taught.
 
     wholes: I x C float32. shown: I int64, 0 for nothing taught, k + 1 for the k-th object. folds: I int64, the cutoff
-    is chosen on images whose fold was left out; -1 for none.
+    is chosen on images whose fold was left out.
     """
-    if not bool((shown == 0).any()) or int((shown > 0).sum()) < MIN_IMAGES:
+    if not bool((shown == 0).any()):
         return None
     num_objects = int(shown.max())
     sure: list[Tensor] = []
-    for fold in sorted(set(folds.tolist()) - {-1}):
+    for fold in sorted(set(folds.tolist())):
         others, own = folds != fold, (folds == fold) & (shown > 0)
         if bool((shown[others] == 0).any()) and bool(own.any()):
             chances = _fitted(wholes[others], shown[others], num_objects).chances(wholes[own])

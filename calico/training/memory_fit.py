@@ -62,7 +62,7 @@ def strangers_of(
     return negatives_of(lessons, round(size * WHOLE_SCALE), draw, NUM_STRANGERS)
 
 
-def memory_finishers(is_wanted: bool, base_data: BaseData, settings: MemorySettings = THOROUGH) -> tuple[Finisher, ...]:
+def memory_finishers(is_wanted: bool, base_data: BaseData) -> tuple[Finisher, ...]:
     """A finisher that leaves the memory beside the adapter; none where it is not wanted.
 
     base_data: what the start learnt from: of it, what shows nothing taught is nothing of these.
