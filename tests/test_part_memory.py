@@ -159,14 +159,27 @@ def test_heads_are_no_wider_than_a_file_can_hold(
 ) -> None:
     """Trunks of many channels, and many names."""
     quick = MemorySettings(size=64, steps=2, rows_per_step=64, hidden=64, second_hidden=512)
-    monkeypatch.setattr(fitting, "HEAD_BYTES", 60_000)
+    monkeypatch.setattr(fitting, "WEIGHT_BYTES", 60_000)
     found = fit_memory(model, micro(), [Lesson(sign(k), k) for k in range(4)], quick)
     sizes = [sum(2 * value.numel() for value in head.parameters()) for head in (*found.heads, *found.second)]
     assert sum(sizes[:3]) <= 30_000
     assert 50_000 < sum(sizes) <= 60_000
-    monkeypatch.setattr(fitting, "HEAD_BYTES", 2_000_000)
+    monkeypatch.setattr(fitting, "WEIGHT_BYTES", 2_000_000)
     found = fit_memory(model, micro(), [Lesson(sign(k), k) for k in range(4)], quick)
     assert [head.first.out_features for head in (*found.heads, *found.second)] == [64] * 3 + [512] * 3
+
+
+def test_heads_leave_room_for_the_presence_of_many_objects(model: CalicoModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = MemorySettings(size=64, steps=2, rows_per_step=64, hidden=512, max_measured=2)
+    monkeypatch.setattr(fitting, "WEIGHT_BYTES", 30_000)
+    monkeypatch.setattr(fitting, "MAX_AROUND", 1)
+    lessons = [
+        Lesson(replace(sign(k, f"sign {k}"), part_names=(), part_map=np.minimum(sign(k).part_map, 1)), k)
+        for k in range(60)
+    ]
+    found = fit_memory(model, micro(), lessons, quick, negatives=[grey(0)])
+    assert found.presence is not None
+    assert 28_000 < sum(2 * value.numel() for value in found.tensors().values()) <= 30_000
 
 
 def test_few_groups_are_learnt_without_an_estimate(model: CalicoModel) -> None:

@@ -123,7 +123,7 @@ class ModelActor:
 
     @_beside("fit")
     def fit_memory(self, key: str, project: int, max_images: int, lessons: Sequence[Lesson]) -> tuple[str, PartMemory]:
-        """A megabyte at most. What was read of the lessons' images is kept here for the next fit."""
+        """A few megabytes at most. What was read of the lessons' images is kept here for the next fit."""
         model = self._model(key)
         return model.version, self._looks.fit(model, project, lessons, max_images)
 

@@ -45,7 +45,7 @@ MIN_STEPS, STEPS_PER_IMAGE = 300, 10
 MAX_AROUND = 24  # names whose chances are read around a pixel
 CONTEXT_SCALE = 0.5  # standard deviation of what is read there, beside directions that have about 1
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
-HEAD_BYTES = MAX_BYTES - 100_000  # the rest is for names and the presence
+WEIGHT_BYTES = MAX_BYTES - 20_000  # of heads and presence; the rest is for their names in a file
 CHUNK = 8192  # rows that are widened at once
 OnProgress = Callable[[float], None]  # 0 to 1 of the fit
 
@@ -148,11 +148,13 @@ def _fit_rounds(
     on_progress: OnProgress,
 ) -> tuple[list[PartHead], list[PartHead], tuple[int, ...]]:
     """The first round's heads, the second's, and the codes that these read around a pixel. They are as wide as they
-    should be, or as a file can hold: half of it is the first round's."""
+    should be, or as a file can hold beside the presence: half of it is the first round's."""
     folds = torch.tensor([fold_of.get(group, -1) for group in pixels.group.tolist()])
     mean, basis = _basis(pixels.rows, settings.rank)
     rows = torch.cat([(some.float() - mean) @ basis for some in pixels.rows.split(CHUNK)])
-    width = min(settings.hidden, _widest(len(basis), len(names), settings.num_heads))
+    num_objects = len({name.object for name in names})
+    room = WEIGHT_BYTES // 2 - (pixels.wholes.shape[1] + 1) * (num_objects + 1)
+    width = min(settings.hidden, _widest(room // 2, len(basis), len(names), settings.num_heads))
     heads = [folded(head, mean, basis) for head in _fit_round(rows, pixels, folds, replace(settings, hidden=width))]
     on_progress(0.7)
     if not fold_of:
@@ -162,15 +164,14 @@ def _fit_rounds(
     usual, scale = context.mean(0), CONTEXT_SCALE / (context.std(0) + 1e-2)
     rows = torch.cat([rows, (context - usual) * scale], 1)
     mean, basis = torch.cat([mean, usual]), torch.block_diag(basis, scale.diag())
-    width = min(settings.second_hidden or settings.hidden, _widest(len(basis), len(names), settings.num_heads, heads))
+    room -= sum(value.numel() for head in heads for value in head.parameters())
+    width = min(settings.second_hidden or settings.hidden, _widest(room, len(basis), len(names), settings.num_heads))
     second = _fit_round(rows, pixels, folds, replace(settings, hidden=width))
     return heads, [folded(head, mean, basis) for head in second], around
 
 
-def _widest(num_features: int, num_names: int, num_heads: int, beside: Sequence[PartHead] = ()) -> int:
-    """What a memory's file holds in fp16, beside others or as half of it."""
-    taken = sum(value.numel() for head in beside for value in head.parameters())
-    room = HEAD_BYTES // 2 - taken if beside else HEAD_BYTES // 4
+def _widest(room: int, num_features: int, num_names: int, num_heads: int) -> int:
+    """The hidden features of each head where all of a round have `room` weights."""
     return max(1, room // (num_heads * (num_features + num_names + 2)) - 1)
 
 
