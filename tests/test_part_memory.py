@@ -182,6 +182,11 @@ def test_heads_leave_room_for_the_presence_of_many_objects(model: CalicoModel, m
     assert 28_000 < sum(2 * value.numel() for value in found.tensors().values()) <= 30_000
 
 
+def test_no_width_is_none_at_all() -> None:
+    with pytest.raises(InputError, match="second_hidden: expected 1 or more, got 0"):
+        MemorySettings(second_hidden=0)
+
+
 def test_few_groups_are_learnt_without_an_estimate(model: CalicoModel) -> None:
     found = fit_memory(model, micro(), [Lesson(sign(0), 0), Lesson(sign(1), 0)], FAST)
     assert (len(found.heads), found.second, found.card.strict_miou_parts, found.card.num_measured) == (1, [], None, 0)

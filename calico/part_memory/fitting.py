@@ -78,9 +78,10 @@ class MemorySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "rank", "hidden", "steps", "rows_per_step", "max_images", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        names = "num_heads", "rank", "hidden", "second_hidden", "steps", "rows_per_step", "max_images", "max_pixels"
+        for name in names:
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name}: expected 1 or more, got {value}")
 
 
 def fit_memory(
