@@ -1,4 +1,4 @@
-"""The part memory of a finetune: fitted on the finetuned model's own features, after its last step, in seconds."""
+"""The part memory of a finetune: fitted on the finetuned model's own features, after its last step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 NEGATIVE_SEED = 4_013
 NUM_NEGATIVES = 24
 NUM_STRANGERS = 96
-THOROUGH = MemorySettings(second_hidden=192, steps=4000, max_pixels=360_000)  # seconds more, of many images
+THOROUGH = MemorySettings(second_hidden=192, steps=4000, max_pixels=360_000)  # of hundreds of groups minutes
 
 
 def lessons_of(groups: Sequence[CorrectedGroup]) -> list[Lesson]:
