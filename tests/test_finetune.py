@@ -337,6 +337,20 @@ def test_a_killed_finetune_resumes_exactly(
     assert (result.folder / "curves.png").stat().st_size > 1000
 
 
+def test_a_memory_learns_from_validation_groups_too(base: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    """They stop a training, which a memory does not need; the test split stays apart."""
+    known: list[str] = []
+    result = finetune(
+        snapshot,
+        base,
+        tmp_path / "run",
+        replace(QUICK, steps=0),
+        finishers=[lambda *given: known.extend(g.id for g in given[4])],
+    )
+    assert len(known) == sum(result.num_groups.values()) == len(set(known))
+    assert sorted(known) == json.loads((result.folder / "training.json").read_text())["groups"]
+
+
 def test_a_finetune_of_an_earlier_version_goes_on(
     base: Path, snapshot: Snapshot, trained: FinetuneResult, tmp_path: Path
 ) -> None:

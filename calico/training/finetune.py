@@ -59,7 +59,7 @@ class FinetuneResult:
     num_bytes: int
 
 
-#: Writes more files into the adapter's folder: (folder, model, config, tokenizer, training groups).
+#: Writes more files into the adapter's folder: (folder, model, config, tokenizer, groups of validation and training).
 Finisher = Callable[[Path, CalicoModel, CalicoConfig, CalicoTokenizer, Sequence[CorrectedGroup]], None]
 
 
@@ -207,8 +207,9 @@ class Finetune(Run[FinetuneSettings]):
         seen = sorted(self.seen | {group.id for group in (*self.groups.outlines, *self.validation_groups.outlines)})
         write_text(folder / TRAINING, json.dumps({"groups": seen}, ensure_ascii=False, indent=1) + "\n")
         plot_curves(self.out / LOG, folder / "curves.png")
+        known = [*self.validation_groups, *self.groups] if finishers else []
         for finisher in finishers:
-            finisher(folder, self.model, self.config, self.tokenizer, self.groups)
+            finisher(folder, self.model, self.config, self.tokenizer, known)
         return sum(path.stat().st_size for path in folder.glob("adapter.*"))
 
 
