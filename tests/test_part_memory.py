@@ -320,6 +320,16 @@ def test_a_memory_is_kept_beside_its_weights_and_refused_on_others(
     assert checkpoint_version(folder) != with_memory
 
 
+def test_a_memory_that_is_too_large_leaves_no_file(
+    folder: Path, memory: PartMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / MEMORY).unlink()
+    monkeypatch.setattr("calico.part_memory.memory.MAX_BYTES", 1000)
+    with pytest.raises(CheckpointError, match="bytes, expected 1000 at most"):
+        save_memory(folder, memory)
+    assert not (folder / MEMORY).exists()
+
+
 def test_a_damaged_card_is_one_line(folder: Path) -> None:
     text = (folder / MEMORY_CARD).read_text()
     (folder / MEMORY_CARD).write_text(text.replace('"areas"', '"area"'))

@@ -288,11 +288,11 @@ def save_memory(folder: Path, memory: PartMemory) -> None:
     tensors = {name: value.half().contiguous() for name, value in memory.tensors().items()}
     if wrong := [name for name, value in tensors.items() if not value.isfinite().all()]:
         raise CheckpointError(f"{folder / MEMORY}: {wrong[0]} is not finite in fp16")
+    if (size := sum(value.nbytes for value in tensors.values())) > MAX_BYTES:
+        raise CheckpointError(f"{folder / MEMORY}: {size} bytes, expected {MAX_BYTES} at most")
     card = json.dumps(asdict(memory.card), indent=1, ensure_ascii=False) + "\n"
     prints = {"weights": weights_print(folder), "card": hashlib.sha256(card.encode()).hexdigest()[:8]}
     write_safetensors(folder / MEMORY, tensors, prints)
-    if (size := (folder / MEMORY).stat().st_size) > MAX_BYTES:
-        raise CheckpointError(f"{folder / MEMORY}: {size} bytes, expected {MAX_BYTES} at most")
     write_text(folder / MEMORY_CARD, card)
 
 
