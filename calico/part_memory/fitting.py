@@ -44,6 +44,7 @@ MAX_LOOK = 512
 MIN_STEPS, STEPS_PER_IMAGE = 300, 10
 MAX_AROUND = 24  # names whose chances are read around a pixel
 CONTEXT_SCALE = 0.5  # standard deviation of what is read there, beside directions that have about 1
+MAX_CUTOFF = 0.95  # heads of one fold are surer than all together
 USUAL_SHARE = 0.6  # of a name's usual confidence, that it must have to count as found
 WEIGHT_BYTES = MAX_BYTES - 20_000  # of heads and presence; the rest is for their names in a file
 CHUNK = 8192  # rows that are widened at once
@@ -370,7 +371,7 @@ def _estimate(rows: Sequence[_Seen]) -> NameEstimate:
         value = float(np.mean([row.iou if row.confidence >= threshold else 0.0 for row in counted]))
         if value > best + 1e-9:
             best, cutoff = value, threshold
-    cutoff = min(cutoff, 0.9)
+    cutoff = min(cutoff, MAX_CUTOFF)
     confident = [row for row in rows if row.confidence >= max(cutoff, 1e-9)]
     sure = float(np.mean([row.confidence for row in confident])) if confident else 0.0
     mean_iou = float(np.mean([row.iou for row in confident])) if confident else 0.0
