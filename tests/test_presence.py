@@ -127,6 +127,9 @@ def test_it_lies_beside_the_heads_and_one_without_its_cutoff_is_one_line(
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     card = json.loads((broken / MEMORY_CARD).read_text())
+    (broken / MEMORY_CARD).write_text(json.dumps(card | {"least_presence": "half"}))
+    with pytest.raises(CheckpointError, match="not a memory's card"):
+        load_memory(broken)
     (broken / MEMORY_CARD).write_text(json.dumps(card | {"least_presence": None}))
     with pytest.raises(CheckpointError, match=r"a presence without its cutoff.*copy the version again"):
         load_memory(broken)

@@ -116,6 +116,8 @@ class MemoryCard:
             raw["areas"] = tuple(map(float, raw["areas"]))
             raw["estimates"] = tuple(NameEstimate(**row) for row in raw["estimates"])
             raw["around"] = tuple(map(int, raw.get("around", ())))
+            least = raw.get("least_presence")
+            raw["least_presence"] = None if least is None else float(least)
             raw["belief"] = Belief(**raw.get("belief", {}))
             card = cls(**raw)
         except (TypeError, ValueError) as error:

@@ -1,6 +1,7 @@
 """What the part memory alone learns from more and more corrected groups: no language model, no finetune, minutes.
 
-The yardstick beside every finetune. The simulated annotator corrects what the memory of the groups before predicted.
+The yardstick beside every finetune, fitted as a finetune fits it; what is refitted while people label takes fewer
+pixels and steps. The simulated annotator corrects what the memory of the groups before predicted.
 """
 
 from __future__ import annotations
