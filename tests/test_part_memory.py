@@ -15,6 +15,7 @@ import pytest
 import torch
 from real_kinds import real_kinds
 from test_finetune import TOKENIZER, micro
+from test_trunk import micro_small
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +29,7 @@ from calico.masks import iou
 from calico.mean_field import mean_field
 from calico.model.builder import build
 from calico.model.calico import CalicoModel
+from calico.model.config import CalicoConfig
 from calico.part_memory import fitting
 from calico.part_memory.context import GRID, MAPS_PER_NAME, at, beside, context_of
 from calico.part_memory.evidence import DOUBT, remembered
@@ -37,6 +39,10 @@ from calico.part_memory.kept import KeptLooks
 from calico.part_memory.lessons import Lesson, TaughtName, mirrored_codes, taught_names
 from calico.part_memory.memory import PartMemory, SeenRegion, Sight, load_memory, save_memory
 from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
+from calico.training import memory_fit
+from calico.training.base_data import DRAWINGS
+from calico.training.corrected_groups import CorrectedGroup
+from calico.training.memory_fit import memory_finishers
 from calico.values import AnnotatedImage, ImageGroup, NamedMask
 
 FAST = MemorySettings(size=64, steps=120, rows_per_step=192, hidden=24, learning_rate=0.01, dropout=0.0)
@@ -297,6 +303,34 @@ def folder(tmp_path: Path, model: CalicoModel, memory: PartMemory) -> Iterator[P
     save_checkpoint(tmp_path, model, micro(), TOKENIZER)
     save_memory(tmp_path, memory)
     return tmp_path
+
+
+def test_finetunes_of_one_trunk_fit_the_memory_of_the_same_groups_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [CorrectedGroup(f"{k}", (sign(2 * k), sign(2 * k + 1)), None, keys=(f"{k}",)) for k in range(3)]
+    fits: list[int] = []
+
+    def fit(model: CalicoModel, config: CalicoConfig, lessons: list[Lesson], *given: Any, **options: Any) -> PartMemory:
+        fits.append(len(lessons))
+        return fit_memory(model, config, lessons, FAST)
+
+    monkeypatch.setattr(memory_fit, "fit_memory", fit)
+    for config, expected in (
+        (micro_small(), [6, 4]),
+        (micro(), [6, 4, 6, 6]),
+    ):  # an encoder may learn, a trunk does not
+        fits.clear()
+        (finish,) = memory_finishers(True, DRAWINGS)
+        for run, own in enumerate((groups, groups[1:], groups, groups)):
+            torch.manual_seed(run)
+            weights, folder = build(config), tmp_path / config.preset / f"{run}"
+            save_checkpoint(folder, weights, config, TOKENIZER, torch.float32)
+            finish(folder, weights, config, TOKENIZER, own)
+            kept = load_memory(folder)  # it says which weights it stands beside
+            assert kept is not None
+            assert kept.card.num_images == len(own) * 2
+        assert fits == expected
 
 
 def test_a_memory_is_kept_beside_its_weights_and_refused_on_others(

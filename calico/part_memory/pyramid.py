@@ -117,6 +117,11 @@ def _on_larger(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[float
     return larger, (height / larger.shape[0], width / larger.shape[1])
 
 
+def has_frozen_maps(model: CalicoModel) -> bool:
+    """Whether what is read stays the same whatever is trained: the trunk's maps do, an encoder's may not."""
+    return isinstance(getattr(model, "trunk", None), nn.Module)
+
+
 def _maps(model: CalicoModel, view: Tensor) -> Sequence[Tensor]:
     """view: 1 x 3 x S x S. Colours at stride 2, then the maps of the one trunk or of the grounding encoder's pyramid,
     or SAM's embedding."""

@@ -10,7 +10,7 @@ and the main one does the rest.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,14 +132,13 @@ def challenge(
             len(test_ids) - len(unseen_ids),
             len(test_ids),
         )
-    memory = memory_finishers(settings.part_memory, base_data)
-    finishing = tuple(_announced(finisher, tell) for finisher in memory)
+    finishers = tuple(_announced(finisher, tell) for finisher in memory_finishers(settings.part_memory, base_data))
     kept = KeptScores(out / "scores", registry, tell, processes, bits=settings.bits, accepted=accepted)
 
     def candidate(name: str, candidate_settings: FinetuneSettings, folder: Path) -> _Candidate:
         tell_training = _told(tell, "training")
         result = finetune(
-            snapshot, start, folder, candidate_settings, tell_training, base_data=base_data, finishers=finishing
+            snapshot, start, folder, candidate_settings, tell_training, base_data=base_data, finishers=finishers
         )
         test, base = {}, {}
         for side, known_as, model in (("champion", champion_id, champion), (FINETUNE, name, result.folder)):
@@ -159,6 +158,7 @@ def challenge(
                 folder,
                 candidate_settings,
                 base_data,
+                finishers,
                 champion,
                 start,
                 left_out,
@@ -338,6 +338,7 @@ def _cross_validated(
     out: Path,
     settings: FinetuneSettings,
     base_data: BaseData,
+    finishers: Sequence[Finisher],
     champion: Path,
     start: Path,
     left_out: set[str],
@@ -368,7 +369,7 @@ def _cross_validated(
                 _told(tell, what),
                 base_data=base_data,
                 train_ids=others,
-                finishers=memory_finishers(settings.part_memory, base_data),
+                finishers=finishers,
             )
         except InputError as error:
             logger.warning("%s left out: %s", what, error)

@@ -14,8 +14,8 @@ from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 from calico.part_memory.fitting import MemorySettings, fit_memory, look_size
 from calico.part_memory.lessons import Lesson
-from calico.part_memory.memory import save_memory
-from calico.part_memory.pyramid import WHOLE_SCALE
+from calico.part_memory.memory import PartMemory, save_memory
+from calico.part_memory.pyramid import WHOLE_SCALE, has_frozen_maps
 from calico.training.base_data import BaseData
 from calico.training.corrected_groups import CorrectedGroup
 from calico.training.finetune import Finisher
@@ -63,11 +63,13 @@ def strangers_of(
 
 
 def memory_finishers(is_wanted: bool, base_data: BaseData) -> tuple[Finisher, ...]:
-    """A finisher that leaves the memory beside the adapter; none where it is not wanted.
+    """A finisher that leaves the memory beside the adapter; none where it is not wanted. It is for finetunes of one
+    start: where no training changes what a memory reads, the same groups are fitted once.
 
     base_data: what the start learnt from: of it, what shows nothing taught is nothing of these.
     """
     replay = base_data.draw
+    fitted: dict[tuple[str, ...], PartMemory] = {}  # by the groups' ids
 
     def finish(
         folder: Path,
@@ -79,7 +81,13 @@ def memory_finishers(is_wanted: bool, base_data: BaseData) -> tuple[Finisher, ..
         lessons = lessons_of(groups)
         if not lessons or (folder / MEMORY).exists():
             return
-        model.eval()
+        ids = tuple(group.id for group in groups)
+        memory = fitted.get(ids) or fit(model.eval(), config, lessons)
+        if has_frozen_maps(model):
+            fitted[ids] = memory
+        save_memory(folder, memory)
+
+    def fit(model: CalicoModel, config: CalicoConfig, lessons: Sequence[Lesson]) -> PartMemory:
         size = look_size(config)
 
         def draw(seed: int, count: int, longest: int) -> Sequence[AnnotatedImage]:
@@ -93,11 +101,11 @@ def memory_finishers(is_wanted: bool, base_data: BaseData) -> tuple[Finisher, ..
             negatives=negatives_of(lessons, size, draw),
             strangers=strangers_of(lessons, size, draw),
         )
-        save_memory(folder, memory)
         estimate = "not measured" if memory.card.strict_miou_parts is None else f"{memory.card.strict_miou_parts:.3f}"
         logger.info(
             "part memory: %d names from %d images in %.0f s, cross-validated strict mIoU of parts %s",
             len(memory.card.names), memory.card.num_images, memory.card.seconds, estimate,
         )  # fmt: skip
+        return memory
 
     return (finish,) if is_wanted else ()
