@@ -22,6 +22,7 @@ from calico.data.unseen import draw as draw_unseen
 from calico.drawings import draw
 from calico.errors import InputError
 from calico.inference.belief import worth_showing
+from calico.inference.encodings import NUM_MAPS
 from calico.inference.segmenter import CoSegmenter
 from calico.masks import encode_rle, iou
 from calico.mixedparts.records import ObjectRecord, PartMask
@@ -35,6 +36,7 @@ from calico.part_memory.lessons import Lesson
 from calico.part_memory.memory import Belief, SeenRegion, Sight, load_memory, reader_of, save_memory
 from calico.part_memory.presence import MIN_IMAGES, Presence
 from calico.part_memory.pyramid import PyramidFeatures, PyramidReader
+from calico.training import affinity
 from calico.training.base_memory import (
     DRAWING_SEED,
     DRAWING_SIDES,
@@ -181,9 +183,28 @@ def test_beside_a_teams_memory_each_image_is_read_once_at_each_size(
     monkeypatch.setattr(PyramidReader, "_read", reads)
     monkeypatch.setattr(Presence, "chances", chances)
     CoSegmenter(model, CONFIG, TOKENIZER, memory=team, base_memory=memory).segment(group)
-    assert read == [64, 64, 128, 128]
+    assert read == [128, 128]  # the encoders have read them at 64
     assert whole is not None
-    assert torch.allclose(asked[0], whole, atol=1e-5)
+    assert torch.allclose(asked[0], whole, atol=1e-3)  # the encoders read in float32
+
+
+def test_the_maps_of_the_encoders_are_those_that_the_memory_would_read(model: CalicoModel, memory: BaseMemory) -> None:
+    segmenter = CoSegmenter(model, CONFIG, TOKENIZER)
+    image = stool().image[:31]
+    segmenter._encode([image], ["stool"])
+    maps = segmenter._encode.maps_of("stool")
+    assert maps is not None
+    reader = reader_of(memory, model, CONFIG)
+    found, expected = reader.of_maps(maps, (image.shape[0], image.shape[1])), reader(image)
+    assert found.extent == expected.extent
+    for ours, theirs in zip(found.maps, expected.maps, strict=True):
+        assert torch.allclose(ours, theirs, atol=0.02)  # one of them may be in bfloat16
+    others = [grey(seed) for seed in range(NUM_MAPS)]
+    segmenter._encode(others, [f"{seed}" for seed in range(NUM_MAPS)])
+    assert segmenter._encode.maps_of("stool") is None
+    assert segmenter._encode.maps_of("0") is not None
+    segmenter.forget_encodings()
+    assert segmenter._encode.maps_of("0") is None
 
 
 def test_it_lies_beside_the_weights_and_is_part_of_the_version(
@@ -275,7 +296,7 @@ def test_estimates_are_made_anew_for_the_head_that_is_there(
     (tmp_path / "index").mkdir()
     checkpoint, data = tmp_path / "checkpoint", index_of(tmp_path)
     save_checkpoint(checkpoint, model, CONFIG, TOKENIZER)
-    command = ["--checkpoint", str(checkpoint), "--data", str(data), "--keep-head"]
+    command = ["--checkpoint", str(checkpoint), "--data", str(data), "--only", "estimates"]
     assert script.main(command) == 2  # nothing is there
     save_memory(checkpoint, BaseMemory(memory.heads, memory.card))
     assert script.main(command) == 0
@@ -286,6 +307,31 @@ def test_estimates_are_made_anew_for_the_head_that_is_there(
     version = checkpoint_version(checkpoint)
     assert script.main(command) == 0
     assert checkpoint_version(checkpoint) == version  # the same once more
+
+
+def test_what_belongs_to_clicks_is_learnt_anew_beside_what_is_there(
+    model: CalicoModel, memory: BaseMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index").mkdir()
+    checkpoint, data = tmp_path / "checkpoint", index_of(tmp_path)
+    save_checkpoint(checkpoint, model, CONFIG, TOKENIZER)
+    save_memory(checkpoint, memory)
+    version = checkpoint_version(checkpoint)
+    quick = affinity.AffinitySettings(looks=2, clicks=2, cells=16, steps=3, hidden=8)
+    monkeypatch.setattr(affinity, "AffinitySettings", lambda seed: replace(quick, seed=seed))
+    command = ["--checkpoint", str(checkpoint), "--data", str(data), "--only", "clicks"]
+    assert script.main(command) == 0
+    found = load_memory(checkpoint)
+    assert isinstance(found, BaseMemory)
+    assert found.affinity is not None
+    assert torch.equal(found.heads[0].first.weight, memory.heads[0].first.weight.half().float())
+    assert found.card == memory.card
+    assert checkpoint_version(checkpoint) != version
+    assert script.main([*command[:-1], "estimates"]) == 0
+    again = load_memory(checkpoint)
+    assert isinstance(again, BaseMemory)
+    assert again.affinity is not None
+    assert all(torch.equal(own, again.affinity.state_dict()[name]) for name, own in found.affinity.state_dict().items())
 
 
 def test_the_embedded_one_believes_the_language_model_on_drawings() -> None:

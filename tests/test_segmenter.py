@@ -14,7 +14,7 @@ from micro import TOKENIZER
 from calico.data.groups import draw_group
 from calico.errors import InputError
 from calico.inference.encodings import EncodingCache, num_bytes
-from calico.inference.segmenter import CoSegmenter, PromptedMask, restored_masks
+from calico.inference.segmenter import CoSegmenter, restored_masks
 from calico.masks import iou, tight_box_xyxy
 from calico.model.builder import build
 from calico.model.config import calico_tiny
@@ -55,8 +55,8 @@ def test_the_same_photo_is_encoded_once_whatever_its_group(
 ) -> None:
     fresh = CoSegmenter(segmenter.model, CONFIG, TOKENIZER)
     encoded: list[int] = []
-    original = fresh.model.encode
-    monkeypatch.setattr(fresh.model, "encode", lambda pixels: encoded.append(len(pixels[0])) or original(pixels))
+    original = fresh.model.views
+    monkeypatch.setattr(fresh.model, "views", lambda pixels: encoded.append(len(pixels[0])) or original(pixels))
     first, second = group(1).images, group(2).images
     fresh.segment(ImageGroup((first[0], first[1])), candidates=NAMES)
     fresh.segment(ImageGroup((first[1], second[0])), candidates=NAMES)
@@ -116,42 +116,6 @@ def test_a_box_around_a_stranger_is_filled_by_its_colours(segmenter: CoSegmenter
     assert box is not None
     found = segmenter.segment_prompts(image.clip(0, 255).astype(np.uint8), box_xyxy=box)
     assert iou(found.mask, diamond) > 0.9
-
-
-@pytest.mark.parametrize(
-    ("decoded", "score", "clicks", "expected", "expected_score"),
-    [
-        ("square", 0.9, [(60, 60)], "square", 0.9),  # sure
-        ("square", 0.3, [(60, 60)], "disc", 0.3),  # not sure
-        ("beside", 0.9, [(60, 60)], "disc", 0.0),  # sure of something else, as on background: nothing is shown
-        ("beside", 0.9, [(60, 60), (70, 60)], "beside", 0.9),  # sure, and it has seen more clicks
-        ("beside", 0.3, [(60, 60), (70, 60)], "disc", 0.0),
-    ],
-)
-def test_clicks_of_which_the_mask_decoder_is_not_sure_take_a_region_of_one_colour(
-    segmenter: CoSegmenter,
-    monkeypatch: pytest.MonkeyPatch,
-    decoded: str,
-    score: float,
-    clicks: list[tuple[int, int]],
-    expected: str,
-    expected_score: float,
-) -> None:
-    down, across = np.mgrid[:160, :160]
-    masks = {
-        "disc": np.hypot(down - 60, across - 60) < 25,
-        "square": (abs(down - 60) < 12) & (abs(across - 60) < 12),
-        "beside": across > 120,
-    }
-    image = np.where(masks["disc"][..., None], [200, 60, 50], [90, 130, 170]).astype(np.uint8)
-    monkeypatch.setattr(segmenter, "_look", lambda *_: PromptedMask(masks[decoded], score))
-    monkeypatch.setattr(segmenter, "_looks_drawn", lambda _: False)
-    found = segmenter.segment_prompts(image, clicks, [True] * len(clicks))
-    assert iou(found.mask, masks[expected]) > 0.9
-    assert found.score == expected_score
-    monkeypatch.setattr(segmenter, "_looks_drawn", lambda _: True)
-    found = segmenter.segment_prompts(image, clicks, [True] * len(clicks))
-    assert (found.mask == masks[decoded]).all(), "on a drawing the mask decoder stands"
 
 
 def test_what_looks_drawn_is_told_by_the_checkpoints_own_memory(

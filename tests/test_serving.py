@@ -201,7 +201,7 @@ def test_images_are_encoded_once_and_masks_decoded_together(
     def run(options: ServingOptions) -> tuple[list[int], list[int]]:
         segmenter = CoSegmenter(embedded.model, embedded.config, embedded.tokenizer, options=options)
         with monkeypatch.context() as patch:
-            encoded = counting(patch, embedded.model, "encode", lambda pixels: len(pixels[0]))
+            encoded = counting(patch, embedded.model, "views", lambda pixels: len(pixels[0]))
             masks = counting(patch, embedded.model, "segment", lambda grounding, states, image: len(image))
             assert_same(segmenter.segment_many(GROUPS, candidates=CANDIDATES), together)
         return encoded, masks
@@ -242,7 +242,7 @@ def failing(times: int) -> Callable[[], None]:
     return fail
 
 
-@pytest.mark.parametrize("stage", ["encode", "segment"])
+@pytest.mark.parametrize("stage", ["views", "segment"])
 def test_what_does_not_fit_is_halved_tried_once_more_and_reported(
     embedded: CoSegmenter, together: list[CoSegmentation], stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from calico.model.encoders import GroundingFeatures
 from calico.model.out_of_memory import in_halves
 from calico.model.preprocessing import Preprocessor
 
+NUM_MAPS = 16  # images of which the trunk's maps are kept: 2.6 MB each with the small model
+
 
 class EncodingCache:
     """Encodings by image content, least recently used out first, bounded in bytes: of the device, then of the host.
@@ -94,7 +96,7 @@ class _Shelf:
 
 class ImageEncoder:
     """The three encoders over any number of images, each content once, what is known taken from the cache. Calls from
-    several threads take turns by batches."""
+    several threads take turns by batches. Of the last images, what the one trunk gave is kept too (`maps_of`)."""
 
     def __init__(self, model: CalicoModel, preprocess: Preprocessor, cache: EncodingCache, at_once: int) -> None:
         """at_once: images that go through the encoders together."""
@@ -103,6 +105,7 @@ class ImageEncoder:
         self._cache = cache
         self._at_once = at_once
         self._lock = threading.Lock()
+        self._maps: OrderedDict[str, list[Tensor]] = OrderedDict()
         for name, parameter in model.named_parameters():
             if parameter.dim() == 4 and (
                 "_encoder." in name or name.startswith("trunk.")
@@ -125,7 +128,7 @@ class ImageEncoder:
             with self._lock:
                 batch, missing = missing[: self._at_once], missing[self._at_once :]
                 num_notices = len(notices)
-                encoded = in_halves(self._encoded, [image for _, image in batch], "images", notices)
+                encoded = in_halves(self._encoded, batch, "images", notices)
                 if len(notices) > num_notices:  # half of them fitted: no later batch has to find that out again
                     self._at_once = (len(batch) + 1) // 2
                 for (digest, _), features in zip(batch, encoded, strict=True):
@@ -134,19 +137,33 @@ class ImageEncoder:
         place = {digest: i for i, digest in enumerate(distinct)}
         return join_features([f for f in features_of.values() if f is not None]), [place[digest] for digest in digests]
 
+    def maps_of(self, digest: str) -> list[Tensor] | None:
+        """Each C x h x w over the frame, the pixels first; None for an image that was not encoded lately."""
+        with self._lock:
+            return self._maps.get(digest)
+
     def forget(self, *digests: str) -> None:
         """Of these images; of all where none is named."""
         with self._lock:
-            if digests:
-                self._cache.forget(*digests)
-            else:
+            if not digests:
                 self._cache.clear()
+                self._maps.clear()
+            self._cache.forget(*digests)
+            for digest in digests:
+                self._maps.pop(digest, None)
 
-    def _encoded(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
-        views = zip(*(self._preprocess(image) for image in images), strict=True)
+    def _encoded(self, images: Sequence[tuple[str, np.ndarray]]) -> list[ImageFeatures]:
+        """images: with their digests."""
+        views = zip(*(self._preprocess(image) for _, image in images), strict=True)
         pixels = (torch.from_numpy(np.stack(view)).to(self._model.device, self._model.dtype) for view in views)
         stacked = Pixels(*(view.contiguous(memory_format=torch.channels_last) for view in pixels))
-        return split_features(self._model.encode(stacked))
+        seen = self._model.views(stacked)
+        if isinstance(seen.grounding_view, list):
+            for number, (digest, _) in enumerate(images):
+                self._maps[digest] = [one[number].clone() for one in seen.grounding_view]
+            while len(self._maps) > NUM_MAPS:
+                self._maps.popitem(last=False)
+        return split_features(self._model.features_of(self._model.see(seen))[0])
 
 
 def _tensors(features: ImageFeatures) -> list[Tensor]:

@@ -16,13 +16,13 @@ from calico.checkpoints.files import load_checkpoint
 from calico.checkpoints.fingerprint import ADAPTER_CARD, EMBEDDED, checkpoint_version, is_adapter
 from calico.errors import InputError
 from calico.inference.answered_masks import Asked, MaskWriter, restored_logits, restored_masks
+from calico.inference.clicks import Clicks, agrees, mask_of_clicks
 from calico.inference.closer import Window, for_box, tight_mask, whole
 from calico.inference.colours import with_colours
 from calico.inference.encodings import EncodingCache, ImageEncoder
 from calico.inference.named_parts import Forced, forced_answer, read_forced
 from calico.inference.options import ServingOptions
 from calico.inference.reconcile import AnsweredMasks, reconcile
-from calico.inference.regions import agrees, mask_of_clicks
 from calico.inference.windows import merge, part_of, windows, windows_of
 from calico.language.constraint import AnswerConstraint
 from calico.language.names import spelled_names
@@ -35,19 +35,18 @@ from calico.model.memory import images_that_fit
 from calico.model.out_of_memory import in_halves
 from calico.model.precision import check_bits, check_device, quantise_llm
 from calico.model.preprocessing import Preprocessor, fitted_points
+from calico.part_memory.affinity import AffinityHead, AffinityLook
 from calico.part_memory.base import BaseMemory
 from calico.part_memory.evidence import proposed, remembered
 from calico.part_memory.memory import PartMemory, load_memory, reader_of
-from calico.part_memory.pyramid import WHOLE_SCALE, PyramidFeatures
+from calico.part_memory.pyramid import WHOLE_SCALE, PyramidFeatures, PyramidReader
 from calico.values import CoSegmentation, ImageGroup, Problem, SubTask, image_digest
 
 DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-SURE = 0.45  # the mask decoder's estimate from which its mask of clicks stands; chosen with `calico.inference.regions`
 
 
 class PromptedMask(NamedTuple):
-    """mask: HxW bool at the image's own size. score: the mask decoder's estimate of the IoU of its own mask, 0 to 1; 0
-    where that has none of the positive clicks."""
+    """mask: HxW bool at the image's own size. score: the estimate of its IoU, 0 to 1, by who made it."""
 
     mask: np.ndarray
     score: float
@@ -78,6 +77,7 @@ class CoSegmenter:
         self.version = version
         self.memory, self.base_memory = memory, base_memory
         self._drawn = "", True  # of the last clicked image, by its digest
+        self._clicked: tuple[str, dict[Window, AffinityLook]] = "", {}  # likewise, what was looked at of it
         self.options = options = options or ServingOptions()
         self.steps = LanguageSteps(model, compiled=options.compiled)
         self._lock = threading.Lock()
@@ -210,11 +210,16 @@ class CoSegmenter:
     def _looks(
         self, group: ImageGroup, memory: PartMemory, wholes: Sequence[torch.Tensor] | None = None
     ) -> Iterator[PyramidFeatures]:
-        """wholes: of the images, where another look has read them."""
+        """wholes: of the images, where another look has read them. What the encoders read at this size is not
+        read again."""
         reader = reader_of(memory, self.model, self.config, has_whole=wholes is None)
-        for number, image in enumerate(group.images):
+        is_encoded = memory.card.size == self.config.grounding_encoder.image_size and memory.card.least_presence is None
+        for number, (image, digest, size_hw) in enumerate(
+            zip(group.images, group.digests, group.sizes_hw, strict=True)
+        ):
+            maps = self._encode.maps_of(digest) if is_encoded else None
             with self._lock:  # clicks and other predictions get their turn between the images
-                look = reader(image)
+                look = reader(image) if maps is None else reader.of_maps(maps, size_hw)
             yield look if wholes is None else look._replace(whole=wholes[number])
 
     def _segment_windows(
@@ -293,10 +298,10 @@ class CoSegmenter:
     ) -> PromptedMask:
         """A mask from clicks or a box on one image (HxWx3 uint8), in its own pixels. labels: True in, False out.
 
-        A click means the part under it; on what is no drawing, where the mask decoder is not sure, the region of one
-        colour under it (`calico.inference.regions`). A box means what it is tight around. Where both are given they are
-        used together. A box is answered by a closer look around it (`calico.inference.closer`), at which the colours
-        inside and around it have their say too (`calico.inference.colours`).
+        A click means the part under it; on what is no drawing, what belongs to it (`calico.inference.clicks`), whatever
+        the mask decoder sees. A box means what it is tight around. Where both are given they are used together. A box
+        is answered by a closer look around it (`calico.inference.closer`), at which the colours inside and around it
+        have their say too (`calico.inference.colours`).
         """
         if len(points_xy) != len(labels) or (not len(points_xy) and box_xyxy is None):
             raise InputError(
@@ -308,11 +313,29 @@ class CoSegmenter:
         least = self.config.grounding_encoder.image_size // 4
         if box_xyxy is not None:
             return self._look(image, for_box(box_xyxy, size_hw, least), clicks, box_xyxy)
-        found = self._look(image, whole(size_hw), clicks)
-        hits = [agrees(found.mask, [click]) for click in clicks if click[1]]
-        if (found.score >= SURE and (len(clicks) > 1 or any(hits))) or self._looks_drawn(image):
-            return found
-        return PromptedMask(mask_of_clicks(image, clicks, found.mask), found.score if any(hits) else 0.0)
+        affinity = None if self.base_memory is None else self.base_memory.affinity
+        if affinity is None or self._looks_drawn(image):
+            return self._look(image, whole(size_hw), clicks)
+        return self._belonging(image, clicks, affinity)
+
+    def _belonging(self, image: np.ndarray, clicks: Clicks, affinity: AffinityHead) -> PromptedMask:
+        """What belongs to the clicks; the looks are kept until another image is clicked or another place is first."""
+        assert self.base_memory is not None
+        reader = PyramidReader(self.model, self.config, self.base_memory.card.size)
+        digest = image_digest(image)
+        kept = self._clicked[1] if self._clicked[0] == digest else {}
+        looks: dict[Window, AffinityLook] = {}
+
+        def look(window: Window) -> AffinityLook:
+            if (known := kept.get(window)) is None:
+                cutout = window.of(image)
+                known = affinity.look(cutout, reader(cutout))
+            looks[window] = known
+            return known
+
+        mask, expected = mask_of_clicks((image.shape[0], image.shape[1]), clicks, affinity, look)
+        self._clicked = digest, looks
+        return PromptedMask(mask, expected)
 
     def _looks_drawn(self, image: np.ndarray) -> bool:
         """Whether an image is like what the mask decoder knows best, as the checkpoint's own memory tells; True where

@@ -1,8 +1,9 @@
 """A checkpoint's own memory, of many classes: who is believed on an image, and names and masks where that is it.
 
-One head over all names, with the whole image as context, and a *likeness*: whether the image looks like what the
-language model was trained on long enough, which is drawings. Both are fitted once (`calico.training.base_memory`) and
-lie beside the checkpoint's weights. Ours, not the paper's.
+One head over all names, with the whole image as context; a *likeness*: whether the image looks like what the language
+model was trained on long enough, which is drawings; and an *affinity*, which answers clicks on what does not. All are
+fitted once (`calico.training.base_memory`, `calico.training.affinity`) and lie beside the checkpoint's weights. Ours,
+not the paper's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from calico.part_memory.affinity import AffinityHead
 from calico.part_memory.head import PartHead
 from calico.part_memory.memory import Belief, MemoryCard, PartMemory, Sight
 from calico.part_memory.pyramid import PyramidFeatures
@@ -25,14 +27,29 @@ COARSER = 2  # times the grid of a team's heads, on which objects are chosen amo
 class BaseMemory(PartMemory):
     """As a team's, but a group's objects are chosen together, among all that it knows, and each is that certain."""
 
-    def __init__(self, heads: Sequence[PartHead], card: MemoryCard, likeness: nn.Linear | None = None) -> None:
-        """likeness: of the coarsest map's mean, one logit; None: the language model is believed everywhere."""
+    def __init__(
+        self,
+        heads: Sequence[PartHead],
+        card: MemoryCard,
+        likeness: nn.Linear | None = None,
+        affinity: AffinityHead | None = None,
+    ) -> None:
+        """likeness: of the coarsest map's mean, one logit; None: the language model is believed everywhere. affinity:
+        None: clicks are the mask decoder's."""
         super().__init__(heads, card)
-        self.likeness = likeness
+        self.likeness, self.affinity = likeness, affinity
 
     def tensors(self) -> dict[str, Tensor]:
-        own = {} if self.likeness is None else self.likeness.state_dict()
-        return super().tensors() | {f"likeness.{name}": value for name, value in own.items()}
+        own = {"likeness": self.likeness, "affinity": self.affinity}
+        return super().tensors() | {
+            f"{which}.{name}": value
+            for which, module in own.items()
+            if module is not None
+            for name, value in module.state_dict().items()
+        }
+
+    def with_card(self, card: MemoryCard) -> BaseMemory:
+        return BaseMemory(self.heads, card, self.likeness, self.affinity)
 
     @torch.inference_mode()
     def trust(self, features: PyramidFeatures) -> float:
@@ -50,7 +67,7 @@ class BaseMemory(PartMemory):
     def trusting(self) -> BaseMemory:
         """With the language model's scores as they are, for one that has learnt since they were measured."""
         belief = replace(self.card.belief, language_trust=1.0)
-        return BaseMemory(self.heads, replace(self.card, belief=belief), self.likeness)
+        return self.with_card(replace(self.card, belief=belief))
 
     @torch.inference_mode()
     def sights(

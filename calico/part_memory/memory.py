@@ -317,15 +317,18 @@ def load_memory(folder: Path) -> PartMemory | None:
             raise ValueError(f"a second round of other width than {width}")
         if not card.is_base:
             return PartMemory(heads, card, second, _presence(tensors, card))
+        from calico.part_memory.affinity import AffinityHead
         from calico.part_memory.base import BaseMemory
 
-        likeness = None  # memories of before have none
+        likeness = affinity = None  # memories of before have none
         if own := _under(tensors, "likeness."):
             likeness = nn.Linear(own["weight"].shape[1], 1).eval().requires_grad_(False)
             likeness.load_state_dict(own)
+        if own := _under(tensors, "affinity."):
+            affinity = AffinityHead.from_tensors(own)
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not the weights of {MEMORY_CARD} ({error}); copy the version again") from None
-    return BaseMemory(heads, card, likeness)
+    return BaseMemory(heads, card, likeness, affinity)
 
 
 def _presence(tensors: Mapping[str, Tensor], card: MemoryCard) -> Presence | None:

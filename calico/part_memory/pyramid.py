@@ -83,10 +83,24 @@ class PyramidReader:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, scale: float = 1.0) -> PyramidFeatures:
         """image: HxWx3 uint8 RGB. scale: of the size. The maps are on the CPU, float32."""
-        features = self._read(image, scale)
-        if self._has_context:
-            features = features._replace(maps=(*features.maps, features.mean[:, None, None]))
+        features = self._with_context(self._read(image, scale))
         return features._replace(whole=self._read(image, WHOLE_SCALE).mean) if self._has_whole else features
+
+    @torch.inference_mode()
+    def of_maps(self, maps: Sequence[Tensor], size_hw: tuple[int, int]) -> PyramidFeatures:
+        """The same of what the one trunk gave of an image already, at this reader's size, without the whole.
+
+        maps: each C_k x h_k x w_k, the pixels first. size_hw: of the image.
+        """
+        height, width = fitted_size_hw(size_hw, self._size)
+        fine = F.avg_pool2d(maps[0][None], 2)[0]
+        own = tuple(one.float().cpu() for one in (fine, *maps[1:]))
+        return self._with_context(PyramidFeatures(own, (height / self._size, width / self._size)))
+
+    def _with_context(self, features: PyramidFeatures) -> PyramidFeatures:
+        if not self._has_context:
+            return features
+        return features._replace(maps=(*features.maps, features.mean[:, None, None]))
 
     def _read(self, image: np.ndarray, scale: float) -> PyramidFeatures:
         share = (1.0, 1.0)

@@ -180,7 +180,7 @@ def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequ
     segmenter: of the same weights, without memories.
     """
     plain = replace(memory.card, estimates=(NameEstimate(cutoff=0.0),) * len(memory.card.names), belief=Belief())
-    memory = BaseMemory(memory.heads, plain, memory.likeness)
+    memory = memory.with_card(plain)
     reader = PyramidReader(segmenter.model, segmenter.config, plain.size, has_context=True)
     names = plain.object_names
     seen: list[tuple[Tensor, list[int]]] = []
@@ -205,9 +205,9 @@ def calibrated(memory: BaseMemory, segmenter: CoSegmenter, groups: Iterable[Sequ
         for name, estimate in zip(memory.card.names, memory.card.estimates, strict=True)
     )
     card = replace(memory.card, estimates=estimates, belief=_likeliest(seen) if seen else Belief())
-    memory = BaseMemory(memory.heads, card, memory.likeness)
+    memory = memory.with_card(card)
     card = replace(card, belief=replace(card.belief, language_trust=_trust(memory, said)))
-    return BaseMemory(memory.heads, card, memory.likeness)
+    return memory.with_card(card)
 
 
 def _trust(memory: BaseMemory, said: Sequence[_Heard]) -> float:
