@@ -47,6 +47,7 @@ def mask_of_clicks(
     clicks: (x, y) in pixels, and whether it is in; at the first positive one is looked closer. look: of a window of
     the image. Without a positive click nothing is found.
     """
+    clicks = [(_within(place, size_hw), label) for place, label in clicks]
     first = next((place for place, label in clicks if label), None)
     if first is None:
         return np.zeros(size_hw, bool), 0.0
@@ -63,11 +64,16 @@ def mask_of_clicks(
         logits[cell] = SURELY_NOT
     mask, expected = _likeliest(logits, cells[True])
     if scale < 1:
-        mask = (
-            np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size_hw[::-1], Image.Resampling.BILINEAR))
-            > 127
-        )
+        large = Image.fromarray(mask.astype(np.uint8) * 255).resize(size_hw[::-1], Image.Resampling.BILINEAR)
+        mask = np.asarray(large) > 127
+        for place, label in clicks:
+            mask[_pixel(place, size_hw)] = label
     return mask, min(1.0, expected * float(head.reliability))
+
+
+def _within(place_xy: tuple[float, float], size_hw: tuple[int, int]) -> tuple[float, float]:
+    x, y = (min(max(0.0, place), side - 0.5) for place, side in zip(place_xy, size_hw[::-1], strict=True))
+    return x, y
 
 
 def _pixel(place_xy: tuple[float, float], size_hw: Sequence[int]) -> tuple[int, int]:
