@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calico.masks import components
-from calico.minimax import path_cost
+from calico.part_memory.minimax import path_cost
 
 
 @pytest.mark.parametrize("seed", range(4))

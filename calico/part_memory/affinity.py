@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calico.minimax import path_cost
+from calico.part_memory.minimax import path_cost
 from calico.part_memory.pyramid import PyramidFeatures
 
 SIDE = 128  # cells of a look's longer side
