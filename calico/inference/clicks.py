@@ -11,7 +11,7 @@ from calico.inference.closer import Window, around, whole
 from calico.part_memory.affinity import AffinityHead, AffinityLook
 from calico.part_memory.minimax import path_cost
 
-# Chosen on held-out renders, see docs/decisions.md ("A click on what is not known asks what belongs to it").
+# How they were chosen: docs/decisions.md ("A click on what is not known asks what belongs to it").
 CLOSENESS = {1: 1.0, 2: 2.0, 4: 3.0}  # the image's longer side in a window's -> how much that look counts
 LEAST_WINDOW = 48  # pixels
 LONGEST = 512  # cells of the grid on which the looks are put together

@@ -313,15 +313,14 @@ class CoSegmenter:
         least = self.config.grounding_encoder.image_size // 4
         if box_xyxy is not None:
             return self._look(image, for_box(box_xyxy, size_hw, least), clicks, box_xyxy)
-        affinity = None if self.base_memory is None else self.base_memory.affinity
+        affinity = None if self.base_memory is None else self.base_memory.affinity  # fitted at the encoders' size
         if affinity is None or self._looks_drawn(image):
             return self._look(image, whole(size_hw), clicks)
         return self._belonging(image, clicks, affinity)
 
     def _belonging(self, image: np.ndarray, clicks: Clicks, affinity: AffinityHead) -> PromptedMask:
         """What belongs to the clicks; the looks are kept until another image is clicked or another place is first."""
-        assert self.base_memory is not None
-        reader = PyramidReader(self.model, self.config, self.base_memory.card.size)
+        reader = PyramidReader(self.model, self.config, self.config.grounding_encoder.image_size)
         digest = image_digest(image)
         kept = self._clicked[1] if self._clicked[0] == digest else {}
         looks: dict[Window, AffinityLook] = {}

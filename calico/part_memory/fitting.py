@@ -23,6 +23,7 @@ from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 from calico.model.preprocessing import FIXED_SIZE_KINDS
 from calico.part_memory.context import at, context_of
+from calico.part_memory.descent import descend
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.kept import KeptLooks
 from calico.part_memory.lessons import (
@@ -218,16 +219,13 @@ def _fit_round(rows: Tensor, pixels: Pixels, folds: Tensor, settings: MemorySett
 def _fitted(rows: Tensor, codes: Tensor, chances: Tensor, num_codes: int, settings: MemorySettings) -> PartHead:
     """chances: M, of each row to be drawn."""
     head = PartHead(rows.shape[1], settings.hidden, num_codes - 1)
-    optimizer = torch.optim.AdamW(head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+    def loss() -> Tensor:
         chosen = torch.multinomial(chances, settings.rows_per_step, replacement=True)
         hidden = F.dropout(F.relu(head.first(rows[chosen])), settings.dropout)
-        loss = F.cross_entropy(head.second(hidden), codes[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return F.cross_entropy(head.second(hidden), codes[chosen])
+
+    descend(head.parameters(), loss, settings.steps, settings.learning_rate, settings.weight_decay)
     return head
 
 

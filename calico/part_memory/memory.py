@@ -25,6 +25,7 @@ from calico.files import write_text
 from calico.mean_field import mean_field
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
+from calico.part_memory.affinity import AffinityHead
 from calico.part_memory.context import MAPS_PER_NAME, beside, coarse, context_of
 from calico.part_memory.head import PartHead
 from calico.part_memory.lessons import TaughtName
@@ -317,7 +318,6 @@ def load_memory(folder: Path) -> PartMemory | None:
             raise ValueError(f"a second round of other width than {width}")
         if not card.is_base:
             return PartMemory(heads, card, second, _presence(tensors, card))
-        from calico.part_memory.affinity import AffinityHead
         from calico.part_memory.base import BaseMemory
 
         likeness = affinity = None  # memories of before have none

@@ -6,7 +6,6 @@ pieces. Only some cells of each look are kept: near the click, on the piece, and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,6 +31,7 @@ from calico.part_memory.affinity import (
     coarse_colours,
     geometry,
 )
+from calico.part_memory.descent import descend
 from calico.part_memory.pyramid import PyramidReader
 from calico.values import AnnotatedImage
 
@@ -86,6 +86,8 @@ def fit_affinity(
     """draw: the k-th of `count` pictures, with exact masks of its parts. Its reliability is not measured yet
     (`measured`). Raises `InputError`."""
     settings = settings or AffinitySettings()
+    if not config.trunk:
+        raise InputError("clicks are learnt on the maps of a trunk, which this model has not; see calico train --trunk")
     reader = PyramidReader(model, config, config.grounding_encoder.image_size)
     rng = np.random.default_rng([settings.seed, 0xAFF])
     clicks: list[_Click] = []
@@ -167,19 +169,18 @@ def _fitted(
     usual, spread = sample.mean(0), sample.std(0) + 1e-3
     torch.manual_seed(settings.seed)
     head = AffinityHead(widths, settings.hidden)
-    optimizer = torch.optim.AdamW(head.parameters(), settings.learning_rate, weight_decay=DECAY)
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+    def loss() -> Tensor:
         chosen = torch.randint(len(clicks.rows), (settings.clicks_per_step,))
         rows, clicked = ((own[chosen].float() - usual) / spread for own in (clicks.rows, clicks.clicked))
         rows, clicked = (own + settings.noise * torch.randn_like(own) for own in (rows, clicked))
         logits = head(head.embedded(rows), head.embedded(clicked), clicks.geometry[chosen], settings.dropout)
-        loss = _loss(logits, clicks.is_own[chosen], clicks.weights[chosen], settings.overlap)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        on_progress("fitting", step)
+        return _loss(logits, clicks.is_own[chosen], clicks.weights[chosen], settings.overlap)
+
+    def done(step: int) -> None:
+        on_progress("fitting clicks", step)
+
+    descend(head.parameters(), loss, settings.steps, settings.learning_rate, DECAY, done)
     return _folded(head, usual, spread)
 
 

@@ -27,6 +27,7 @@ from calico.masks import iou
 from calico.model.calico import CalicoModel
 from calico.model.config import CalicoConfig
 from calico.part_memory.base import UNKNOWN_SHARE, BaseMemory, chances_of
+from calico.part_memory.descent import descend
 from calico.part_memory.head import PartHead, folded
 from calico.part_memory.lessons import TaughtName, balanced, places_of
 from calico.part_memory.memory import Belief, MemoryCard, NameEstimate, SeenRegion
@@ -127,19 +128,18 @@ def _fitted(
     weights *= counts.sum() / (weights * counts).sum()
     torch.manual_seed(settings.seed)
     head = PartHead(rows.shape[1], settings.hidden, num_names)
-    optimizer = torch.optim.AdamW(head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+    def loss() -> Tensor:
         chosen = torch.randint(len(rows), (settings.rows_per_step,))
         inputs = (rows[chosen].float() - mean) / scale
         inputs = inputs + noise * torch.randn_like(inputs)
         hidden = F.dropout(F.relu(head.first(inputs)), settings.dropout)
-        loss = F.cross_entropy(head.second(hidden), codes[chosen], weight=weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return F.cross_entropy(head.second(hidden), codes[chosen], weight=weights)
+
+    def done(step: int) -> None:
         on_progress("fitting", step)
+
+    descend(head.parameters(), loss, settings.steps, settings.learning_rate, settings.weight_decay, done)
     return folded(head, mean, torch.diag(1 / scale))
 
 
