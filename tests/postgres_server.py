@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,7 @@ class PostgresServer:
 
     def kill(self) -> None:
         """All of it at once, as when the machine's power goes."""
-        for pid in [self._process.pid, *self._children()]:
-            os.kill(pid, signal.SIGKILL)
+        self._send(signal.SIGKILL, [self._process.pid, *self._children()])
         self._process.wait(20)
         (self._folder / "data" / "postmaster.pid").unlink(missing_ok=True)
 
@@ -104,12 +104,16 @@ class PostgresServer:
         return found
 
     def hang(self) -> None:
-        for pid in [self._process.pid, *self._children()]:
-            os.kill(pid, signal.SIGSTOP)
+        self._send(signal.SIGSTOP, [self._process.pid, *self._children()])
 
     def go_on(self) -> None:
-        for pid in [*self._children(), self._process.pid]:
-            os.kill(pid, signal.SIGCONT)
+        self._send(signal.SIGCONT, [*self._children(), self._process.pid])
+
+    @staticmethod
+    def _send(number: signal.Signals, pids: list[int]) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):  # a connection's, which ended meanwhile
+                os.kill(pid, number)
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:

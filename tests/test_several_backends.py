@@ -289,7 +289,9 @@ def test_after_a_publish_no_backend_answers_with_the_old_version_once_one_answer
         registry.rollback()
         wait_for(lambda: [service.health().get("version") for service in services] == ["v1", "v1"], 40)
     first_new = min(end for _, end, version in answers if version == "v2")
-    assert not [a for a in answers if a[2] == "v1" and first_new < a[0] < rolled_back]
+    assert not [
+        (began, end) for began, end, version in answers if version == "v1" and first_new < began and end < rolled_back
+    ]  # what the rollback found under way may be of either
     first_old = min(end for began, end, version in answers if version == "v1" and began > rolled_back)
     assert not [a for a in answers if a[2] == "v2" and a[0] > first_old]
 
